@@ -37,6 +37,7 @@ help:
 	TEXT
 
 setup: $(STAMP)
+	@:
 
 demo: setup
 	@set -x
