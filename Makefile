@@ -75,7 +75,7 @@ $(VENV)/.setup-done: pyproject.toml constraints.txt
 	sudo=""
 	[ "$$(id -u)" = 0 ] || sudo="sudo"
 	echo "setup: installing into $(VENV): eipnn, PyTorch and the other packages of constraints.txt" \
-	    "(1.5 GB)$${system:+; with $${sudo:+$$sudo }apt-get: $$system}"
+	    "(2 GB)$${system:+; with $${sudo:+$$sudo }apt-get: $$system}"
 	if [ -n "$$system" ]; then
 	    { command -v apt-get && { [ -z "$$sudo" ] || command -v sudo; }; } >/dev/null \
 	        && $$sudo apt-get update -qq \
