@@ -1,0 +1,55 @@
+"""`eipnn COMMAND ...`: dispatch only; each command's own module is imported when it is called."""
+
+import sys
+
+from eipnn import __version__
+
+USAGE = f"""\
+eipnn {__version__}: neural-network interatomic potentials taught by empirical ones
+
+usage: eipnn COMMAND [OPTIONS]      (eipnn COMMAND --help for the options)
+
+  eips       list the OpenKIM models that cover given elements
+  label      energies and forces of structures under empirical potentials
+  run        a whole experiment: label, classify, pretrain, fine-tune, test
+  report     tables and pictures of finished runs
+
+  fit | validate | test | predict
+             one stage by a LightningCLI configuration:
+             --model eipnn.ClassifierModule | eipnn.PretrainModule | eipnn.FinetuneModule
+"""
+
+
+def main() -> None:
+    """Entry point of the `eipnn` command."""
+    command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if command in ("-h", "--help"):
+        print(USAGE)
+    elif command == "--version":
+        print(__version__)
+    elif command == "label":
+        from eipnn.labels.command import main_label
+
+        sys.exit(main_label(arguments))
+    elif command == "eips":
+        from eipnn.labels.command import main_eips
+
+        sys.exit(main_eips(arguments))
+    elif command == "run":
+        from eipnn.run.command import main_run
+
+        sys.exit(main_run(arguments))
+    elif command == "report":
+        from eipnn.report.command import main_report
+
+        sys.exit(main_report(arguments))
+    elif command in ("fit", "validate", "test", "predict"):
+        from eipnn.cli import main as main_cli
+
+        main_cli()
+    else:
+        sys.exit(f"eipnn: no command {command!r}\n\n{USAGE}")
+
+
+if __name__ == "__main__":
+    main()

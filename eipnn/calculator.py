@@ -1,0 +1,105 @@
+"""A fine-tuned potential in ASE."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from eipnn.checkpoint import load
+from eipnn.stages.finetune import FinetuneModule
+from eipnn.stages.module import CheckpointError
+
+
+class EIPNNCalculator(Calculator):
+    """Energy (eV), forces (eV/A) and, for fully periodic cells, stress (eV/A^3) of a fine-tuned potential.
+
+    Energies are on the zero of the DFT data that the potential was trained on; ``cohesive=True`` leaves them on the
+    aligned zero (free atoms at 0 eV with ``isolated_atoms``).
+
+    Args:
+        checkpoint: of the fine-tuning stage.
+        device: of torch.
+        dtype: ``float32``, as trained, or ``float64`` for tight relaxations and vibrations.
+        cohesive: see above.
+
+    Raises:
+        CheckpointError: the checkpoint is of another stage.
+        ValueError: (when calculating) an element that the training data did not hold.
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        cohesive: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        potential = load(checkpoint)
+        if not isinstance(potential, FinetuneModule):
+            raise CheckpointError(
+                f"{checkpoint}: of stage {potential.stage!r}; a calculator needs a fine-tuned checkpoint"
+            )
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, not {dtype!r}")
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.potential = potential.to(device=device, dtype=self.dtype).requires_grad_(False)
+        self.zero: dict[str, float] = {} if cohesive else potential.zeros["dft"]["energies"]
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        if strangers := set(self.atoms.symbols) - set(self.potential.elements):
+            raise ValueError(
+                f"the potential was trained on {', '.join(self.potential.elements)}, not on {min(strangers)}"
+            )
+        data = self.potential.representation.inputs(self.atoms, self.dtype)
+        batch = Batch.from_data_list([data]).to(self.potential.device)
+        want_stress = "stress" in properties and bool(self.atoms.pbc.all())
+        energy, forces, virial = energy_forces_virial(self.potential, batch, want_stress)
+        total = energy.item() + sum(self.zero.get(symbol, 0.0) for symbol in self.atoms.symbols)
+        self.results = {
+            "energy": total,
+            "free_energy": total,
+            "forces": forces.cpu().double().numpy(),
+        }
+        if virial is not None:
+            stress = virial[0].cpu().double().numpy() / self.atoms.get_volume()
+            self.results["stress"] = full_3x3_to_voigt_6_stress((stress + stress.T) / 2)
+
+
+def energy_forces_virial(
+    potential: FinetuneModule, batch: Batch, virial: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Energies (B,) in eV, forces (N, 3) in eV/A and, if asked for, dE/d(strain) (B, 3, 3) in eV.
+
+    Forces are ``-dE/dr``; the strain deforms positions and cells alike, so that the stress is the last over the
+    volume. Gradients are enabled inside, whatever the mode outside.
+    """
+    with torch.enable_grad():
+        strain = batch.pos.new_zeros(batch.num_graphs, 3, 3).requires_grad_()
+        positions = batch.pos.detach().requires_grad_()
+        batch = batch.clone()
+        batch.pos = positions + torch.einsum("na,nak->nk", positions, strain[batch.batch])
+        batch.cell = batch.cell + batch.cell @ strain
+        energy = potential(batch)
+        wanted = [positions, strain] if virial else [positions]
+        gradients = torch.autograd.grad(energy.sum(), wanted, allow_unused=True)
+    forces = torch.zeros_like(positions) if gradients[0] is None else -gradients[0]
+    if not virial:
+        return energy.detach(), forces, None
+    strained = torch.zeros_like(strain) if gradients[1] is None else gradients[1]
+    return energy.detach(), forces, strained

@@ -1,0 +1,102 @@
+"""`eipnn fit | validate | test | predict`: LightningCLI over the three stages."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar, Timer
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger
+from rich.logging import RichHandler
+
+from eipnn.files import write_json
+from eipnn.predictions import PredictionWriter
+
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run's folder and hands the configuration to the loggers."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, Logger) and not isinstance(logger, CSVLogger):
+                logger.log_hyperparams(self.config.as_dict())
+
+
+class EipnnCLI(LightningCLI):
+    """LightningCLI in subclass mode, with defaults that write everything below `trainer.default_root_dir`."""
+
+    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "max_epochs": 100,
+                "gradient_clip_val": 5.0,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+                "default_root_dir": "runs/fit",
+            },
+            auto_configure_optimizers=False,
+            args=args,
+            run=run,
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        root = Path(config["default_root_dir"])
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = CSVLogger(save_dir=root, name="logs")
+        callbacks = [*(config.get("callbacks") or []), PredictionWriter(), Timer(interval="epoch")]
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(RichProgressBar())
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def after_fit(self) -> None:
+        """Write ``fit.json``: what the training came to."""
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        checkpoint: Any = self.trainer.checkpoint_callback
+        timer = next(c for c in self.trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
+        score = getattr(checkpoint, "best_model_score", None)
+        content = {
+            "epochs": self.trainer.current_epoch,
+            "gradient_steps": self.trainer.global_step,
+            "seconds": round(timer.time_elapsed("train"), 1),
+            "monitor": getattr(checkpoint, "monitor", None),
+            "best_score": None if score is None else float(score),
+            "best_checkpoint": getattr(checkpoint, "best_model_path", ""),
+        }
+        write_json(Path(self.trainer.default_root_dir) / "fit.json", content)
+
+    def after_test(self) -> None:
+        """Write ``test.json``: the metrics."""
+        if self.trainer.is_global_zero:
+            metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
+            write_json(Path(self.trainer.default_root_dir) / "test.json", metrics)
+
+
+def quiet_lightning() -> None:
+    """Silence hints that do not apply here; each is filtered by its message."""
+    for message in (
+        ".*does not have many workers.*",  # graphs are in memory: workers would cost more than they bring
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+        ".*The dataloader.*num_workers.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def main() -> None:
+    """Run the command that `sys.argv` names; DDP starts its other processes with the same command line."""
+    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_path=False)])
+    quiet_lightning()
+    EipnnCLI()

@@ -1,0 +1,50 @@
+"""f_pred: from per-atom features to energies or EIP classes (FACTS: d -> d -> 1, summed over atoms)."""
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import global_add_pool
+
+from eipnn.representations.base import MAX_Z
+
+
+class EnergyHead(nn.Module):
+    """Total energies as a sum of per-atom energies, ``E_k = sum_i (scale_k MLP(h_i)_k + shift_k[z_i])``.
+
+    The scale and the shift per element come from the training labels (`set_scale`), so that the MLP sees
+    targets of order one, whatever the energy zero.
+
+    Args:
+        dim: width d of the representation.
+        outputs: number of energies: 1 for DFT, one per EIP in pretraining.
+    """
+
+    def __init__(self, dim: int, outputs: int = 1) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, outputs))
+        self.register_buffer("scale", torch.ones(outputs))  # (K,) eV
+        self.register_buffer("shift", torch.zeros(MAX_Z + 1, outputs))  # (MAX_Z + 1, K) eV
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def set_scale(self, scale: Tensor, shift: Tensor) -> None:
+        """Set the scale (K,) and the shift per atomic number (MAX_Z + 1, K), both in eV."""
+        self.scale.copy_(scale)
+        self.shift.copy_(shift)
+
+    def forward(self, features: Tensor, z: Tensor, batch: Tensor, size: int) -> Tensor:
+        """features (N, d), z (N,), batch (N,) -> energies (size, K) in eV."""
+        per_atom = self.mlp(features) * self.scale + self.shift[z]  # (N, K)
+        return global_add_pool(per_atom, batch, size)
+
+
+class ClassHead(nn.Module):
+    """Logits over the EIPs and p_0: sum over atoms, batch normalisation, MLP d -> d -> |P| + 1."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, classes))
+
+    def forward(self, features: Tensor, batch: Tensor, size: int) -> Tensor:
+        """features (N, d), batch (N,) -> logits (size, classes)."""
+        return self.mlp(self.norm(global_add_pool(features, batch, size)))

@@ -1,0 +1,6 @@
+"""f_rep: per-atom features of a configuration. One file a backbone."""
+
+from eipnn.representations.base import Representation
+from eipnn.representations.schnet import SchNet
+
+__all__ = ["Representation", "SchNet"]

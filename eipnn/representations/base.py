@@ -1,0 +1,44 @@
+"""What every representation is."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from eipnn.inputs.base import Inputs
+
+MAX_Z = 118
+"""Largest atomic number; tables per element have MAX_Z + 1 rows."""
+
+
+class Representation(nn.Module, HyperparametersMixin, ABC):
+    """f_rep: a batch of configurations -> (N, dim) features, one row an atom.
+
+    A subclass calls ``self.save_hyperparameters()`` in its constructor, whose arguments are plain values:
+    they go into the checkpoint and rebuild it. It knows no head, no loss and no label.
+    """
+
+    dim: int
+    """Number of features an atom."""
+
+    cutoff: float
+    """Radius in A that one atom sees in one step."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> Inputs:
+        """What turns an `ase.Atoms` into the `Data` that `forward` reads."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Per-atom features (N, dim), invariant to translation, rotation and order of atoms."""
+
+    def config(self) -> dict[str, Any]:
+        """``class_path`` and ``init_args`` that rebuild this representation, plain values."""
+        cls = type(self)
+        return {
+            "class_path": f"{cls.__module__}.{cls.__qualname__}",
+            "init_args": dict(self.hparams),
+        }

@@ -1,0 +1,122 @@
+"""SchNet (Schuett et al., NeurIPS 2017; J. Chem. Phys. 148, 241722, 2018)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.representations.base import MAX_Z, Representation
+
+NEGLIGIBLE = 1e-13
+"""A Gaussian below this is zero: less than the rounding of float32 sums and of float64 finite differences."""
+
+
+class SchNet(Representation):
+    """Continuous-filter convolutions on the neighbour graph, in their smooth, published form.
+
+    Filters depend on the distance alone, so that the pairs i-j and j-i share one: the graph holds each
+    pair once and a filter is computed once a pair. Weights are those of PyG's ``InteractionBlock``.
+
+    Args:
+        cutoff: neighbour cutoff in A.
+        features: width of the atom features (and `dim`).
+        filters: width of the filters.
+        gaussians: number of Gaussians between 0 and the cutoff that expand a distance.
+        interactions: number of interaction blocks.
+    """
+
+    def __init__(
+        self,
+        cutoff: float = 5.0,
+        features: int = 128,
+        filters: int = 128,
+        gaussians: int = 128,
+        interactions: int = 5,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.cutoff = cutoff
+        self.dim = features
+        self.embedding = nn.Embedding(MAX_Z + 1, features)
+        self.expansion = GaussianExpansion(cutoff, gaussians)
+        self.blocks = nn.ModuleList(
+            InteractionBlock(features, filters, gaussians) for _ in range(interactions)
+        )
+
+    @property
+    def inputs(self) -> Graph:
+        return Graph(self.cutoff)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch of graphs (see `Graph`) -> features (N, dim)."""
+        distance = pair_vectors(batch).norm(dim=-1)  # (P,)
+        expanded = self.expansion(distance)  # (P, G)
+        envelope = cosine_cutoff(distance, self.cutoff).unsqueeze(-1)  # (P, 1)
+        i, j = batch.edge_index
+        features = self.embedding(batch.z)  # (N, F)
+        for block in self.blocks:
+            features = features + block(features, i, j, expanded, envelope)
+        return features
+
+
+class InteractionBlock(nn.Module):
+    """``h_i <- W_3 ssp(W_2 sum_j (W_1 h_j) * filter(r_ij))``, the update that is added to h.
+
+    The filter is ``MLP(gaussians(r)) * cosine_cutoff(r)``.
+    """
+
+    def __init__(self, features: int, filters: int, gaussians: int) -> None:
+        super().__init__()
+        self.filter = nn.Sequential(
+            nn.Linear(gaussians, filters), ShiftedSoftplus(), nn.Linear(filters, filters)
+        )
+        self.source = nn.Linear(features, filters, bias=False)
+        self.update = nn.Sequential(
+            nn.Linear(filters, features), ShiftedSoftplus(), nn.Linear(features, features)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self, h: Tensor, i: Tensor, j: Tensor, expanded: Tensor, envelope: Tensor
+    ) -> Tensor:
+        """h (N, F), i and j (P,), expanded (P, G), envelope (P, 1) -> update (N, F)."""
+        weight = self.filter(expanded) * envelope  # (P, filters)
+        source = self.source(h)  # (N, filters)
+        message = torch.zeros_like(source)
+        message = message.index_add(0, i, source[j] * weight).index_add(0, j, source[i] * weight)
+        return self.update(message)
+
+
+class GaussianExpansion(nn.Module):
+    """``exp(-(r - mu_g)^2 / (2 gap^2))`` with the centres mu_g evenly spaced from 0 to the cutoff."""
+
+    def __init__(self, cutoff: float, gaussians: int) -> None:
+        super().__init__()
+        self.register_buffer("centres", torch.linspace(0, cutoff, gaussians), persistent=False)
+        self.centres: Tensor
+        self.gamma = 0.5 / (cutoff / (gaussians - 1)) ** 2
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """(P,) -> (P, G)."""
+        values = torch.exp(-self.gamma * (distance.unsqueeze(-1) - self.centres).square())
+        # far tails become denormal numbers, which make every product with them several times slower
+        return F.threshold(values, NEGLIGIBLE, 0.0)
+
+
+class ShiftedSoftplus(nn.Module):
+    """``ln(0.5 exp(x) + 0.5)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softplus(x) - math.log(2.0)
+
+
+def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
+    """``(cos(pi r / r_cut) + 1) / 2``: 1 at r = 0, 0 with zero slope at the cutoff."""
+    return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1)

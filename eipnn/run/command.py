@@ -1,0 +1,141 @@
+"""The command `eipnn run`."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from eipnn.files import write_atomically, write_json
+from eipnn.run.execute import StageError
+from eipnn.run.experiment import STRATEGIES, Experiment, ExperimentError, read_experiment
+from eipnn.run.plan import Plan
+
+console = Console()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `eipnn run`."""
+    p = argparse.ArgumentParser(
+        prog="eipnn run",
+        description="Run an experiment: label, classify, pretrain, fine-tune, test. Each stage has its own process and "
+        "folder; what is done is skipped, what was cut off goes on from its last epoch.",
+    )
+    p.add_argument("experiment", help="experiment file (YAML)")
+    p.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=list(STRATEGIES[:4]), metavar="STRATEGY",
+                   help=f"rows of the table, of: {', '.join(STRATEGIES)} (default: the first four)")  # fmt: skip
+    p.add_argument(
+        "--split",
+        nargs="+",
+        type=int,
+        default=[1],
+        metavar="K",
+        help="numbers of the splits (default: 1)",
+    )
+    p.add_argument(
+        "--seed",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="S",
+        help="seeds of weights and sample order (default: 0)",
+    )
+    p.add_argument("--alpha", nargs="+", type=float, metavar="A", help="weight of EIP labels; several are searched on validation "
+                   "(default: the experiment's)")  # fmt: skip
+    p.add_argument("-o", "--output", required=True, metavar="RUN", help="folder of the run")
+    p.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads of each training (default: torch's)"
+    )
+    p.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that label (default: 1)"
+    )
+    return p
+
+
+def main_run(arguments: list[str]) -> int:
+    """Run the command; 0 when every stage is done."""
+    options = parser().parse_args(arguments)
+    try:
+        rows = run(options)
+    except (ExperimentError, StageError, ValueError) as error:
+        console.print(f"[bold red]eipnn run:[/] {error}", highlight=False, markup=True)
+        return 1
+    console.print(results_table(rows))
+    return 0
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All splits, seeds and strategies that the options name; their results."""
+    experiment, root = read_experiment(options.experiment), Path(options.output)
+    content = Path(options.experiment).read_text(encoding="utf-8")
+    write_atomically(root / "experiment.yaml", content)
+    labels = label_store(experiment, root, options.workers)
+    rows = []
+    for split in options.split:
+        for seed in options.seed:
+            folder = root / f"split-{split}" / f"seed-{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            plan = Plan(experiment, folder, split, seed, labels, options.threads)
+            for strategy in options.strategy:
+                rows.append(run_strategy(plan, strategy, options.alpha or experiment.alpha))
+    return rows
+
+
+def run_strategy(plan: Plan, strategy: str, alphas: tuple[float, ...]) -> dict[str, Any]:
+    """Train one row; with several alphas, the best on validation is the row's."""
+    searched = alphas if strategy.endswith("la") else alphas[:1]
+    trained = [plan.run(plan.finetune(strategy, alpha)) for alpha in searched]
+    best = min(trained, key=lambda t: t["result"]["best_score"])
+    row = best | {"alphas": {str(t["alpha"]): t["result"]["best_score"] for t in trained}}
+    write_json(plan.folder / f"result-{strategy}.json", row)
+    return row
+
+
+def label_store(experiment: Experiment, root: Path, workers: int) -> Path | None:
+    """The experiment's label store, made in the run's folder where the experiment names none."""
+    if given := experiment.data.get("labels"):
+        return given
+    if experiment.eips is None:
+        return None
+    store = root / "labels"
+    files = [experiment.data[kind] for kind in ("dft", "pool") if experiment.data.get(kind)]
+    command = [
+        "label",
+        *files,
+        "--eips",
+        experiment.eips,
+        "-o",
+        str(store),
+        "--workers",
+        str(workers),
+    ]
+    if subprocess.run([sys.executable, "-m", "eipnn", *command]).returncode != 0:
+        raise ExperimentError("labelling failed; its message stands above")
+    return store
+
+
+def results_table(rows: list[dict[str, Any]]) -> Table:
+    """What the strategies reached on the test split."""
+    table = Table(title="Test errors")
+    for name in (
+        "strategy",
+        "split",
+        "seed",
+        "alpha",
+        "config MAE / eV",
+        "atom MAE / eV/atom",
+        "epochs",
+        "gradient steps",
+    ):
+        table.add_column(name, justify="right" if name != "strategy" else "left")
+    for row in rows:
+        result = row["result"]
+        alpha = "" if row["alpha"] is None else f"{row['alpha']:g}"
+        table.add_row(
+            row["strategy"], str(row["split"]), str(row["seed"]), alpha, f"{result['test_config_mae']:.4f}",
+            f"{result['test_atom_mae']:.4f}", str(result["epochs"]), str(result["gradient_steps"]),
+        )  # fmt: skip
+    return table

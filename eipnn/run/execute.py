@@ -1,0 +1,143 @@
+"""Run one stage in processes of its own: skipped when done, resumed when cut off."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+from rich.console import Console
+
+from eipnn.files import write_atomically, write_json
+
+console = Console()
+
+
+class StageError(RuntimeError):
+    """The process of a stage failed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training and what follows it.
+
+    Args:
+        folder: everything that the stage writes.
+        config: of the LightningCLI, plain values.
+        inputs: name -> digest of what the stage reads.
+        after: commands with the best checkpoint: ``test``, ``predict``.
+        about: goes into the result as it is.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    after: tuple[str, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def done_file(self) -> Path:
+        return self.folder / "done.json"
+
+    def fingerprint(self) -> str:
+        """Digest of the settings and of what is read; where files lie does not enter."""
+        config = _without(self.config, {*self.inputs, "default_root_dir"})
+        content = {"config": config, "inputs": self.inputs, "after": self.after}
+        return digest_text(json.dumps(content, sort_keys=True))
+
+
+def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
+    """Bring a stage to its end and return its result (the content of ``done.json``).
+
+    A stage that is done with the same settings and inputs is skipped; one that was cut off goes on from its last
+    epoch; an older one with other settings is moved aside, not overwritten.
+
+    Raises:
+        StageError: a process of the stage failed; what it had reached stays and is resumed by the next call.
+    """
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(stage.folder.with_name(f".{stage.folder.name}.lock")):
+        _move_outdated_aside(stage)
+        if stage.done_file.exists():
+            console.print(f"{stage.folder}: done before, skipped")
+            return json.loads(stage.done_file.read_text())
+        write_json(stage.folder / "begun.json", {"fingerprint": stage.fingerprint()})
+        config = stage.folder / "config.yaml"
+        write_atomically(config, yaml.safe_dump(stage.config, sort_keys=False))
+        if not (stage.folder / "fit.json").exists():
+            resume = ["--ckpt_path", str(stage.last)] if stage.last.exists() else []
+            console.print(f"{stage.folder}: {'resumed' if resume else 'training'}")
+            _call(stage, ["fit", "--config", str(config), *resume], threads)
+        for command in stage.after:
+            _call(
+                stage, [command, "--config", str(config), "--ckpt_path", str(stage.best)], threads
+            )
+        result = stage.about | {"fingerprint": stage.fingerprint(), "result": _result(stage.folder)}
+        write_json(stage.done_file, result)
+        return result
+
+
+def digest_file(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_text(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _call(stage: Stage, arguments: list[str], threads: int | None) -> None:
+    environment = dict(os.environ)
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    code = subprocess.run([sys.executable, "-m", "eipnn", *arguments], env=environment).returncode
+    if code != 0:
+        raise StageError(
+            f"{stage.folder}: `eipnn {' '.join(arguments)}` ended with status {code}; its message stands above. "
+            "The same `eipnn run` goes on from the last complete epoch."
+        )
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name in ("fit.json", "test.json"):
+        if (folder / name).exists():
+            result |= json.loads((folder / name).read_text())
+    result.pop("best_checkpoint", None)
+    return result
+
+
+def _move_outdated_aside(stage: Stage) -> None:
+    begun = stage.folder / "begun.json"
+    if not begun.exists() or json.loads(begun.read_text())["fingerprint"] == stage.fingerprint():
+        return
+    number = 1
+    while (aside := stage.folder.with_name(f"{stage.folder.name}.old-{number}")).exists():
+        number += 1
+    stage.folder.rename(aside)
+    stage.folder.mkdir()
+    console.print(f"{stage.folder}: made with other settings or data; moved to {aside}")
+
+
+def _without(content: Any, keys: set[str]) -> Any:
+    """`content` without the values under `keys`, at any depth."""
+    if isinstance(content, dict):
+        return {k: _without(v, keys) for k, v in content.items() if k not in keys}
+    if isinstance(content, list):
+        return [_without(v, keys) for v in content]
+    return content

@@ -1,0 +1,91 @@
+"""What `eipnn run` is told: an experiment file."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STRATEGIES = ("baseline", "la", "mp", "mp+la", "baseline-long", "mp-long")
+"""The rows of a table. The ``-long`` ones take the gradient steps that label augmentation takes."""
+
+STAGES = ("classify", "pretrain", "finetune")
+
+
+class ExperimentError(ValueError):
+    """An experiment file is wrong, or asks for what its data does not have."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment file (YAML); the fields are its keys.
+
+    Args:
+        data: arguments of every data module: dft, energy_zero, and usually pool and labels
+            (see `eipnn.stages.data.StageDataModule`). Without ``labels``, `eipnn label` makes them in the run's folder.
+        representation: ``class_path`` and ``init_args`` of f_rep.
+        splits: CSV path with ``{split}`` in it, or ``random``: seeded random splits by the paper's rule.
+        eips: named set or YAML file to label with, where ``data.labels`` is not given.
+        alpha: weight of the EIP labels (Eq. 3); several are searched on the validation split.
+        trainer: arguments of the Lightning Trainer for every stage.
+        classify: ``model``, ``data`` and ``trainer`` arguments of this stage alone; likewise the next two.
+        pretrain: see classify.
+        finetune: see classify.
+    """
+
+    data: dict[str, Any]
+    representation: dict[str, Any]
+    splits: str = "random"
+    eips: str | None = None
+    alpha: tuple[float, ...] = (0.1,)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    classify: dict[str, Any] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of fine-tuning."""
+        return int((self.trainer | self.finetune.get("trainer", {})).get("max_epochs", 100))
+
+    def stage(self, name: str, part: str) -> dict[str, Any]:
+        """The overrides of a stage: `part` is model, data or trainer."""
+        return dict(getattr(self, name).get(part, {}))
+
+
+def read_experiment(file: str | Path) -> Experiment:
+    """Read and check an experiment file.
+
+    Raises:
+        ExperimentError: no such file, no YAML mapping, a key that is unknown, missing or of the wrong kind.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise ExperimentError(f"{file}: no such experiment file")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{file}: not YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{file}: must be a mapping with the keys data, representation, ...")
+    known = [f.name for f in fields(Experiment)]
+    if unknown := set(content) - set(known):
+        raise ExperimentError(
+            f"{file}: unknown key {min(unknown)!r}; the keys are {', '.join(known)}"
+        )
+    for key in ("data", "representation"):
+        if not isinstance(content.get(key), dict):
+            raise ExperimentError(f"{file}: the mapping {key!r} is missing")
+    for key in ("dft", "energy_zero"):
+        if key not in content["data"]:
+            raise ExperimentError(f"{file}: data.{key} is missing")
+    for stage in STAGES:
+        if wrong := set(content.get(stage, {})) - {"model", "data", "trainer"}:
+            raise ExperimentError(
+                f"{file}: {stage}.{min(wrong)} is unknown; use model, data or trainer"
+            )
+    alpha = content.get("alpha", 0.1)
+    content["alpha"] = tuple(float(a) for a in (alpha if isinstance(alpha, list) else [alpha]))
+    if content.get("splits", "random") != "random" and "{split}" not in content["splits"]:
+        raise ExperimentError(f"{file}: splits must be 'random' or a path with {{split}} in it")
+    return Experiment(**content)

@@ -1,0 +1,166 @@
+"""Stage 1: which EIP is closest to DFT, per configuration (Shui et al. 2022, Sec. 4.2)."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import Adam
+from torch_geometric.data import Batch
+from torchmetrics import MeanMetric
+
+from eipnn.heads import ClassHead
+from eipnn.representations.base import Representation
+from eipnn.stages.data import Configurations, StageDataModule
+from eipnn.stages.module import SchedulerCallable, StageModule
+from eipnn.stages.schedules import SlantedTriangular
+from eipnn.stages.source import NONE
+
+log = logging.getLogger("eipnn")
+
+
+def best_eip_class(dft: np.ndarray, eip: np.ndarray, n_atoms: np.ndarray, c: float) -> np.ndarray:
+    """The class of each configuration: the EIP closest to DFT, or |P| (p_0) where none is within c.
+
+    Args:
+        dft: aligned DFT energies (n,), eV.
+        eip: aligned EIP energies (n, |P|), eV; NaN is never the closest.
+        n_atoms: (n,).
+        c: threshold in eV/atom.
+
+    Returns:
+        (n,) int64, 0 .. |P|.
+    """
+    error = np.abs(eip - dft[:, None])
+    error = np.where(np.isfinite(error), error, np.inf)
+    best = error.argmin(axis=1)
+    far = error.min(axis=1) / n_atoms > c
+    return np.where(far, eip.shape[1], best).astype(np.int64)
+
+
+class ClassifierModule(StageModule):
+    """Predicts the distribution over the EIPs and p_0 (none) for a configuration.
+
+    Args:
+        representation: f_rep.
+        eips: names of the EIPs, columns of the label store.
+        c: p_0 where no EIP is within c of DFT, eV/atom.
+        init_from: pretrained checkpoint whose representation is the start.
+        optimizer: made from the parameters.
+        scheduler: made from the optimiser and the number of epochs.
+    """
+
+    stage = "classify"
+    monitor = "val_accuracy"
+    mode = "max"
+    predictions = "selection.csv"
+
+    def __init__(
+        self,
+        representation: Representation,
+        eips: list[str],
+        c: float = 0.1,
+        init_from: str | None = None,
+        optimizer: OptimizerCallable = Adam,
+        scheduler: SchedulerCallable = SlantedTriangular,
+    ) -> None:
+        super().__init__(representation, eips, optimizer, scheduler, init_from)
+        if c <= 0:
+            raise ValueError(f"c must be positive, not {c} eV/atom")
+        self.c = c
+        self.head = ClassHead(representation.dim, len(self.eips) + 1)
+        self.accuracy = MeanMetric()
+        self.cross_entropy = MeanMetric()
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes: the EIPs, then ``none``."""
+        return [*self.eips, NONE]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch of B configurations -> logits (B, |P| + 1)."""
+        return self.head(self.representation(batch), batch.batch, batch.num_graphs)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        loss = F.cross_entropy(self(batch), batch.label)
+        self.log(
+            "train_loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=batch.num_graphs,
+            prog_bar=True,
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        logits = self._evaluate(batch, "test")
+        return self._outputs(batch, logits) | {"label": batch.label}
+
+    def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """``class`` (B,) and ``probability`` (B,) of the most likely class."""
+        return self._outputs(batch, self(batch))
+
+    def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
+        """Columns of the prediction file."""
+        names = np.array(self.classes)
+        columns = {
+            "eip": names[outputs["class"].numpy()],
+            "probability": outputs["probability"].numpy(),
+        }
+        if "label" in outputs:
+            columns["best_eip"] = names[outputs["label"].numpy()]
+        return columns
+
+    def _outputs(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
+        probability, chosen = logits.softmax(dim=-1).max(dim=-1)
+        return {
+            "row": batch.row,
+            "weight": batch.weight,
+            "class": chosen,
+            "probability": probability,
+        }
+
+    def _evaluate(self, batch: Batch, split: str) -> Tensor:
+        logits = self(batch)
+        self.accuracy.update((logits.argmax(dim=-1) == batch.label).float(), batch.weight)
+        self.cross_entropy.update(
+            F.cross_entropy(logits, batch.label, reduction="none"), batch.weight
+        )
+        size = batch.num_graphs
+        self.log(f"{split}_accuracy", self.accuracy, batch_size=size, prog_bar=True)
+        self.log(f"{split}_loss", self.cross_entropy, batch_size=size)
+        return logits
+
+
+class ClassifierDataModule(StageDataModule):
+    """DFT configurations with their best EIP as target; the pool for prediction. See `StageDataModule`."""
+
+    def train_counts(self) -> tuple[int, int]:
+        return len(self.source.split.train), 0
+
+    def make_train(self) -> Configurations:
+        return self.labelled(self.source.split.train)
+
+    def make_evaluation(self, ids: Sequence[str]) -> Configurations:
+        return self.labelled(ids)
+
+    def labelled(self, ids: Sequence[str]) -> Configurations:
+        source, module = self.source, self.module
+        frames = source.structures(ids)
+        n_atoms = np.array([len(atoms) for atoms in frames])
+        energies = source.eip_energies(ids, module.eips)
+        label = best_eip_class(source.dft_energies(ids), energies, n_atoms, module.c)
+        counts = np.bincount(label, minlength=len(module.classes))
+        log.info(
+            "classes: %s",
+            ", ".join(f"{n} {c}" for n, c in zip(module.classes, counts, strict=True)),
+        )
+        return self.configurations(frames, {"label": torch.from_numpy(label)})

@@ -1,0 +1,210 @@
+"""What the data modules of the three stages share."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase import Atoms
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
+
+from eipnn.inputs import prepare
+from eipnn.inputs.cache import InputSet
+from eipnn.stages.sampling import BatchPlan, EvaluationSampler, MixedSampler, plan_batches
+from eipnn.stages.source import EnergyZero, Source, SourceConfig, ZeroMode
+from eipnn.structures import read_structures
+
+log = logging.getLogger("eipnn")
+
+
+class Configurations(Dataset[Data]):
+    """Model inputs with targets.
+
+    Adds to each `Data`: the targets, each with a leading axis of length 1; ``row`` (1,), the place in this data
+    set; ``weight`` (1,), 1, or 0 for an index beyond the end (padding, see `EvaluationSampler`).
+
+    Args:
+        ids: of the n configurations.
+        inputs: their model inputs.
+        targets: name -> (n, ...).
+    """
+
+    def __init__(self, ids: Sequence[str], inputs: InputSet, targets: dict[str, Tensor]) -> None:
+        self.ids, self.inputs, self.targets = list(ids), inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Data:
+        row = index % len(self)
+        data = self.inputs[row]
+        for name, values in self.targets.items():
+            data[name] = values[row : row + 1]
+        data.row = torch.tensor([row])
+        data.weight = torch.tensor([float(index < len(self))])
+        return data
+
+
+class StageDataModule(LightningDataModule):
+    """Structures, split and labels of one stage; what a model needs to know of them it reads from here.
+
+    The kind of model input and the EIPs are asked of the module that is trained, so that neither is written
+    twice in a configuration.
+
+    Args:
+        dft: file with DFT-labelled structures; ``bundled:si_mini/dft.extxyz`` is in the package.
+        split: CSV with header ``configs,mark`` (train, val, test, pretrain).
+        energy_zero: zero of the DFT energies, a mode or `EnergyZero`.
+        pool: file with the structures without DFT energies.
+        labels: label store of `eipnn label`.
+        eip_energy_zero: zero of the EIP energies: a mode for all, or by EIP name with ``"*"`` for the others.
+        energy_key: name of the DFT energy in the file.
+        batch_size: configurations a training batch and process.
+        eval_batch_size: the same in validation, test and prediction.
+        seed: of the sample order.
+        structures: file with structures to predict, in place of the stage's default.
+        num_workers: of each loader; graphs are in memory, so that 0 is often the fastest.
+        cache: folder for prepared inputs; default ``$EIPNN_CACHE`` or the user's cache folder.
+    """
+
+    train_set: Dataset[Data]
+    val_set: Configurations
+    test_set: Configurations
+    predict_set: Configurations
+    plan: BatchPlan
+
+    def __init__(
+        self,
+        dft: str,
+        split: str,
+        energy_zero: ZeroMode | EnergyZero,
+        pool: str | None = None,
+        labels: str | None = None,
+        eip_energy_zero: ZeroMode | dict[str, EnergyZero] = "none",
+        energy_key: str | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int = 128,
+        seed: int = 0,
+        structures: str | None = None,
+        num_workers: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or eval_batch_size < 1:
+            raise ValueError("batch_size and eval_batch_size must be at least 1")
+        self.config = SourceConfig(
+            dft=dft,
+            split=split,
+            energy_zero=EnergyZero(energy_zero) if isinstance(energy_zero, str) else energy_zero,
+            pool=pool,
+            labels=labels,
+            eip_energy_zero={"*": EnergyZero(eip_energy_zero)}
+            if isinstance(eip_energy_zero, str)
+            else eip_energy_zero,
+            energy_key=energy_key,
+        )
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.seed, self.num_workers = seed, num_workers
+        self.structures = structures
+        self.cache = Path(cache) if cache else None
+        self._source: Source | None = None
+
+    @property
+    def source(self) -> Source:
+        """Structures and energies, read on first use."""
+        if self._source is None:
+            self._source = Source(self.config)
+        return self._source
+
+    @property
+    def module(self) -> Any:
+        """The stage module that is trained or evaluated."""
+        return self.trainer.lightning_module  # type: ignore[union-attr]
+
+    def train_counts(self) -> tuple[int, int]:
+        """Training configurations with DFT and with EIP labels."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.train_set = self.make_train()
+        if stage in ("fit", "validate"):
+            self.val_set = self.make_evaluation(self.source.split.val)
+        if stage == "test":
+            self.test_set = self.make_evaluation(self.source.split.test)
+        if stage == "predict":
+            self.predict_set = self.make_predict()
+
+    def make_train(self) -> Dataset[Data]:
+        """Training configurations: DFT first, then EIP."""
+        raise NotImplementedError
+
+    def make_evaluation(self, ids: Sequence[str]) -> Configurations:
+        """Validation or test configurations."""
+        raise NotImplementedError
+
+    def make_predict(self) -> Configurations:
+        """Configurations to predict: the file `structures`, or the pool."""
+        if self.structures is not None:
+            frames = read_structures(self.structures)
+        else:
+            frames = self.source.structures(self.source.split.pool)
+        return self.configurations(frames, self.predict_targets(frames))
+
+    def predict_targets(self, frames: Sequence[Atoms]) -> dict[str, Tensor]:
+        """What a prediction needs beside the model's input."""
+        return {}
+
+    def configurations(self, frames: Sequence[Atoms], targets: dict[str, Tensor]) -> Configurations:
+        """The frames as a data set; `targets` are in their order."""
+        if not frames:
+            raise ValueError(
+                f"no structures to work on: the split {self.config.split} marks none for this stage"
+            )
+        inputs = prepare(frames, self.module.representation.inputs, self.cache)
+        return Configurations([atoms.info["config_id"] for atoms in frames], inputs, targets)
+
+    def train_dataloader(self) -> DataLoader:
+        n_dft, n_eip = self.train_counts()
+        world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
+        self.plan = plan_batches(n_dft, n_eip, self.batch_size, self.dft_fraction, world)
+        for note in self.plan.notes:
+            log.warning(note)
+        sampler = MixedSampler(n_dft, n_eip, self.plan, self.seed, world, rank)
+        return self._loader(self.train_set, self.plan.size, sampler)
+
+    dft_fraction: float = 1.0
+    """Share of DFT configurations in a mixed batch."""
+
+    def val_dataloader(self) -> DataLoader:
+        return self._evaluation_loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation_loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._evaluation_loader(self.predict_set)
+
+    def _evaluation_loader(self, data: Configurations) -> DataLoader:
+        world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
+        return self._loader(data, self.eval_batch_size, EvaluationSampler(len(data), world, rank))
+
+    def _loader(self, data: Dataset[Data], size: int, sampler: Any) -> DataLoader:
+        return DataLoader(
+            data,
+            batch_size=size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def joined(*parts: Configurations) -> Dataset[Data]:
+    """Several sets as one, in order; empty ones are left out."""
+    full = [part for part in parts if len(part)]
+    return full[0] if len(full) == 1 else ConcatDataset(full)

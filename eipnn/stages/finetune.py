@@ -1,0 +1,238 @@
+"""Stage 3: the potential, on DFT and EIP labels (Shui et al. 2022, Eq. 3)."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import Adam
+from torch.utils.data import Dataset
+from torch_geometric.data import Batch, Data
+from torchmetrics import MeanMetric
+
+from eipnn.heads import EnergyHead
+from eipnn.losses import tukey_biweight, tukey_scale
+from eipnn.representations.base import Representation
+from eipnn.stages.data import Configurations, StageDataModule, joined
+from eipnn.stages.module import SchedulerCallable, StageModule, shift_table
+from eipnn.stages.schedules import LinearDecay
+from eipnn.stages.source import EnergyZero, ZeroMode, scale_and_shift, selected
+
+log = logging.getLogger("eipnn")
+
+
+class FinetuneModule(StageModule):
+    """f_rep, fresh or pretrained, with a new energy head.
+
+    The loss of a batch is the mean squared residual of its DFT configurations + alpha x the mean loss of its
+    EIP configurations (Eq. 3, whatever the share of each kind in a batch). The constant k of the biweight is
+    estimated on the residuals of the whole batch.
+
+    Args:
+        representation: f_rep.
+        alpha: weight of the EIP part; without EIP configurations it has no effect.
+        eip_loss: ``tukey`` (Eq. 4); ``tukey_normalised``, the authors' code: the biweight of residuals over
+            sigma, without the factor sigma^2; ``mse``.
+        init_from: pretrained checkpoint whose representation is the start.
+        optimizer: made from the parameters.
+        scheduler: made from the optimiser and the number of epochs.
+    """
+
+    stage = "finetune"
+    monitor = "val_config_mae"
+    mode = "min"
+
+    def __init__(
+        self,
+        representation: Representation,
+        alpha: float = 0.1,
+        eip_loss: Literal["tukey", "tukey_normalised", "mse"] = "tukey",
+        init_from: str | None = None,
+        optimizer: OptimizerCallable = Adam,
+        scheduler: SchedulerCallable = LinearDecay,
+    ) -> None:
+        super().__init__(representation, [], optimizer, scheduler, init_from)
+        if alpha <= 0:
+            raise ValueError(
+                f"alpha must be positive, not {alpha}; for no EIP labels leave out data.selection"
+            )
+        self.alpha, self.eip_loss = alpha, eip_loss
+        self.head = EnergyHead(representation.dim)
+        self.config_mae = MeanMetric()
+        self.atom_mae = MeanMetric()
+        self._said_rejected = False
+
+    def adopt(self, datamodule: Any) -> None:
+        super().adopt(datamodule)
+        scale, shift = datamodule.scale()
+        self.head.set_scale(torch.tensor([scale]), shift_table([shift]))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch of B configurations -> energies (B,), eV, on the zero of the aligned DFT energies."""
+        features = self.representation(batch)
+        return self.head(features, batch.z, batch.batch, batch.num_graphs).squeeze(-1)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        residual = self(batch) - batch.energy  # (B,)
+        loss = self.loss(residual, batch.is_dft)
+        self.log(
+            "train_loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=batch.num_graphs,
+            prog_bar=True,
+        )
+        return loss
+
+    def loss(self, residual: Tensor, is_dft: Tensor) -> Tensor:
+        """Eq. 3 of a batch: residual (B,) in eV, is_dft (B,) bool -> scalar."""
+        dft, eip = residual[is_dft], residual[~is_dft]
+        loss = dft.square().mean() if len(dft) else residual.new_zeros(())
+        return loss + self.alpha * self._eip_part(residual, eip).mean() if len(eip) else loss
+
+    def _eip_part(self, residual: Tensor, eip: Tensor) -> Tensor:
+        if self.eip_loss == "mse":
+            return eip.square()
+        k = tukey_scale(residual)
+        if k == 0 and not self._said_rejected:
+            log.warning(
+                "more than half of a batch's residuals are exactly 0: its EIP labels are all rejected"
+            )
+            self._said_rejected = True
+        loss = tukey_biweight(eip, k)
+        return loss if self.eip_loss == "tukey" else loss / (k / 4.685).square().clamp(min=1e-12)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        prediction = self._evaluate(batch, "test")
+        return self._outputs(batch, prediction) | {"energy": batch.energy + batch.zero}
+
+    def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """``prediction`` (B,): total energies in eV, on the DFT file's own zero."""
+        return self._outputs(batch, self(batch))
+
+    def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
+        """Columns of the prediction file."""
+        names = [name for name in ("n_atoms", "energy", "prediction") if name in outputs]
+        return {name: outputs[name].numpy() for name in names}
+
+    def _outputs(self, batch: Batch, prediction: Tensor) -> dict[str, Tensor]:
+        return {
+            "row": batch.row,
+            "weight": batch.weight,
+            "n_atoms": batch.n_atoms,
+            "prediction": prediction + batch.zero,  # float64: a DFT total may be 10^5 eV
+        }
+
+    def _evaluate(self, batch: Batch, split: str) -> Tensor:
+        prediction = self(batch)
+        error = (prediction - batch.energy).abs()
+        self.config_mae.update(error, batch.weight)
+        self.atom_mae.update(error / batch.n_atoms, batch.weight)
+        size = batch.num_graphs
+        self.log(f"{split}_config_mae", self.config_mae, batch_size=size, prog_bar=True)
+        self.log(f"{split}_atom_mae", self.atom_mae, batch_size=size)
+        return prediction
+
+
+class FinetuneDataModule(StageDataModule):
+    """DFT configurations and, with `selection`, pool configurations labelled by the EIP chosen for each.
+
+    Args:
+        dft: see `StageDataModule`, as for all arguments but the following two.
+        selection: ``selection.csv`` of the classifier's prediction; none: DFT alone.
+        dft_fraction: share of DFT configurations in each batch, when there are EIP configurations.
+    """
+
+    def __init__(
+        self,
+        dft: str,
+        split: str,
+        energy_zero: ZeroMode | EnergyZero,
+        pool: str | None = None,
+        labels: str | None = None,
+        eip_energy_zero: ZeroMode | dict[str, EnergyZero] = "none",
+        energy_key: str | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int = 128,
+        seed: int = 0,
+        structures: str | None = None,
+        num_workers: int = 0,
+        cache: str | None = None,
+        selection: str | None = None,
+        dft_fraction: float = 0.25,
+    ) -> None:
+        super().__init__(
+            dft, split, energy_zero, pool, labels, eip_energy_zero, energy_key, batch_size, eval_batch_size,
+            seed, structures, num_workers, cache,
+        )  # fmt: skip
+        if not 0 < dft_fraction < 1:
+            raise ValueError(f"dft_fraction must lie between 0 and 1, not {dft_fraction}")
+        self.dft_fraction = dft_fraction
+        self.chosen = selected(selection) if selection else {}
+        if selection and not self.chosen:
+            log.warning(
+                "%s: the classifier chose no EIP for any structure: training on DFT alone",
+                selection,
+            )
+
+    def train_counts(self) -> tuple[int, int]:
+        return len(self.source.split.train), len(self.chosen)
+
+    def make_train(self) -> Dataset[Data]:
+        dft = self.labelled(self.source.split.train)
+        return joined(dft, self.augmented()) if self.chosen else dft
+
+    def make_evaluation(self, ids: Sequence[str]) -> Configurations:
+        return self.labelled(ids)
+
+    def predict_targets(self, frames: Sequence[Atoms]) -> dict[str, Tensor]:
+        return {"zero": self._zeros(frames)}
+
+    def labelled(self, ids: Sequence[str]) -> Configurations:
+        energies = torch.from_numpy(self.source.dft_energies(ids))
+        return self._with_energies(ids, energies, is_dft=True)
+
+    def augmented(self) -> Configurations:
+        """The pool structures that the classifier chose an EIP for, with that EIP's energy."""
+        ids, names = list(self.chosen), sorted(set(self.chosen.values()))
+        if strangers := set(ids) - set(self.source.split.pool):
+            raise ValueError(
+                f"the selection names {min(strangers)}, which the split does not mark as pool (pretrain)"
+            )
+        table = self.source.eip_energies(ids, names)
+        energies = table[np.arange(len(ids)), [names.index(self.chosen[i]) for i in ids]]
+        if not (known := np.isfinite(energies)).all():
+            log.warning(
+                "%d of %d selected structures have no label from their EIP: left out",
+                (~known).sum(),
+                len(ids),
+            )
+            self.chosen = {i: self.chosen[i] for i, k in zip(ids, known, strict=True) if k}
+            return self.augmented()
+        return self._with_energies(ids, torch.from_numpy(energies), is_dft=False)
+
+    def _with_energies(self, ids: Sequence[str], energies: Tensor, is_dft: bool) -> Configurations:
+        frames = self.source.structures(ids)
+        targets = {
+            "energy": energies.float(),
+            "is_dft": torch.full((len(ids),), is_dft),
+            "zero": self._zeros(frames),
+        }
+        return self.configurations(frames, targets)
+
+    def scale(self) -> tuple[float, dict[int, float]]:
+        """Scale and shift of the DFT training energies (see `scale_and_shift`)."""
+        train = self.source.split.train
+        return scale_and_shift(self.source.structures(train), self.source.dft_energies(train))
+
+    def _zeros(self, frames: Sequence[Atoms]) -> Tensor:
+        """What alignment takes off each DFT energy (n,), eV, float64."""
+        return torch.tensor([self.source.zero.total(a) for a in frames], dtype=torch.float64)

@@ -1,0 +1,242 @@
+"""What the three stages share: optimiser, selection of the best checkpoint, and what a checkpoint records."""
+
+import importlib
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+import eipnn
+from eipnn.representations.base import MAX_Z, Representation
+
+log = logging.getLogger("eipnn")
+
+SchedulerCallable = Callable[[Optimizer, int], LRScheduler]
+UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint does not fit what it is used for."""
+
+
+class StageModule(LightningModule):
+    """A representation with the head of one stage.
+
+    Subclasses name their `stage`, the metric that selects the best epoch (`monitor`, `mode`) and implement
+    `adopt`. Checkpoints hold plain values and tensors only and load with ``weights_only=True``.
+    """
+
+    stage: ClassVar[str]
+    monitor: ClassVar[str]
+    mode: ClassVar[str]
+    predictions: ClassVar[str] = "predictions.csv"
+    """File that `eipnn predict` writes."""
+
+    def __init__(
+        self,
+        representation: Representation,
+        eips: Sequence[str],
+        optimizer: OptimizerCallable,
+        scheduler: SchedulerCallable,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.representation = representation
+        self.eips = list(eips)
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.init_from = init_from
+        self.elements: list[str] = []
+        self.zeros: dict[str, dict[str, Any]] = {}
+
+    @abstractmethod
+    def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
+        """Columns of the prediction file, from the joined outputs of test or prediction steps."""
+
+    @property
+    def cutoff(self) -> float:
+        """Neighbour cutoff in A."""
+        return self.representation.cutoff
+
+    @property
+    def units(self) -> dict[str, str]:
+        return dict(UNITS)
+
+    def adopt(self, datamodule: Any) -> None:
+        """Take elements, zeros and scales from the training data, before the first step."""
+        self.elements = datamodule.source.elements
+        self.zeros = datamodule.source.zero_record(self.eips)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.adopt(self.trainer.datamodule)  # type: ignore[attr-defined]
+            if self.init_from is not None:
+                self._load_representation(self.init_from)
+        elif not self.elements and not getattr(self.trainer, "ckpt_path", None):
+            raise CheckpointError(f"{stage} needs a trained checkpoint: give --ckpt_path")
+
+    def configure_optimizers(self) -> Any:
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise ValueError(
+                "trainer.max_epochs must be at least 1: the learning-rate schedule spans it"
+            )
+        optimizer = self.optimizer(self.parameters())
+        return [optimizer], [self.scheduler(optimizer, epochs)]
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Keep the best epoch by `monitor` and the last one, unless the user configured a checkpoint callback."""
+        if any(isinstance(c, ModelCheckpoint) and c.monitor for c in self.trainer.callbacks):  # type: ignore[attr-defined]
+            return []
+        return [
+            ModelCheckpoint(
+                dirpath=Path(self.trainer.default_root_dir) / "checkpoints",
+                filename="best",
+                monitor=self.monitor,
+                mode=self.mode,
+                save_last=True,
+                enable_version_counter=False,
+            )
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of itself, plain values."""
+        return {
+            "version": eipnn.__version__,
+            "stage": self.stage,
+            "representation": self.representation.config(),
+            "eips": self.eips,
+            "elements": self.elements,
+            "cutoff": self.cutoff,
+            "zeros": self.zeros,
+            "units": self.units,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["eipnn"] = self.record()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        found = read_record(checkpoint, "the checkpoint", self.stage)
+        for key, mine in (("representation", self.representation.config()), ("eips", self.eips)):
+            if found[key] != mine:
+                raise CheckpointError(
+                    f"the checkpoint was trained with {key} {found[key]}, this run has {mine}; give it the same"
+                )
+        datamodule = getattr(self._trainer, "datamodule", None)
+        current = (
+            datamodule.source.zero_record(self.eips) if datamodule is not None else found["zeros"]
+        )
+        if not same_zeros(current, found["zeros"]):
+            raise CheckpointError(
+                f"the checkpoint's energy zeros are {found['zeros']}, the data's {current}; "
+                "use the energy_zero, labels and split that it was trained with"
+            )
+        self.elements, self.zeros = found["elements"], found["zeros"]
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """The trained module; see `eipnn.load`. Takes no other argument than the path.
+
+        Raises:
+            CheckpointError: the checkpoint is of another stage.
+        """
+        from eipnn.checkpoint import load
+
+        if given := {k for k, v in kwargs.items() if v is not None}:
+            raise TypeError(f"load_from_checkpoint takes a path alone, not {sorted(given)}")
+        module = load(checkpoint_path)
+        if not isinstance(module, cls):
+            raise CheckpointError(
+                f"{checkpoint_path}: a {module.stage} checkpoint, not {cls.stage}"
+            )
+        return module
+
+    def _load_representation(self, file: str) -> None:
+        checkpoint = read_checkpoint(file)
+        record = read_record(checkpoint, file, "pretrain")
+        mine = self.representation.config()
+        if record["representation"] != mine:
+            raise CheckpointError(
+                f"init_from={file} holds {record['representation']}, but this stage has {mine}; "
+                "use the same representation in both stages"
+            )
+        prefix = "representation."
+        weights = {
+            k.removeprefix(prefix): v
+            for k, v in checkpoint["state_dict"].items()
+            if k.startswith(prefix)
+        }
+        self.representation.load_state_dict(weights)
+
+
+def read_checkpoint(file: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no checkpoint.
+    """
+    if not Path(file).is_file():
+        raise CheckpointError(f"{file}: no such checkpoint")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{file}: not a checkpoint that torch can read ({error})") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CheckpointError(f"{file}: holds no state_dict, so it is no Lightning checkpoint")
+    return content
+
+
+def read_record(
+    checkpoint: dict[str, Any], name: str | Path, stage: str | None = None
+) -> dict[str, Any]:
+    """What eipnn wrote into a checkpoint.
+
+    Raises:
+        CheckpointError: eipnn did not write it, or it is of another stage than `stage`.
+    """
+    record = checkpoint.get("eipnn")
+    if record is None:
+        raise CheckpointError(f"{name}: not written by eipnn")
+    if stage is not None and record["stage"] != stage:
+        raise CheckpointError(
+            f"{name}: of stage {record['stage']!r}, but a {stage!r} checkpoint is due here"
+        )
+    return record
+
+
+def build_representation(config: dict[str, Any]) -> Representation:
+    """The representation of a `Representation.config`."""
+    module, _, name = config["class_path"].rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    if not issubclass(cls, Representation):
+        raise CheckpointError(f"{config['class_path']} is no Representation")
+    return cls(**config["init_args"])
+
+
+def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two zero records are equal to 1e-6 eV."""
+
+    def flat(record: dict[str, Any]) -> dict[tuple[str, str], float]:
+        return {
+            (source, el): e for source, zero in record.items() for el, e in zero["energies"].items()
+        }
+
+    x, y = flat(a), flat(b)
+    return x.keys() == y.keys() and all(abs(x[k] - y[k]) < 1e-6 for k in x)
+
+
+def shift_table(shifts: Sequence[dict[int, float]]) -> Tensor:
+    """Shifts by atomic number, one dict an output -> (MAX_Z + 1, K)."""
+    table = torch.zeros(MAX_Z + 1, len(shifts))
+    for k, shift in enumerate(shifts):
+        for z, value in shift.items():
+            table[z, k] = value
+    return table

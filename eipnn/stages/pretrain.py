@@ -1,0 +1,168 @@
+"""Stage 2: multi-task pretraining on the energies of all EIPs (Shui et al. 2022, Sec. 4.3)."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import Adam
+from torch_geometric.data import Batch
+from torchmetrics import MeanMetric
+
+from eipnn.heads import EnergyHead
+from eipnn.representations.base import Representation
+from eipnn.stages.data import Configurations, StageDataModule
+from eipnn.stages.module import SchedulerCallable, StageModule, shift_table
+from eipnn.stages.schedules import SlantedTriangular
+from eipnn.stages.source import scale_and_shift
+
+log = logging.getLogger("eipnn")
+
+
+class PretrainModule(StageModule):
+    """f_rep with one energy head an EIP, fitted to the EIPs' energies by mean squared error.
+
+    Args:
+        representation: f_rep, kept for fine-tuning.
+        eips: names of the EIPs, columns of the label store.
+        outlier: a label further from zero than this, eV/atom, is left out of the loss; the other EIPs' labels
+            of the configuration stay.
+        init_from: pretrained checkpoint whose representation is the start.
+        optimizer: made from the parameters.
+        scheduler: made from the optimiser and the number of epochs.
+    """
+
+    stage = "pretrain"
+    monitor = "val_eip_mae"
+    mode = "min"
+
+    def __init__(
+        self,
+        representation: Representation,
+        eips: list[str],
+        outlier: float = 200.0,
+        init_from: str | None = None,
+        optimizer: OptimizerCallable = Adam,
+        scheduler: SchedulerCallable = SlantedTriangular,
+    ) -> None:
+        super().__init__(representation, eips, optimizer, scheduler, init_from)
+        if not eips:
+            raise ValueError("pretraining needs at least one EIP")
+        if outlier <= 0:
+            raise ValueError(f"outlier must be positive, not {outlier} eV/atom")
+        self.outlier = outlier
+        self.head = EnergyHead(representation.dim, len(self.eips))
+        self.mae = torch.nn.ModuleDict({name: MeanMetric() for name in self.eips})
+
+    def adopt(self, datamodule: Any) -> None:
+        super().adopt(datamodule)
+        scales, shifts = datamodule.scales()
+        self.head.set_scale(torch.tensor(scales), shift_table(shifts))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch of B configurations -> energies (B, |P|), eV, on each EIP's zero."""
+        features = self.representation(batch)
+        return self.head(features, batch.z, batch.batch, batch.num_graphs)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        residual = torch.where(batch.known, self(batch) - batch.energies, 0.0)  # (B, |P|)
+        loss = residual.square().sum() / batch.known.sum().clamp(min=1)
+        self.log(
+            "train_loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=batch.num_graphs,
+            prog_bar=True,
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_errors("val")
+
+    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        return {"row": batch.row, "weight": batch.weight, "prediction": self._evaluate(batch)}
+
+    def on_test_epoch_end(self) -> None:
+        self._log_errors("test")
+
+    def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """``prediction`` (B, |P|), eV."""
+        return {"row": batch.row, "weight": batch.weight, "prediction": self(batch)}
+
+    def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
+        """Columns of the prediction file."""
+        return {name: outputs["prediction"][:, k].numpy() for k, name in enumerate(self.eips)}
+
+    def _evaluate(self, batch: Batch) -> Tensor:
+        prediction = self(batch)
+        error = (prediction - torch.nan_to_num(batch.energies)).abs()
+        for k, name in enumerate(self.eips):
+            self.mae[name].update(error[:, k], batch.weight * batch.known[:, k])
+        return prediction
+
+    def _log_errors(self, split: str) -> None:
+        values = []
+        for name in self.eips:
+            metric: MeanMetric = self.mae[name]  # type: ignore[assignment]
+            values.append(metric.compute())
+            self.log(f"{split}_mae_{name}", values[-1])
+            metric.reset()
+        self.log(f"{split}_eip_mae", torch.stack(values).nanmean(), prog_bar=True)
+
+
+class PretrainDataModule(StageDataModule):
+    """The pool with the energies of every EIP; the DFT splits, with EIP energies, for selection and test.
+
+    See `StageDataModule`.
+    """
+
+    def train_counts(self) -> tuple[int, int]:
+        return 0, len(self.source.split.pool)
+
+    def make_train(self) -> Configurations:
+        return self.labelled(self.source.split.pool)
+
+    def make_evaluation(self, ids: Sequence[str]) -> Configurations:
+        return self.labelled(ids)
+
+    def labelled(self, ids: Sequence[str]) -> Configurations:
+        energies, known = self._energies(ids)
+        dropped = (~known).sum(dim=0)
+        if dropped.any():
+            counts = ", ".join(
+                f"{n} {int(d)}" for n, d in zip(self.module.eips, dropped, strict=True) if d
+            )
+            log.warning(
+                "of %d configurations, labels left out as missing or outliers: %s", len(ids), counts
+            )
+        return self.configurations(
+            self.source.structures(ids), {"energies": energies, "known": known}
+        )
+
+    def scales(self) -> tuple[list[float], list[dict[int, float]]]:
+        """Scale and shift of each EIP's energies in the pool (see `scale_and_shift`)."""
+        ids = self.source.split.pool
+        energies, known = self._energies(ids)
+        structures = self.source.structures(ids)
+        pairs = []
+        for k, name in enumerate(self.module.eips):
+            if not known[:, k].any():
+                raise ValueError(
+                    f"EIP {name} has no usable label in the pool: leave it out of model.eips"
+                )
+            column = torch.where(known[:, k], energies[:, k].double(), torch.nan)
+            pairs.append(scale_and_shift(structures, column.numpy()))
+        return [s for s, _ in pairs], [t for _, t in pairs]
+
+    def _energies(self, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Aligned energies (n, |P|) and which of them count (n, |P|)."""
+        energies = torch.from_numpy(self.source.eip_energies(ids, self.module.eips))
+        n_atoms = torch.tensor([len(atoms) for atoms in self.source.structures(ids)])
+        known = energies.isfinite() & (energies.abs() / n_atoms[:, None] <= self.module.outlier)
+        return energies.float(), known

@@ -1,0 +1,121 @@
+"""Which configurations a batch holds: a function of seed, epoch and rank alone, so that a resumed run sees
+what an uninterrupted one sees."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DistributedSampler, TensorDataset
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How many configurations of each kind one process puts in a batch, and how many batches an epoch has."""
+
+    dft: int
+    eip: int
+    batches: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.dft + self.eip
+
+
+def plan_batches(
+    n_dft: int, n_eip: int, batch_size: int, dft_fraction: float, world_size: int = 1
+) -> BatchPlan:
+    """The batches of an epoch: one pass over the EIP configurations, over DFT where there are none.
+
+    The last partial batch is dropped, except where it is the only one: an epoch has a step, always.
+
+    Args:
+        n_dft: DFT configurations.
+        n_eip: EIP configurations, may be 0.
+        batch_size: configurations a batch and process.
+        dft_fraction: share of DFT configurations in a mixed batch; both kinds get at least one place.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: there is no configuration, or fewer than processes.
+    """
+    notes = []
+    if n_dft and n_eip:
+        if batch_size < 2:
+            raise ValueError(
+                "batch_size must be at least 2: a mixed batch holds both DFT and EIP configurations"
+            )
+        dft = min(max(round(batch_size * dft_fraction), 1), batch_size - 1)
+        eip = batch_size - dft
+        if n_dft < dft:
+            notes.append(
+                f"{n_dft} DFT configurations for {dft} places a batch: they repeat within a batch"
+            )
+    else:
+        dft, eip = (batch_size, 0) if n_dft else (0, batch_size)
+    counted, share, kind = (n_eip, eip, "EIP") if n_eip else (n_dft, dft, "DFT")
+    if counted < world_size:
+        raise ValueError(
+            f"{counted} {kind} configurations for training with {world_size} processes: at least one each"
+        )
+    if counted < share * world_size:
+        share = counted // world_size
+        notes.append(
+            f"{counted} {kind} configurations fill no batch: each epoch is one step with {share} of them a process"
+        )
+        dft, eip = (dft, share) if n_eip else (share, 0)
+    return BatchPlan(dft, eip, counted // (share * world_size), tuple(notes))
+
+
+class MixedSampler(DistributedSampler):
+    """Indices into [DFT configurations | EIP configurations], in blocks of one batch.
+
+    Each block holds `plan.dft` DFT and `plan.eip` EIP configurations. The kind that the epoch counts is drawn
+    without replacement; DFT beside EIP is shuffled anew for each pass and cycled. Meant for a loader with
+    ``batch_size=plan.size``. Lightning calls `set_epoch` and leaves the sampler in place under DDP.
+    """
+
+    def __init__(
+        self, n_dft: int, n_eip: int, plan: BatchPlan, seed: int, world_size: int, rank: int
+    ) -> None:
+        super().__init__(
+            TensorDataset(torch.empty(n_dft + n_eip)), num_replicas=world_size, rank=rank, seed=seed
+        )
+        self.n_dft, self.n_eip, self.plan = n_dft, n_eip, plan
+
+    def __len__(self) -> int:
+        return self.plan.batches * self.plan.size
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        blocks = self.plan.batches * self.num_replicas
+        dft = _cycle(rng, self.n_dft, blocks * self.plan.dft).reshape(blocks, self.plan.dft)
+        eip = self.n_dft + _cycle(rng, self.n_eip, blocks * self.plan.eip).reshape(
+            blocks, self.plan.eip
+        )
+        mine = np.concatenate([dft, eip], axis=1)[self.rank :: self.num_replicas]
+        return iter(mine.flatten().tolist())
+
+
+def _cycle(rng: np.random.Generator, n: int, length: int) -> np.ndarray:
+    """`length` indices below n: permutation after permutation."""
+    passes = -(-length // n) if length else 0
+    order = [rng.permutation(n) for _ in range(passes)]
+    return np.concatenate([*order, np.empty(0, dtype=int)])[:length].astype(int)
+
+
+class EvaluationSampler(DistributedSampler):
+    """All indices in order, dealt over the processes; what pads the last round lies beyond the data.
+
+    `Configurations` answers an index beyond its end with a configuration of weight 0, so that metrics over
+    several processes equal those of one.
+    """
+
+    def __init__(self, n: int, world_size: int, rank: int) -> None:
+        super().__init__(
+            TensorDataset(torch.empty(n)), num_replicas=world_size, rank=rank, shuffle=False
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, self.num_samples * self.num_replicas, self.num_replicas))

@@ -1,0 +1,204 @@
+"""The structures, splits and aligned energies that the three stages train on."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from ase import Atoms
+
+from eipnn.labels import LabelStore
+from eipnn.structures import Split, energy, read_split, read_structures
+from eipnn.zeros import Zero, fit_zero
+
+log = logging.getLogger("eipnn")
+
+ZeroMode = Literal["isolated_atoms", "least_squares", "none"]
+
+
+@dataclass
+class EnergyZero:
+    """How the zero of an energy source is found.
+
+    Args:
+        mode: ``isolated_atoms`` subtracts the given energies of free atoms; ``least_squares`` fits one energy
+            an element on the training split; ``none`` leaves energies as they are.
+        energies: eV an element symbol, with ``isolated_atoms`` only.
+    """
+
+    mode: ZeroMode = "none"
+    energies: dict[str, float] | None = None
+
+
+@dataclass
+class SourceConfig:
+    """Where structures, splits and labels are. Paths may start with ``bundled:`` for data in the package.
+
+    Args:
+        dft: structures with DFT energies.
+        split: CSV file with header ``configs,mark``; mark is train, val, test or pretrain (the pool).
+        energy_zero: zero of the DFT energies.
+        pool: structures without DFT energies; needed by everything that uses the pool.
+        labels: label store made by ``eipnn label`` over `dft` and `pool`; needed by everything that uses EIPs.
+        eip_energy_zero: zero of the EIPs: one mode for all, or a mapping from EIP name to `EnergyZero`
+            with ``"*"`` for those that are not named.
+        energy_key: name of the DFT energy in the files, where the documented rule does not find it.
+    """
+
+    dft: str
+    split: str
+    energy_zero: EnergyZero
+    pool: str | None = None
+    labels: str | None = None
+    eip_energy_zero: dict[str, EnergyZero] = field(
+        default_factory=lambda: {"*": EnergyZero("none")}
+    )
+    energy_key: str | None = None
+
+
+class Source:
+    """Structures by id, with energies on one zero.
+
+    Raises:
+        StructureError: a file is damaged or the split names an id that no file has.
+        LabelError: the label store lacks a structure or an EIP.
+        ValueError: a part that is asked for (pool, labels) was not given.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        self.dft = _by_id(
+            read_structures(config.dft, energy_key=config.energy_key, require_energy=True)
+        )
+        self.pool = _by_id(read_structures(config.pool)) if config.pool else {}
+        self.split: Split = read_split(config.split)
+        pool_ids = list(self.pool) if config.pool else self.split.pool
+        self.split.check(list(self.dft), pool_ids, config.split)
+        self._store: LabelStore | None = None
+        self.zero = self._fit_dft_zero()
+        self._eip_zeros: dict[str, Zero] = {}
+
+    @property
+    def store(self) -> LabelStore:
+        if self._store is None:
+            if self.config.labels is None:
+                raise ValueError(
+                    "data.labels is not set: name the label store that `eipnn label` made"
+                )
+            self._store = LabelStore.open(self.config.labels)
+        return self._store
+
+    @property
+    def elements(self) -> list[str]:
+        """Element symbols of all DFT and pool structures, sorted."""
+        symbols = {
+            s for atoms in (*self.dft.values(), *self.pool.values()) for s in set(atoms.symbols)
+        }
+        return sorted(symbols)
+
+    def structures(self, ids: Sequence[str]) -> list[Atoms]:
+        """The structures with these ids, DFT or pool."""
+        if missing := [i for i in ids if i not in self.dft and i not in self.pool]:
+            raise ValueError(
+                f"{missing[0]}: the split {self.config.split} names it, but neither {self.config.dft} nor the "
+                f"pool {self.config.pool} holds it; set data.pool to the file that does"
+            )
+        return [self.dft[i] if i in self.dft else self.pool[i] for i in ids]
+
+    def dft_energies(self, ids: Sequence[str]) -> np.ndarray:
+        """Aligned DFT energies (n,), eV."""
+        return np.array([_dft_energy(self.dft[i]) - self.zero.total(self.dft[i]) for i in ids])
+
+    def eip_energies(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
+        """Aligned energies (n, len(eips)), eV; NaN where an EIP gave no label."""
+        raw = self.store.energies_of(ids, eips)
+        zeros = self.eip_zeros(eips)
+        structures = self.structures(ids)
+        return raw - np.array(
+            [[zeros[p].total(atoms) for p in eips] for atoms in structures]
+        ).reshape(raw.shape)
+
+    def eip_zeros(self, eips: Sequence[str]) -> dict[str, Zero]:
+        for name in eips:
+            if name not in self._eip_zeros:
+                self._eip_zeros[name] = self._fit_eip_zero(name)
+        return {name: self._eip_zeros[name] for name in eips}
+
+    def zero_record(self, eips: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """All zeros as plain values for the checkpoint, DFT under ``dft``."""
+        return {"dft": asdict(self.zero)} | {n: asdict(z) for n, z in self.eip_zeros(eips).items()}
+
+    def _fit_dft_zero(self) -> Zero:
+        config = self.config.energy_zero
+        train = self.structures(self.split.train)
+        energies = np.array([_dft_energy(atoms) for atoms in train])
+        return fit_zero(config.mode, train, energies, isolated=config.energies)
+
+    def _fit_eip_zero(self, name: str) -> Zero:
+        configs = self.config.eip_energy_zero
+        config = configs.get(name, configs.get("*"))
+        if config is None:
+            raise ValueError(f"eip_energy_zero names neither {name!r} nor '*' (all others)")
+        train = self.split.train
+        return fit_zero(
+            config.mode,
+            self.structures(train),
+            self.store.energies_of(train, [name])[:, 0],
+            isolated=config.energies,
+            reference=self.dft_energies(train),
+        )
+
+
+def scale_and_shift(
+    structures: Sequence[Atoms], energies: np.ndarray
+) -> tuple[float, dict[int, float]]:
+    """Per-atom scale and per-element shift of energies, for the energy head.
+
+    The shift is the least-squares energy an element, the scale the root mean square of what is left, an atom.
+
+    Args:
+        structures: n configurations.
+        energies: (n,), eV; NaN rows are left out.
+
+    Returns:
+        scale in eV (1 where nothing is left to scale), shift in eV by atomic number.
+    """
+    known = np.isfinite(energies)
+    numbers = sorted({int(z) for atoms in structures for z in atoms.numbers})
+    counts = np.array(
+        [[np.sum(atoms.numbers == z) for z in numbers] for atoms in structures], float
+    )[known]
+    shift = np.linalg.lstsq(counts, energies[known], rcond=None)[0]
+    left = (energies[known] - counts @ shift) / counts.sum(axis=1)
+    scale = float(np.sqrt(np.mean(left**2)))
+    return (scale if scale > 1e-6 else 1.0), dict(zip(numbers, shift.tolist(), strict=True))
+
+
+def _by_id(structures: Sequence[Atoms]) -> Mapping[str, Atoms]:
+    return {atoms.info["config_id"]: atoms for atoms in structures}
+
+
+def _dft_energy(atoms: Atoms) -> float:
+    value = energy(atoms)
+    if value is None:
+        raise ValueError(f"{atoms.info['config_id']}: no DFT energy")
+    return value
+
+
+def selected(file: str | Path) -> dict[str, str]:
+    """Id -> EIP of the configurations for which the classifier chose one (`selection.csv`)."""
+    import pandas as pd
+
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if missing := {"config_id", "eip"} - set(table.columns):
+        raise ValueError(
+            f"{file}: column {sorted(missing)[0]!r} is missing; it must be a selection that `eipnn predict` wrote with a ClassifierModule"
+        )
+    table = table[table["eip"] != NONE]
+    return dict(zip(table["config_id"], table["eip"], strict=True))
+
+
+NONE = "none"
+"""Name of the class p_0: no EIP is within c of DFT."""
