@@ -1,0 +1,5 @@
+"""Empirical interatomic potentials: named sets, YAML lists, and the ASE calculators behind them."""
+
+from eipnn.eips.eip import EIP, EIPError, load_eips, named_sets
+
+__all__ = ["EIP", "EIPError", "load_eips", "named_sets"]

@@ -1,0 +1,233 @@
+"""The label store: a folder of flat arrays, read by memory map.
+
+===============  ==========================  ====================================================
+index.json       text                        layout version, EIPs with resolved ids, counts,
+                                             units, content hash of the structures
+ids.txt          n_frames lines              the config ids, in the order of the rows
+offsets.npy      (n_frames + 1,) int64       atoms of row i are `offsets[i]:offsets[i + 1]`
+energies.npy     (n_frames, n_eips) f8       eV, each EIP's own zero; NaN where there is no label
+forces.npy       (n_atoms, n_eips, 3) f8     eV/A, NaN where there is no label
+status.npy       (n_frames, n_eips) int8     `PENDING`, `DONE`, `FAILED` or `IN_WORK`
+failures.csv     text                        config_id, eip, reason of each `FAILED` label
+===============  ==========================  ====================================================
+
+Nothing in it depends on time, machine or order of work: two runs on the same input give the same bytes.
+Labels are those of the frames wrapped into the cell along their periodic axes.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from eipnn.eips import EIP
+from eipnn.files import write_atomically, write_json
+from eipnn.structures import StructureError, resolve
+
+VERSION = 1
+PENDING, DONE, FAILED, IN_WORK = 0, 1, 2, 3
+INDEX, IDS, LEDGER = "index.json", "ids.txt", "failures.csv"
+ARRAYS = ("offsets", "energies", "forces", "status")
+FILL_ROWS = 1 << 16  # rows of an array that are filled at a time
+
+
+class LabelError(ValueError):
+    """A label store that cannot be used; the message names the folder, what is wrong and the mend."""
+
+
+class LabelStore:
+    """A finished store, read-only. `LabelStore.open(path)` makes one."""
+
+    def __init__(self, folder: Path, index: dict[str, Any], ids: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.index = index
+        self.ids = ids
+        self.eips = tuple(entry["name"] for entry in index["eips"])
+        self.offsets = _load(folder, "offsets", index)  # (n_frames + 1,)
+        self.energies = _load(folder, "energies", index)  # (n_frames, n_eips) eV
+        self.status = _load(folder, "status", index)  # (n_frames, n_eips)
+        self._forces = _load(folder, "forces", index)  # (n_atoms, n_eips, 3) eV/A
+
+    @classmethod
+    def open(cls, path: str | Path) -> "LabelStore":
+        """Open the finished store in the folder `path` (or `bundled:NAME`).
+
+        Raises `LabelError` where there is none, where it is damaged, and where labels are pending.
+        """
+        try:
+            folder = resolve(path)
+        except StructureError:
+            raise LabelError(
+                f"{path}: no such label store; make one with `eipnn label STRUCTURES --eips NAME -o DIR`"
+            ) from None
+        store = cls(folder, read_index(folder), read_ids(folder))
+        if len(store.ids) != store.index["n_frames"]:
+            raise _damaged(folder, f"{IDS} has {len(store.ids)} ids, not {store.index['n_frames']}")
+        if not store.complete:
+            left = int(((store.status == PENDING) | (store.status == IN_WORK)).sum())
+            raise LabelError(
+                f"{path}: incomplete, {left} of {store.status.size} labels are missing; "
+                "run the same `eipnn label` command again, it goes on from here"
+            )
+        return store
+
+    @property
+    def complete(self) -> bool:
+        """Whether every label is there or has failed."""
+        return not ((self.status == PENDING) | (self.status == IN_WORK)).any()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the index and the energies."""
+        digest = hashlib.sha256((self.folder / INDEX).read_bytes())
+        digest.update(np.ascontiguousarray(self.energies).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
+
+    def row(self, config_id: str) -> int:
+        """The row of one configuration. Raises `LabelError` where the store lacks it."""
+        try:
+            return self._rows[config_id]
+        except KeyError:
+            raise LabelError(
+                f"{self.folder}: has no labels of the configuration {config_id!r}; "
+                "label the file that holds it"
+            ) from None
+
+    def forces(self, config_id: str) -> np.ndarray:
+        """Forces of one configuration, (n_atoms, n_eips, 3) in eV/A, NaN where a label is missing."""
+        row = self.row(config_id)
+        return self._forces[self.offsets[row] : self.offsets[row + 1]]
+
+    def energies_of(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
+        """Energies (len(ids), len(eips)) in eV, NaN where a label is missing.
+
+        Raises `LabelError` naming the first configuration or EIP that the store lacks.
+        """
+        for name in eips:
+            if name not in self.eips:
+                raise LabelError(
+                    f"{self.folder}: has no labels of the EIP {name!r}; it has {', '.join(self.eips)}"
+                )
+        rows = np.array([self.row(name) for name in ids], dtype=np.int64)
+        columns = np.array([self.eips.index(name) for name in eips], dtype=np.int64)
+        return np.asarray(self.energies[rows[:, None], columns[None, :]])
+
+
+def describe(structures: Sequence[Atoms], eips: Sequence[EIP]) -> dict[str, Any]:
+    """The index of the store that holds these labels: plain values only."""
+    return {
+        "version": VERSION,
+        "eips": [eip.description() for eip in eips],
+        "n_frames": len(structures),
+        "n_atoms": sum(len(atoms) for atoms in structures),
+        "units": {"energy": "eV", "forces": "eV/Angstrom"},
+        "structures": content_hash(structures),
+    }
+
+
+def content_hash(structures: Sequence[Atoms]) -> str:
+    """SHA-256 over ids, species, positions, cells and periodicity, in order."""
+    digest = hashlib.sha256()
+    for atoms in structures:
+        digest.update(f"{atoms.info['config_id']}\n{len(atoms)}\n".encode())
+        digest.update(atoms.numbers.astype("<i8").tobytes())
+        digest.update(atoms.positions.astype("<f8").tobytes())
+        digest.update(atoms.cell.array.astype("<f8").tobytes())
+        digest.update(atoms.pbc.tobytes())
+    return digest.hexdigest()
+
+
+def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> None:
+    """Write an empty store; the index comes last, so a folder with an index is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / IDS, "".join(f"{atoms.info['config_id']}\n" for atoms in structures))
+    shapes = _shapes(index)
+    sizes = [len(atoms) for atoms in structures]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    for name in ARRAYS:
+        shape, dtype = shapes[name]
+        array = np.lib.format.open_memmap(_file(folder, name), "w+", dtype, shape)
+        for start in range(0, shape[0], FILL_ROWS):
+            rows = slice(start, start + FILL_ROWS)
+            array[rows] = offsets[rows] if name == "offsets" else _MISSING[name]
+        array.flush()
+    write_atomically(folder / LEDGER, "config_id,eip,reason\n")
+    write_json(folder / INDEX, index)
+
+
+_MISSING = {"energies": np.nan, "forces": np.nan, "status": PENDING}
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of the store in `folder`. Raises `LabelError` where it is absent or damaged."""
+    file = folder / INDEX
+    if not file.is_file():
+        raise LabelError(
+            f"{folder}: no label store here ({INDEX} is missing); "
+            "make one with `eipnn label STRUCTURES --eips NAME -o DIR`"
+        )
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        version = index["version"]
+        _shapes(index)
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(folder, f"{INDEX} is not an index") from None
+    if version != VERSION:
+        raise LabelError(
+            f"{folder}: layout version {version}, and this eipnn reads {VERSION}; label again"
+        )
+    return index
+
+
+def read_ids(folder: Path) -> tuple[str, ...]:
+    """The config ids in the order of the rows."""
+    try:
+        return tuple((folder / IDS).read_text(encoding="utf-8").split("\n")[:-1])
+    except OSError:
+        raise _damaged(folder, f"{IDS} is missing") from None
+
+
+def open_array(folder: Path, name: str, index: dict[str, Any], mode: Any) -> np.ndarray:
+    """One of `ARRAYS` by memory map, checked against the index; `mode` as in `numpy.load`."""
+    shape, dtype = _shapes(index)[name]
+    try:
+        array = np.load(_file(folder, name), mmap_mode=mode, allow_pickle=False)
+    except FileNotFoundError:
+        raise _damaged(folder, f"{name}.npy is missing") from None
+    except (ValueError, OSError, EOFError):
+        raise _damaged(folder, f"{name}.npy is cut short or no array") from None
+    if array.shape != shape or array.dtype != np.dtype(dtype):
+        raise _damaged(folder, f"{name}.npy is {array.dtype} {array.shape}, not {dtype} {shape}")
+    # A plain view: indexing a memmap object costs several microseconds more.
+    return array.view(np.ndarray)
+
+
+def _load(folder: Path, name: str, index: dict[str, Any]) -> np.ndarray:
+    return open_array(folder, name, index, "r")
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def _shapes(index: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+    frames, atoms, eips = index["n_frames"], index["n_atoms"], len(index["eips"])
+    return {
+        "offsets": ((frames + 1,), "<i8"),
+        "energies": ((frames, eips), "<f8"),
+        "forces": ((atoms, eips, 3), "<f8"),
+        "status": ((frames, eips), "|i1"),
+    }
+
+
+def _damaged(folder: Path, what: str) -> LabelError:
+    return LabelError(f"{folder}: damaged label store, {what}; remove the folder and label again")

@@ -1,0 +1,62 @@
+"""Checks of one structure's geometry."""
+
+import numpy as np
+from ase import Atoms
+from scipy.spatial import cKDTree
+
+FLAT = 1e-6  # smallest span of the periodic cell vectors, relative to their lengths
+COINCIDENT = 1e-3  # A; no two atoms of a real structure come this close
+
+
+def geometry_problem(atoms: Atoms) -> str | None:
+    """What is wrong with positions, cell or species of `atoms` and how to mend it; None if nothing is."""
+    if len(atoms) == 0:
+        return "holds no atoms; remove this frame"
+    if not np.isfinite(atoms.positions).all():
+        return "positions are NaN or infinite; correct or remove this frame"
+    if not np.isfinite(atoms.cell.array).all():
+        return "the cell is NaN or infinite; correct or remove this frame"
+    if (atoms.numbers < 1).any():
+        return "an atom has no element (X); give every atom a chemical symbol"
+    if _flat(atoms):
+        return (
+            "the cell has no volume along its periodic axes; "
+            "correct the cell, or set pbc to false on these axes"
+        )
+    pair = coincident_pair(atoms)
+    if pair is not None:
+        return f"atoms {pair[0]} and {pair[1]} are at the same place; remove one of them"
+    return None
+
+
+def _flat(atoms: Atoms) -> bool:
+    periodic = atoms.cell.array[atoms.pbc]  # (n_periodic, 3)
+    if len(periodic) == 0:
+        return False
+    lengths = np.linalg.norm(periodic, axis=1)
+    if lengths.min() == 0:
+        return True
+    # The product of the singular values is the length, area or volume that unit vectors span.
+    return bool(np.linalg.svd(periodic / lengths[:, None], compute_uv=False).prod() < FLAT)
+
+
+def coincident_pair(atoms: Atoms) -> tuple[int, int] | None:
+    """Two atoms (or an atom and another's periodic image) closer than `COINCIDENT`, None if there are none."""
+    if len(atoms) < 2:
+        return None
+    cell = atoms.cell.complete()
+    scaled = cell.scaled_positions(atoms.positions)  # (n_atoms, 3)
+    # Twice: the first one turns -1e-20 into 1.0, which the tree takes for outside.
+    scaled[:, atoms.pbc] = scaled[:, atoms.pbc] % 1.0 % 1.0
+    # A period of 0 is an open axis. The tree's distance is in units of the longest cell vector, so the
+    # true one is checked below.
+    reach = COINCIDENT / np.linalg.svd(cell.array, compute_uv=False).min()
+    if reach >= 0.5:
+        return None
+    tree = cKDTree(scaled, boxsize=atoms.pbc.astype(float))
+    for i, j in sorted(tree.query_pairs(reach)):
+        delta = scaled[i] - scaled[j]
+        delta[atoms.pbc] -= np.round(delta[atoms.pbc])
+        if np.linalg.norm(delta @ cell.array) < COINCIDENT:
+            return i, j
+    return None

@@ -1,0 +1,113 @@
+"""Energy zeros: what is subtracted from total energies so that DFT and EIPs share one zero.
+
+    aligned energy = E - sum over atoms of E0(element)        (all in eV)
+
+Three modes: `isolated_atoms` takes E0 as given, `least_squares` fits it, `none` subtracts nothing.
+DFT and each EIP have a zero of their own. For DFT a fit is of E on the composition; for an EIP it is of
+E_EIP - (aligned E_DFT) on the composition, so that the aligned EIP shares the aligned DFT's zero. Fit on
+the training split only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from ase import Atoms
+
+MODES = ("isolated_atoms", "least_squares", "none")
+
+
+class ZeroError(ValueError):
+    """A zero that cannot be made or applied; the message names the element and the mend."""
+
+
+@dataclass(frozen=True)
+class Zero:
+    """Per-element energies (eV); empty where `mode` is "none"."""
+
+    mode: str
+    energies: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ZeroError(f"energy zero {self.mode!r} is unknown; use one of {', '.join(MODES)}")
+        for element, energy in self.energies.items():
+            if not np.isfinite(energy):
+                raise ZeroError(
+                    f"the energy zero of {element} is {energy}; give a finite number in eV"
+                )
+
+    def total(self, atoms: Atoms) -> float:
+        """The zero of a whole structure: the sum of its atoms' E0 (eV).
+
+        Raises `ZeroError` where an element has no E0.
+        """
+        if self.mode == "none":
+            return 0.0
+        try:
+            return float(sum(self.energies[symbol] for symbol in atoms.symbols))
+        except KeyError as error:
+            raise ZeroError(
+                f"no energy zero for the element {error.args[0]}, only for "
+                f"{', '.join(sorted(self.energies))}; give the isolated atom's energy, or fit on "
+                "frames that hold the element"
+            ) from None
+
+    def totals(self, structures: Sequence[Atoms]) -> np.ndarray:
+        """`total` of each structure, (n,) in eV."""
+        return np.array([self.total(atoms) for atoms in structures], dtype=np.float64)
+
+
+def fit_zero(
+    mode: str,
+    structures: Sequence[Atoms],
+    energies: Sequence[float] | np.ndarray,
+    isolated: Mapping[str, float] | None = None,
+    reference: Sequence[float] | np.ndarray | None = None,
+) -> Zero:
+    """The zero of total energies (n,) in eV, where a NaN is a missing label and is left out.
+
+    `isolated`: E0 per element (eV), for the mode "isolated_atoms". `reference`: for an EIP, the aligned
+    DFT energies (n,) of the same structures. Raises `ZeroError` for an unknown mode, an element without
+    an isolated atom, and energies that do not determine the fit.
+    """
+    elements = sorted({symbol for atoms in structures for symbol in set(atoms.symbols)})
+    if mode == "isolated_atoms":
+        return _isolated(elements, isolated)
+    if mode == "least_squares":
+        return _least_squares(elements, structures, energies, reference)
+    return Zero(mode)
+
+
+def _isolated(elements: list[str], isolated: Mapping[str, float] | None) -> Zero:
+    missing = [element for element in elements if element not in (isolated or {})]
+    if isolated is None or missing:
+        raise ZeroError(
+            f"the energy zero isolated_atoms needs an isolated-atom energy (eV) of "
+            f"{', '.join(missing) or 'every element'}; give it, or use least_squares"
+        )
+    return Zero("isolated_atoms", {element: float(isolated[element]) for element in elements})
+
+
+def _least_squares(
+    elements: list[str],
+    structures: Sequence[Atoms],
+    energies: Sequence[float] | np.ndarray,
+    reference: Sequence[float] | np.ndarray | None,
+) -> Zero:
+    target = np.asarray(energies, dtype=np.float64)
+    if reference is not None:
+        target = target - np.asarray(reference, dtype=np.float64)
+    if target.shape != (len(structures),):
+        raise ZeroError(f"{len(structures)} structures and energies of the shape {target.shape}")
+    given = np.isfinite(target)
+    counts = np.array(
+        [[np.count_nonzero(atoms.symbols == e) for e in elements] for atoms in structures], float
+    ).reshape(len(structures), len(elements))  # (n, n_elements)
+    solution, _, rank, _ = np.linalg.lstsq(counts[given], target[given], rcond=None)
+    if rank < len(elements) or rank == 0:
+        raise ZeroError(
+            f"{int(given.sum())} labelled frames do not determine an energy zero for each of "
+            f"{', '.join(elements) or 'no elements'}: their compositions are too alike; use isolated_atoms"
+        )
+    return Zero("least_squares", dict(zip(elements, solution.tolist(), strict=True)))
