@@ -14,6 +14,9 @@ from rich.logging import RichHandler
 from eipnn.files import write_json
 from eipnn.predictions import PredictionWriter
 
+NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")
+"""Lightning's messages that tell a user nothing: advertisements, and the checkpoint callback that a stage brings."""
+
 COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -24,6 +27,15 @@ class SaveConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             if isinstance(logger, Logger) and not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(self.config.as_dict())
+
+
+class ProgressBar(RichProgressBar):
+    """Rate, remaining time and the metrics, without the logger's version number."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class EipnnCLI(LightningCLI):
@@ -56,9 +68,9 @@ class EipnnCLI(LightningCLI):
         root = Path(config["default_root_dir"])
         if config.get("logger") in (None, True):
             kwargs["logger"] = CSVLogger(save_dir=root, name="logs")
-        callbacks = [*(config.get("callbacks") or []), PredictionWriter(), Timer(interval="epoch")]
+        callbacks = [*(config.get("callbacks") or []), PredictionWriter(), Timer()]
         if config.get("enable_progress_bar") is not False:
-            callbacks.append(RichProgressBar())
+            callbacks.append(ProgressBar())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def after_fit(self) -> None:
@@ -93,6 +105,9 @@ def quiet_lightning() -> None:
         ".*The dataloader.*num_workers.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    rank_zero.addFilter(lambda record: not record.getMessage().startswith(NOISE))
 
 
 def main() -> None:

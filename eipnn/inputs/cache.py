@@ -33,7 +33,7 @@ class InputSet(Dataset[Data]):
         return len(self.slices["n_atoms"]) - 1
 
     def __getitem__(self, index: int) -> Data:
-        return separate(Data, self.data, index, self.slices, decrement=True)
+        return separate(Data, self.data, index, self.slices, decrement=False)
 
 
 def prepare(structures: Sequence[Atoms], inputs: Inputs, folder: Path | None = None) -> InputSet:
@@ -51,7 +51,7 @@ def prepare(structures: Sequence[Atoms], inputs: Inputs, folder: Path | None = N
         inputs(atoms)
         for atoms in track(structures, description="model inputs", disable=len(structures) < 1000)
     ]
-    data, slices, _ = collate(Data, items, increment=True, add_batch=False)
+    data, slices, _ = collate(Data, items, increment=False, add_batch=False)
     _write(file, {"data": data.to_dict(), "slices": dict(slices)})
     return InputSet(data, slices)
 

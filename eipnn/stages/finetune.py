@@ -112,7 +112,7 @@ class FinetuneModule(StageModule):
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         prediction = self._evaluate(batch, "test")
-        return self._outputs(batch, prediction) | {"energy": batch.energy + batch.zero}
+        return self._outputs(batch, prediction) | {"energy": batch.total}
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``prediction`` (B,): total energies in eV, on the DFT file's own zero."""
@@ -224,6 +224,7 @@ class FinetuneDataModule(StageDataModule):
         targets = {
             "energy": energies.float(),
             "is_dft": torch.full((len(ids),), is_dft),
+            "total": energies + self._zeros(frames),
             "zero": self._zeros(frames),
         }
         return self.configurations(frames, targets)

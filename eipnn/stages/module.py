@@ -80,8 +80,15 @@ class StageModule(LightningModule):
             self.adopt(self.trainer.datamodule)  # type: ignore[attr-defined]
             if self.init_from is not None:
                 self._load_representation(self.init_from)
-        elif not self.elements and not getattr(self.trainer, "ckpt_path", None):
-            raise CheckpointError(f"{stage} needs a trained checkpoint: give --ckpt_path")
+
+    def on_validation_start(self) -> None:
+        if not self.elements:  # neither trained now nor loaded
+            raise CheckpointError(
+                "an untrained model: give --ckpt_path, a checkpoint of this stage"
+            )
+
+    on_test_start = on_validation_start
+    on_predict_start = on_validation_start
 
     def configure_optimizers(self) -> Any:
         epochs = self.trainer.max_epochs
