@@ -53,7 +53,7 @@ class EIP:
 
     def elements(self) -> frozenset[str] | None:
         """The elements this potential covers, None where its calculator does not tell."""
-        return kim.elements(self.target) if self.source == "kim" else None
+        return kim.elements_and_cutoff(self.target)[0] if self.source == "kim" else None
 
 
 def named_sets() -> tuple[str, ...]:

@@ -1,12 +1,8 @@
 """OpenKIM models through `ase.calculators.kim`; kimpy is imported on use only."""
 
-import re
-from collections.abc import Iterator
 from types import ModuleType
 
 from ase.calculators.calculator import Calculator
-
-KIM_NUMBER = re.compile(r"__([MS][MO]_\d{12})_(\d{3})$")
 
 
 def _kimpy() -> ModuleType:
@@ -29,27 +25,22 @@ def calculator(model: str) -> Calculator:
     return KIM(model, options={"neigh_skin_ratio": 0.0})
 
 
-def elements(model: str) -> frozenset[str]:
-    """The chemical symbols that an installed portable or simulator model covers."""
-    from ase.calculators.kim.kim import get_model_supported_species
+def elements_and_cutoff(model: str) -> tuple[frozenset[str], float]:
+    """The chemical symbols that an installed model covers, and its influence distance (A)."""
+    from ase.calculators.kim.kimpy_wrappers import PortableModel
 
     _kimpy()
-    return frozenset(get_model_supported_species(model))
+    with PortableModel(model, debug=False) as opened:
+        species, _ = opened.get_model_supported_species_and_codes()
+        return frozenset(species), float(opened.get_influence_distance())
 
 
 def portable_models() -> list[str]:
-    """The ids of the installed models that run through the KIM API itself. Raises ImportError without kimpy."""
+    """The ids of the installed models that run through the KIM API itself (`MO_`), sorted.
+
+    Raises ImportError without kimpy.
+    """
     kimpy = _kimpy()
-    return sorted(_items(kimpy, kimpy.collection_item_type.portableModel))
-
-
-def simulator_models() -> list[str]:
-    """The ids of the installed models that need a simulator (LAMMPS, ASAP) beside the KIM API."""
-    kimpy = _kimpy()
-    return sorted(_items(kimpy, kimpy.collection_item_type.simulatorModel))
-
-
-def _items(kimpy: ModuleType, kind: object) -> Iterator[str]:
     collections = kimpy.collections.create()
-    for index in range(collections.cache_list_of_item_names_by_type(kind)):
-        yield collections.get_item_name_by_type(index)
+    count = collections.cache_list_of_item_names_by_type(kimpy.collection_item_type.portableModel)
+    return sorted(collections.get_item_name_by_type(index) for index in range(count))

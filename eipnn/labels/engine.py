@@ -73,6 +73,7 @@ def label_structures(
     try:
         with FileLock(folder / LOCK, timeout=0):
             remove_parts(folder)
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
             _create_or_check(folder, structures, eips)
             engine = _Engine(structures, tuple(eips), folder, timeout)
             engine.prepare(retry_failed)
@@ -272,14 +273,18 @@ class _Engine:
                 self._fail(*overdue, f"timed out after {self.timeout:g} s")
         elif current is not None and not self._excused(current, code in FROM_OUTSIDE):
             self._fail(*current, f"worker {_how(code)}")
-        elif current is None and not self._excused(("outside", handle.creating), True):
+        handle.stop()
+        rest = [row for row in handle.rows if (self.status[row] == PENDING).any()]
+        if (
+            current is None
+            and overdue is None
+            and not self._excused((handle.creating, *rest), True)
+        ):
             raise EIPError(
                 f"a worker {_how(code)} as it made the calculator of the EIP {handle.creating}"
                 if handle.creating
-                else f"a worker {_how(code)} between two labels, twice"
+                else f"a worker {_how(code)} between two labels, twice at the same place"
             )
-        handle.stop()
-        rest = [row for row in handle.rows if (self.status[row] == PENDING).any()]
         if rest:
             self.queue.appendleft(rest)
         return self._start(handle.number)

@@ -3,6 +3,7 @@
 from eipnn.structures.read import (
     ENERGY_KEYS,
     FORCES_KEYS,
+    MissingKeyError,
     StructureError,
     energy,
     read_structures,
@@ -13,6 +14,7 @@ from eipnn.structures.split import Split, SplitError, random_split, read_split, 
 __all__ = [
     "ENERGY_KEYS",
     "FORCES_KEYS",
+    "MissingKeyError",
     "Split",
     "SplitError",
     "StructureError",

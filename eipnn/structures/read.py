@@ -53,6 +53,10 @@ class StructureError(ValueError):
     """A structure file that cannot be used; the message names file, frame and mend."""
 
 
+class MissingKeyError(StructureError):
+    """No frame of a file has the key that the caller named."""
+
+
 def resolve(path: str | Path) -> Path:
     """The real path of `path`, where `bundled:NAME` is a file or folder of the package's own data.
 
@@ -217,7 +221,7 @@ def _check_named_key(frames: list[Atoms], path: str | Path, kind: str, key: str 
     if key is None or any(a.calc is not None and kind in a.calc.results for a in frames):
         return
     keys = sorted(set(frames[0].info) - {"config_id"} if kind == "energy" else frames[0].arrays)
-    raise StructureError(
+    raise MissingKeyError(
         f"{path}: no frame has the {kind} key {key!r}; frame 0 carries {', '.join(keys) or 'no keys'}"
     )
 

@@ -1,0 +1,81 @@
+"""Which installed KIM models cover given elements.
+
+Models are loaded in a process of its own, in a scratch folder: one that crashes as it is loaded costs
+its own line only, and what models print stays out of the table.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from eipnn.eips import kim
+
+
+@dataclass(frozen=True)
+class Model:
+    """An installed KIM model. `problem` tells why it cannot be loaded; then the rest is empty."""
+
+    name: str
+    elements: tuple[str, ...] = ()
+    cutoff: float = 0.0  # A, the model's influence distance
+    problem: str = ""
+
+
+def covering(elements: Sequence[str]) -> tuple[list[Model], list[Model]]:
+    """The installed models that cover all of `elements`, and those that could not be loaded.
+
+    Raises ImportError without kimpy.
+    """
+    names = kim.portable_models()
+    models: list[Model] = []
+    with TemporaryDirectory() as scratch:
+        while len(models) < len(names):
+            rest = names[len(models) :]
+            found = _probe_apart(rest, Path(scratch))
+            if len(found) < len(rest):
+                found.append(Model(rest[len(found)], problem="crashes as it is loaded"))
+            models += found
+    broken = [model for model in models if model.problem]
+    return [m for m in models if set(elements) <= set(m.elements)], broken
+
+
+def _probe_apart(names: list[str], scratch: Path) -> list[Model]:
+    """What a process of its own finds about `names`, up to the first one that crashes it."""
+    answers = scratch / "answers.jsonl"
+    answers.unlink(missing_ok=True)
+    code = (
+        f"import sys; sys.path[:] = {[str(Path(p).absolute()) for p in sys.path]!r}; "
+        "from eipnn.eips.installed import probe; probe()"
+    )
+    subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=scratch,
+        input="\n".join(names),
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,  # a crash shows in the answers that are missing
+    )
+    lines = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
+    return [_model(line) for line in lines]
+
+
+def _model(line: str) -> Model:
+    name, elements, cutoff, problem = json.loads(line)
+    return Model(name, tuple(elements), cutoff, problem)
+
+
+def probe() -> None:
+    """Write one answer for each model named on standard input, as soon as it is known."""
+    with Path("answers.jsonl").open("w", encoding="utf-8") as answers:
+        for name in sys.stdin.read().split():
+            try:
+                elements, cutoff = kim.elements_and_cutoff(name)
+                answer = [name, sorted(elements), cutoff, ""]
+            except Exception as error:
+                answer = [name, [], 0.0, " ".join(str(error).split())]
+            print(json.dumps(answer), file=answers, flush=True)

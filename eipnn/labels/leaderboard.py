@@ -1,0 +1,253 @@
+"""How each EIP stands against DFT frames, once both share an energy zero.
+
+"Config MAE" is the mean of |E_EIP - E_DFT| in eV, "atom MAE" that of |E_EIP - E_DFT| / n_atoms in
+eV/atom, as in Shui et al. (arXiv 2210.08047).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ase import Atoms
+
+from eipnn.files import write_atomically
+from eipnn.labels.store import LabelError, LabelStore
+from eipnn.structures import Split, energy
+from eipnn.zeros import fit_zero
+
+FAR = 0.5
+"""eV/atom. Where zeros agree, half of the frames have an EIP far closer to DFT than this: on `si_mini` the
+median frame's best EIP is 0.07 eV/atom away, and a single poor EIP 0.6. Zeros that do not agree put every
+EIP off by 0.8 eV/atom or more (spin-paired reference atoms: 0.87 on `si_mini`; other codes' totals: hundreds).
+The classifier accepts EIPs within 0.1 eV/atom, so beyond five times that there is nothing to learn from."""
+
+EVERYTHING = "all"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Aligned DFT and EIP energies of n frames."""
+
+    ids: tuple[str, ...]
+    elements: tuple[str, ...]  # the elements of each frame, sorted and joined as in "Ag-Au"
+    n_atoms: np.ndarray  # (n,)
+    dft: np.ndarray  # (n,) eV
+    eips: tuple[str, ...]
+    labels: np.ndarray  # (n, n_eips) eV, NaN where a label is missing
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One line of the leaderboard: one EIP on the frames of one part with one set of elements."""
+
+    eip: str
+    elements: str
+    part: str
+    frames: int
+    missing: int
+    config_mae: float  # eV
+    atom_mae: float  # eV/atom
+    offset: float  # eV/atom, mean of (E_EIP - E_DFT) / n_atoms
+    correlation: float  # Pearson's, of energies per atom
+    best_share: float  # share of frames on which no other EIP is closer to DFT
+
+
+@dataclass(frozen=True)
+class BestEIP:
+    """The EIP with the lowest config MAE on train + validation, and its errors on test."""
+
+    eip: str
+    chosen_config_mae: float  # eV, on train + validation
+    config_mae: float  # eV, on test
+    atom_mae: float  # eV/atom, on test
+    frames: int  # of test that have its label
+
+
+def compare(
+    structures: Sequence[Atoms],
+    store: LabelStore,
+    *,
+    energy_zero: str = "none",
+    isolated: Mapping[str, float] | None = None,
+    eip_zero: str = "none",
+    split: Split | None = None,
+) -> Comparison:
+    """Align the frames that have a DFT energy with their EIP labels.
+
+    The modes are those of `eipnn.zeros`; fits are made on the split's training frames, without a split
+    on all frames. Raises `LabelError` where no frame has an energy, and `ZeroError` as `fit_zero` does.
+    """
+    given = [atoms for atoms in structures if energy(atoms) is not None]
+    if not given:
+        raise LabelError("no frame has a DFT energy to compare the EIPs with; name its energy key")
+    ids = [atoms.info["config_id"] for atoms in given]
+    dft = np.array([energy(atoms) for atoms in given], dtype=np.float64)
+    labels = store.energies_of(ids, store.eips)
+    train = np.isin(ids, split.train) if split else np.ones(len(ids), dtype=bool)
+    fitted = [atoms for atoms, use in zip(given, train, strict=True) if use]
+    aligned = dft - fit_zero(energy_zero, fitted, dft[train], isolated).totals(given)
+    for column in range(labels.shape[1]):
+        zero = fit_zero(eip_zero, fitted, labels[train, column], None, aligned[train])
+        labels[:, column] -= zero.totals(given)
+    return Comparison(
+        ids=tuple(ids),
+        elements=tuple("-".join(sorted(set(atoms.symbols))) for atoms in given),
+        n_atoms=np.array([len(atoms) for atoms in given]),
+        dft=aligned,
+        eips=store.eips,
+        labels=labels,
+    )
+
+
+def leaderboard(comparison: Comparison, split: Split | None = None) -> list[Standing]:
+    """The standing of every EIP: over all frames and for each set of elements; with a split, on
+    train + validation and on test as well. Best config MAE first within a part.
+    """
+    kinds = [EVERYTHING, *sorted(set(comparison.elements))]
+    if len(kinds) == 2:
+        kinds = kinds[1:]
+    lines = []
+    for part, in_part in _parts(comparison, split).items():
+        for kind in kinds:
+            of_kind = np.array([kind in (EVERYTHING, e) for e in comparison.elements])
+            if (in_part & of_kind).any():
+                lines += _standings(comparison, in_part & of_kind, kind, part)
+    return lines
+
+
+def best_eip(comparison: Comparison, split: Split) -> BestEIP:
+    """Choose the EIP on the split's train + validation frames and report it on its test frames.
+
+    The choice is made on the frames that every EIP has labelled, so that failing on hard frames does
+    not pay; EIPs without any label stand aside. Raises `LabelError` where there is no such frame.
+    """
+    parts = _parts(comparison, split)
+    errors = np.abs(comparison.labels - comparison.dft[:, None])  # (n, n_eips)
+    present = np.flatnonzero(np.isfinite(errors).any(axis=0))
+    common = parts["train+val"] & np.isfinite(errors[:, present]).all(axis=1)
+    if len(present) == 0 or not common.any():
+        raise LabelError(
+            "no frame of train and validation has labels of all EIPs, so none can be called the best; "
+            "leave out the EIP that fails most, or use `eipnn label --retry-failed`"
+        )
+    scores = errors[common][:, present].mean(axis=0)
+    column = int(present[np.argmin(scores)])
+    test = parts["test"] & np.isfinite(errors[:, column])
+    if not test.any():
+        raise LabelError(f"no test frame has a label of the EIP {comparison.eips[column]}")
+    return BestEIP(
+        eip=comparison.eips[column],
+        chosen_config_mae=float(scores.min()),
+        config_mae=float(errors[test, column].mean()),
+        atom_mae=float((errors[test, column] / comparison.n_atoms[test]).mean()),
+        frames=int(test.sum()),
+    )
+
+
+def alignment_warning(
+    dft: np.ndarray,
+    labels: np.ndarray,
+    n_atoms: np.ndarray,
+    eips: Sequence[str],
+    threshold: float = FAR,
+) -> str | None:
+    """A warning where DFT is far from every EIP on most frames, which mostly means different zeros.
+
+    dft: (n,) aligned, eV; labels: (n, n_eips) aligned, eV, NaN where missing; n_atoms: (n,). The
+    measure is the median over frames of the closest EIP's |E_EIP - E_DFT| / n_atoms, in eV/atom; why
+    `threshold` is 0.5 is said at `FAR`. None where all is well or no frame has a label.
+    """
+    error = (labels - dft[:, None]) / n_atoms[:, None]  # (n, n_eips)
+    labelled = np.isfinite(error).any(axis=1)
+    if not labelled.any():
+        return None
+    distance = float(np.median(np.nanmin(np.abs(error[labelled]), axis=1)))
+    if distance <= threshold:
+        return None
+    present = np.isfinite(error).any(axis=0)
+    offsets = np.nanmedian(error[:, present], axis=0)
+    closest = int(np.argmin(np.abs(offsets)))
+    name = [eip for eip, there in zip(eips, present, strict=True) if there][closest]
+    return (
+        f"DFT energies are far from every EIP: on half of the frames even the closest EIP is more than "
+        f"{distance:.2f} eV/atom away (limit {threshold:g}); the closest EIP overall, {name}, is off by "
+        f"{offsets[closest]:+.2f} eV/atom. The energy zeros probably differ: set energy_zero to "
+        "isolated_atoms (with the isolated atoms' energies in the DFT settings), or to least_squares "
+        "for DFT and EIPs both"
+    )
+
+
+def write_leaderboard(folder: Path, standings: Sequence[Standing], best: BestEIP | None) -> None:
+    """Write `leaderboard.csv` and `leaderboard.md` into `folder`, each whole or not at all."""
+    columns = [field.name for field in fields(Standing)]
+    table = pd.DataFrame([asdict(line) for line in standings], columns=columns)
+    write_atomically(folder / "leaderboard.csv", table.to_csv(index=False))
+    head = "| " + " | ".join(columns) + " |"
+    rule = "| " + " | ".join("---" for _ in columns) + " |"
+    body = ["| " + " | ".join(_cells(line)) + " |" for line in standings]
+    note = ["", sentence(best)] if best else []
+    write_atomically(folder / "leaderboard.md", "\n".join([head, rule, *body, *note]) + "\n")
+
+
+def _cells(line: Standing) -> list[str]:
+    return [
+        f"{value:.4f}" if isinstance(value, float) else str(value)
+        for value in asdict(line).values()
+    ]
+
+
+def sentence(best: BestEIP) -> str:
+    """What is to be said about the best EIP."""
+    return (
+        f"Best EIP, chosen on train + val: {best.eip}; test config MAE {best.config_mae:.4f} eV, "
+        f"atom MAE {best.atom_mae:.4f} eV/atom over {best.frames} frames."
+    )
+
+
+def _parts(comparison: Comparison, split: Split | None) -> dict[str, np.ndarray]:
+    parts = {EVERYTHING: np.ones(len(comparison.ids), dtype=bool)}
+    if split is not None:
+        parts["train+val"] = np.isin(comparison.ids, split.train + split.val)
+        parts["test"] = np.isin(comparison.ids, split.test)
+    return parts
+
+
+def _standings(comparison: Comparison, use: np.ndarray, kind: str, part: str) -> list[Standing]:
+    atoms, dft = comparison.n_atoms[use], comparison.dft[use]
+    labels = comparison.labels[use]
+    errors = labels - dft[:, None]  # (n, n_eips)
+    distance = np.where(np.isfinite(errors), np.abs(errors), np.inf)
+    comparable = np.isfinite(distance).any(axis=1)
+    closest = distance.argmin(axis=1)[comparable]
+    lines = []
+    for column, eip in enumerate(comparison.eips):
+        there = np.isfinite(errors[:, column])
+        error, n = errors[there, column], atoms[there]
+        lines.append(
+            Standing(
+                eip=eip,
+                elements=kind,
+                part=part,
+                frames=int(there.sum()),
+                missing=int((~there).sum()),
+                config_mae=_mean(np.abs(error)),
+                atom_mae=_mean(np.abs(error) / n),
+                offset=_mean(error / n),
+                correlation=_correlation(labels[there, column] / n, dft[there] / n),
+                best_share=_mean(closest == column),
+            )
+        )
+    return sorted(lines, key=lambda line: (np.isnan(line.config_mae), line.config_mae))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation, NaN where it is not defined."""
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
