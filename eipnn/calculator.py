@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from ase import Atoms
@@ -33,7 +33,7 @@ class EIPNNCalculator(Calculator):
         ValueError: (when calculating) an element that the training data did not hold.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (ASE's own form)
 
     def __init__(
         self,
@@ -62,22 +62,24 @@ class EIPNNCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         super().calculate(atoms, properties, system_changes)
-        if strangers := set(self.atoms.symbols) - set(self.potential.elements):
+        current: Atoms = self.atoms  # type: ignore[assignment]
+        symbols: list[str] = current.get_chemical_symbols()
+        if strangers := set(symbols) - set(self.potential.elements):
             raise ValueError(
                 f"the potential was trained on {', '.join(self.potential.elements)}, not on {min(strangers)}"
             )
-        data = self.potential.representation.inputs(self.atoms, self.dtype)
+        data = self.potential.representation.inputs(current, self.dtype)
         batch = Batch.from_data_list([data]).to(self.potential.device)
-        want_stress = "stress" in properties and bool(self.atoms.pbc.all())
+        want_stress = "stress" in properties and bool(current.pbc.all())
         energy, forces, virial = energy_forces_virial(self.potential, batch, want_stress)
-        total = energy.item() + sum(self.zero.get(symbol, 0.0) for symbol in self.atoms.symbols)
+        total = energy.item() + sum(self.zero.get(symbol, 0.0) for symbol in symbols)
         self.results = {
             "energy": total,
             "free_energy": total,
             "forces": forces.cpu().double().numpy(),
         }
         if virial is not None:
-            stress = virial[0].cpu().double().numpy() / self.atoms.get_volume()
+            stress = virial[0].cpu().double().numpy() / current.get_volume()
             self.results["stress"] = full_3x3_to_voigt_6_stress((stress + stress.T) / 2)
 
 

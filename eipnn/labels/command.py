@@ -202,7 +202,9 @@ def _label(options: argparse.Namespace, console: Console) -> None:
 def _tables(standings: Sequence[Standing]) -> Iterator[Table]:
     """One table for each part and set of elements, narrow enough for a terminal of 80 columns."""
     for (part, elements), lines in groupby(standings, lambda line: (line.part, line.elements)):
-        table = Table(title=f"{elements}, {part} frames (eV, eV/atom)", box=SIMPLE)
+        table = Table(
+            title=f"{elements}, {part} frames (eV, eV/atom)", box=SIMPLE, padding=(0, 1, 0, 0)
+        )
         table.add_column("EIP", no_wrap=True)
         for heading in ("frames", "failed", "config MAE", "atom MAE", "offset", "corr.", "best"):
             table.add_column(heading, justify="right", no_wrap=True)

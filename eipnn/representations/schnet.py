@@ -10,8 +10,9 @@ from torch_geometric.data import Batch
 from eipnn.inputs.graph import Graph, pair_vectors
 from eipnn.representations.base import MAX_Z, Representation
 
-NEGLIGIBLE = 1e-13
-"""A Gaussian below this is zero: less than the rounding of float32 sums and of float64 finite differences."""
+NEGLIGIBLE = 30.0
+"""A Gaussian whose exponent is beyond -30 is zero: 1e-13, less than the rounding of float32 sums and of float64
+finite differences."""
 
 
 class SchNet(Representation):
@@ -105,9 +106,9 @@ class GaussianExpansion(nn.Module):
 
     def forward(self, distance: Tensor) -> Tensor:
         """(P,) -> (P, G)."""
-        values = torch.exp(-self.gamma * (distance.unsqueeze(-1) - self.centres).square())
-        # far tails become denormal numbers, which make every product with them several times slower
-        return F.threshold(values, NEGLIGIBLE, 0.0)
+        exponent = self.gamma * (distance.unsqueeze(-1) - self.centres).square()
+        # far tails would become denormal numbers, which make exp and every product several times slower
+        return F.threshold(torch.exp(-exponent.clamp(max=NEGLIGIBLE)), math.exp(-NEGLIGIBLE), 0.0)
 
 
 class ShiftedSoftplus(nn.Module):

@@ -43,8 +43,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seeds of weights and sample order (default: 0)",
     )
-    p.add_argument("--alpha", nargs="+", type=float, metavar="A", help="weight of EIP labels; several are searched on validation "
-                   "(default: the experiment's)")  # fmt: skip
+    p.add_argument(
+        "--alpha",
+        nargs="+",
+        type=float,
+        metavar="A",
+        help="weight of EIP labels; several are searched on validation (default: the experiment's)",
+    )
     p.add_argument("-o", "--output", required=True, metavar="RUN", help="folder of the run")
     p.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads of each training (default: torch's)"

@@ -36,11 +36,17 @@ class Configurations(Dataset[Data]):
 
     def __init__(self, ids: Sequence[str], inputs: InputSet, targets: dict[str, Tensor]) -> None:
         self.ids, self.inputs, self.targets = list(ids), inputs, targets
+        self._items: dict[int, Data] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Data:
+        if index not in self._items:
+            self._items[index] = self._make(index)
+        return self._items[index]
+
+    def _make(self, index: int) -> Data:
         row = index % len(self)
         data = self.inputs[row]
         for name, values in self.targets.items():
@@ -132,6 +138,8 @@ class StageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            if self.config.labels and (warning := self.source.alignment_warning()):
+                log.warning(warning)
             self.train_set = self.make_train()
         if stage in ("fit", "validate"):
             self.val_set = self.make_evaluation(self.source.split.val)

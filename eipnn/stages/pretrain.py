@@ -103,7 +103,8 @@ class PretrainModule(StageModule):
         prediction = self(batch)
         error = (prediction - torch.nan_to_num(batch.energies)).abs()
         for k, name in enumerate(self.eips):
-            self.mae[name].update(error[:, k], batch.weight * batch.known[:, k])
+            metric: MeanMetric = self.mae[name]  # type: ignore[assignment]
+            metric.update(error[:, k], batch.weight * batch.known[:, k])
         return prediction
 
     def _log_errors(self, split: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from eipnn.labels import LabelStore
+from eipnn.labels.leaderboard import alignment_warning
 from eipnn.structures import Split, energy, read_split, read_structures
 from eipnn.zeros import Zero, fit_zero
 
@@ -120,6 +121,13 @@ class Source:
             [[zeros[p].total(atoms) for p in eips] for atoms in structures]
         ).reshape(raw.shape)
 
+    def alignment_warning(self) -> str | None:
+        """A text where the DFT training energies are far from every EIP's, although both are aligned."""
+        ids = self.split.train
+        n_atoms = np.array([len(atoms) for atoms in self.structures(ids)])
+        eips = self.store.eips
+        return alignment_warning(self.dft_energies(ids), self.eip_energies(ids, eips), n_atoms, eips)
+
     def eip_zeros(self, eips: Sequence[str]) -> dict[str, Zero]:
         for name in eips:
             if name not in self._eip_zeros:
@@ -194,7 +202,8 @@ def selected(file: str | Path) -> dict[str, str]:
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
     if missing := {"config_id", "eip"} - set(table.columns):
         raise ValueError(
-            f"{file}: column {sorted(missing)[0]!r} is missing; it must be a selection that `eipnn predict` wrote with a ClassifierModule"
+            f"{file}: column {min(missing)!r} is missing; a selection is what `eipnn predict` writes "
+            "with a ClassifierModule"
         )
     table = table[table["eip"] != NONE]
     return dict(zip(table["config_id"], table["eip"], strict=True))
