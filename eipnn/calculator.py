@@ -64,10 +64,7 @@ class EIPNNCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         current: Atoms = self.atoms  # type: ignore[assignment]
         symbols: list[str] = current.get_chemical_symbols()
-        if strangers := set(symbols) - set(self.potential.elements):
-            raise ValueError(
-                f"the potential was trained on {', '.join(self.potential.elements)}, not on {min(strangers)}"
-            )
+        self.potential.check_elements(set(symbols))
         data = self.potential.representation.inputs(current, self.dtype)
         batch = Batch.from_data_list([data]).to(self.potential.device)
         want_stress = "stress" in properties and bool(current.pbc.all())

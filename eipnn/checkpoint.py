@@ -5,7 +5,6 @@ from pathlib import Path
 from eipnn.stages.classify import ClassifierModule
 from eipnn.stages.finetune import FinetuneModule
 from eipnn.stages.module import (
-    CheckpointError,
     StageModule,
     build_representation,
     read_checkpoint,
@@ -29,15 +28,8 @@ def load(checkpoint: str | Path) -> StageModule:
     content = read_checkpoint(checkpoint)
     record = read_record(content, checkpoint)
     representation = build_representation(record["representation"])
-    module: StageModule
-    if record["stage"] == ClassifierModule.stage:
-        module = ClassifierModule(representation, record["eips"])
-    elif record["stage"] == PretrainModule.stage:
-        module = PretrainModule(representation, record["eips"])
-    elif record["stage"] == FinetuneModule.stage:
-        module = FinetuneModule(representation)
-    else:
-        raise CheckpointError(f"{checkpoint}: of the unknown stage {record['stage']!r}")
+    cls = {c.stage: c for c in (ClassifierModule, PretrainModule, FinetuneModule)}[record["stage"]]
+    module: StageModule = cls(representation, **record["settings"])
     module.load_state_dict(content["state_dict"])
     module.elements, module.zeros = record["elements"], record["zeros"]
     return module.eval()

@@ -81,6 +81,9 @@ class ClassifierModule(StageModule):
         """Names of the classes: the EIPs, then ``none``."""
         return [*self.eips, NONE]
 
+    def settings(self) -> dict[str, Any]:
+        return {"eips": self.eips, "c": self.c}
+
     def forward(self, batch: Batch) -> Tensor:
         """A batch of B configurations -> logits (B, |P| + 1)."""
         return self.head(self.representation(batch), batch.batch, batch.num_graphs)

@@ -71,6 +71,9 @@ class FinetuneModule(StageModule):
         scale, shift = datamodule.scale()
         self.head.set_scale(torch.tensor([scale]), shift_table([shift]))
 
+    def settings(self) -> dict[str, Any]:
+        return {"alpha": self.alpha, "eip_loss": self.eip_loss}
+
     def forward(self, batch: Batch) -> Tensor:
         """A batch of B configurations -> energies (B,), eV, on the zero of the aligned DFT energies."""
         features = self.representation(batch)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from ase.data import chemical_symbols
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
@@ -58,6 +59,10 @@ class StageModule(LightningModule):
         self.zeros: dict[str, dict[str, Any]] = {}
 
     @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The constructor's plain arguments beside the representation; they rebuild the module."""
+
+    @abstractmethod
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file, from the joined outputs of test or prediction steps."""
 
@@ -88,7 +93,18 @@ class StageModule(LightningModule):
             )
 
     on_test_start = on_validation_start
-    on_predict_start = on_validation_start
+
+    def on_predict_start(self) -> None:
+        self.on_validation_start()
+        numbers = self.trainer.datamodule.predict_set.inputs.data.z.unique()  # type: ignore[attr-defined]
+        self.check_elements({chemical_symbols[z] for z in numbers})
+
+    def check_elements(self, symbols: set[str]) -> None:
+        """Raise `ValueError` where the training data did not hold one of the elements."""
+        if strangers := symbols - set(self.elements):
+            raise ValueError(
+                f"the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}"
+            )
 
     def configure_optimizers(self) -> Any:
         epochs = self.trainer.max_epochs
@@ -121,6 +137,7 @@ class StageModule(LightningModule):
             "stage": self.stage,
             "representation": self.representation.config(),
             "eips": self.eips,
+            "settings": self.settings(),
             "elements": self.elements,
             "cutoff": self.cutoff,
             "zeros": self.zeros,

@@ -61,6 +61,9 @@ class PretrainModule(StageModule):
         scales, shifts = datamodule.scales()
         self.head.set_scale(torch.tensor(scales), shift_table(shifts))
 
+    def settings(self) -> dict[str, Any]:
+        return {"eips": self.eips, "outlier": self.outlier}
+
     def forward(self, batch: Batch) -> Tensor:
         """A batch of B configurations -> energies (B, |P|), eV, on each EIP's zero."""
         features = self.representation(batch)

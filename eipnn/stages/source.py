@@ -126,7 +126,9 @@ class Source:
         ids = self.split.train
         n_atoms = np.array([len(atoms) for atoms in self.structures(ids)])
         eips = self.store.eips
-        return alignment_warning(self.dft_energies(ids), self.eip_energies(ids, eips), n_atoms, eips)
+        return alignment_warning(
+            self.dft_energies(ids), self.eip_energies(ids, eips), n_atoms, eips
+        )
 
     def eip_zeros(self, eips: Sequence[str]) -> dict[str, Zero]:
         for name in eips:
