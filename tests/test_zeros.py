@@ -1,0 +1,64 @@
+"""Energy zeros: planted zeros are found, and what cannot be aligned is said."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eipnn.zeros import Zero, ZeroError, fit_zero
+
+FORMULAS = ("Ag", "Au2", "AgAu", "Ag3Au", "AgAu2")
+STRUCTURES = [Atoms(formula) for formula in FORMULAS]
+VALUE = st.floats(-1e4, 1e4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(silver=VALUE, gold=VALUE)
+def test_least_squares_finds_planted_zeros(silver: float, gold: float) -> None:
+    planted = Zero("isolated_atoms", {"Ag": silver, "Au": gold})
+    zero = fit_zero("least_squares", STRUCTURES, planted.totals(STRUCTURES))
+    assert zero.energies == pytest.approx({"Ag": silver, "Au": gold}, abs=1e-6)
+    np.testing.assert_allclose(zero.totals(STRUCTURES), planted.totals(STRUCTURES), atol=1e-5)
+
+
+def test_an_eip_fit_shares_the_aligned_dfts_zero() -> None:
+    cohesion = np.array([0.0, -2.0, -3.0, -9.0, -7.0])
+    dft = cohesion + Zero("isolated_atoms", {"Ag": -100.0, "Au": -200.0}).totals(STRUCTURES)
+    eip = cohesion + Zero("isolated_atoms", {"Ag": 3.0, "Au": 5.0}).totals(STRUCTURES)
+    dft_zero = fit_zero("isolated_atoms", STRUCTURES, dft, {"Ag": -100.0, "Au": -200.0, "Cu": 1.0})
+    aligned = dft - dft_zero.totals(STRUCTURES)
+    eip_zero = fit_zero("least_squares", STRUCTURES, eip, reference=aligned)
+    np.testing.assert_allclose(eip - eip_zero.totals(STRUCTURES), aligned, atol=1e-9)
+    assert set(dft_zero.energies) == {"Ag", "Au"}
+
+
+def test_missing_labels_are_left_out() -> None:
+    energies = np.array([1.0, 4.0, 3.0, np.nan, np.nan])
+    zero = fit_zero("least_squares", STRUCTURES, energies)
+    assert zero.energies == pytest.approx({"Ag": 1.0, "Au": 2.0})
+
+
+def test_none_subtracts_nothing() -> None:
+    zero = fit_zero("none", STRUCTURES, np.arange(5))
+    assert zero == Zero("none")
+    assert zero.totals(STRUCTURES).tolist() == [0.0] * 5
+
+
+def test_what_cannot_be_aligned() -> None:
+    with pytest.raises(ZeroError, match="energy zero 'mean' is unknown; use one of isolated_atoms, l"):
+        fit_zero("mean", STRUCTURES, np.zeros(5))
+    with pytest.raises(ZeroError, match=r"needs an isolated-atom energy \(eV\) of Au; give it, or use"):
+        fit_zero("isolated_atoms", STRUCTURES, np.zeros(5), {"Ag": 0.0})
+    with pytest.raises(ZeroError, match="isolated-atom energy"):
+        fit_zero("isolated_atoms", STRUCTURES, np.zeros(5))
+    with pytest.raises(ZeroError, match="2 labelled frames do not determine .* too alike; use isolated"):
+        fit_zero("least_squares", [Atoms("AgAu"), Atoms("Ag2Au2")], np.zeros(2))
+    with pytest.raises(ZeroError, match="0 labelled frames do not determine"):
+        fit_zero("least_squares", STRUCTURES, np.full(5, np.nan))
+    with pytest.raises(ZeroError, match=r"5 structures and energies of the shape \(4,\)"):
+        fit_zero("least_squares", STRUCTURES, np.zeros(4))
+    with pytest.raises(ZeroError, match="no energy zero for the element Cu, only for Ag; give the iso"):
+        Zero("least_squares", {"Ag": 1.0}).total(Atoms("AgCu"))
+    with pytest.raises(ZeroError, match="the energy zero of Ag is nan; give a finite number"):
+        Zero("isolated_atoms", {"Ag": float("nan")})
