@@ -117,9 +117,25 @@ def label_store(experiment: Experiment, root: Path, workers: int) -> Path | None
         "--workers",
         str(workers),
     ]
+    command += _zero_options(experiment.data, root)
     if subprocess.run([sys.executable, "-m", "eipnn", *command]).returncode != 0:
         raise ExperimentError("labelling failed; its message stands above")
     return store
+
+
+def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
+    """The experiment's energy zeros as options of `eipnn label`, for its leaderboard."""
+    zero = data["energy_zero"]
+    zero = {"mode": zero} if isinstance(zero, str) else zero
+    options = ["--energy-zero", zero["mode"]]
+    if zero.get("energies"):
+        write_json(root / "isolated_atoms.json", zero["energies"])
+        options += ["--isolated-atoms", str(root / "isolated_atoms.json")]
+    if data.get("eip_energy_zero") == "least_squares":
+        options += ["--eip-zero", "least_squares"]
+    if data.get("energy_key"):
+        options += ["--energy-key", data["energy_key"]]
+    return options
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
