@@ -1,6 +1,7 @@
 """`eipnn fit | validate | test | predict`: LightningCLI over the three stages."""
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.logging import RichHandler
 
+from eipnn.errors import InputError
 from eipnn.files import write_json
 from eipnn.predictions import PredictionWriter
 
@@ -114,4 +116,7 @@ def main() -> None:
     """Run the command that `sys.argv` names; DDP starts its other processes with the same command line."""
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_path=False)])
     quiet_lightning()
-    EipnnCLI()
+    try:
+        EipnnCLI()
+    except InputError as error:
+        sys.exit(f"eipnn {sys.argv[1]}: {error}")

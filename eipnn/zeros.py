@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from ase import Atoms
 
+from eipnn.errors import InputError
+
 MODES = ("isolated_atoms", "least_squares", "none")
 
 
-class ZeroError(ValueError):
+class ZeroError(InputError):
     """A zero that cannot be made or applied; the message names the element and the mend."""
 
 

@@ -45,8 +45,14 @@ def test_ase_calculator_by_class_path(tmp_path: Path) -> None:
         ("- {name: 'a b', ase: x.Y}", "name 'a b' must be letters, digits and"),
         ("- {name: none, ase: x.Y}", "name 'none' must be .* and not 'none'"),
         ("- {ase: x.Y}", "name None must be"),
-        ("- {name: a, ase: absent.module.Y}", r"the class 'absent.module.Y' cannot be imported \(No"),
-        ("- {name: a, ase: ase.calculators.emt.Nope}", "'ase.calculators.emt.Nope' cannot be imported"),
+        (
+            "- {name: a, ase: absent.module.Y}",
+            r"the class 'absent.module.Y' cannot be imported \(No",
+        ),
+        (
+            "- {name: a, ase: ase.calculators.emt.Nope}",
+            "'ase.calculators.emt.Nope' cannot be imported",
+        ),
         ("- {name: a, ase: Nope}", "the class 'Nope' cannot be imported"),
         (
             "- {name: a, ase: label_calculators.NoCalculator}",

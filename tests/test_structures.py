@@ -148,13 +148,19 @@ def images_meet() -> Atoms:
 
 
 BAD_FRAMES = {
-    "nan position": (at(np.nan), r"frame 1 \(bad_000001\): positions are NaN or infinite; correct or"),
+    "nan position": (
+        at(np.nan),
+        r"frame 1 \(bad_000001\): positions are NaN or infinite; correct or",
+    ),
     "infinite position": (at(np.inf), "positions are NaN or infinite"),
     "nan cell": (
         Atoms("Si", cell=np.diag([3.0, 3.0, np.nan]), pbc=True),
         "the cell is NaN or infinite; correct or remove this frame",
     ),
-    "flat cell": (flat(), "no volume along its periodic axes; correct the cell, or set pbc to false"),
+    "flat cell": (
+        flat(),
+        "no volume along its periodic axes; correct the cell, or set pbc to false",
+    ),
     "no cell": (Atoms("Si", pbc=True), "no volume along its periodic axes"),
     "coincident": (at(1e-5), "atoms 0 and 1 are at the same place; remove one of them"),
     "images": (images_meet(), "atoms 0 and 1 are at the same place"),
@@ -197,7 +203,9 @@ def test_infinite_forces(tmp_path: Path) -> None:
 
 def test_no_energy_where_one_is_due(tmp_path: Path) -> None:
     write(tmp_path / "a.traj", [labelled(dimer(), 1.0), dimer(2.5)])
-    with pytest.raises(StructureError, match=r"frame 1 \(a_000001\): has no energy, and one is due"):
+    with pytest.raises(
+        StructureError, match=r"frame 1 \(a_000001\): has no energy, and one is due"
+    ):
         read_structures(tmp_path / "a.traj", require_energy=True)
 
 
@@ -211,7 +219,9 @@ def test_named_key_that_no_frame_has(tmp_path: Path) -> None:
 
 def test_id_given_twice(tmp_path: Path) -> None:
     write(tmp_path / "a.traj", [dimer(config_id="x"), dimer(2.5, config_id="x")])
-    with pytest.raises(StructureError, match=r"frame 1 \(x\): frame 0 has the same config_id; give"):
+    with pytest.raises(
+        StructureError, match=r"frame 1 \(x\): frame 0 has the same config_id; give"
+    ):
         read_structures(tmp_path / "a.traj")
 
 
@@ -262,7 +272,10 @@ def test_split_file_there_and_back(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a,train\n", "line 1 is 'a,train'; the header must be 'configs,mark'"),
-        ("configs,mark\na,training\n", "line 2: unknown mark 'training'; use one of train, val, test"),
+        (
+            "configs,mark\na,training\n",
+            "line 2: unknown mark 'training'; use one of train, val, test",
+        ),
         ("configs,mark\na,train\n\na,test\n", "line 4: id 'a' is on line 2 already; keep one"),
         ("configs,mark\na\n", "line 2 has 1 columns; it must be 'id,mark'"),
     ],

@@ -5,8 +5,10 @@ from typing import Any
 
 from ase.calculators.calculator import Calculator
 
+from eipnn.errors import InputError
 
-class ClassPathError(ValueError):
+
+class ClassPathError(InputError):
     """A class path that names no ASE calculator."""
 
 

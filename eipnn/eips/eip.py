@@ -17,13 +17,14 @@ import yaml
 from ase.calculators.calculator import Calculator
 
 from eipnn.eips import class_path, kim
+from eipnn.errors import InputError
 
 SOURCES = ("kim", "ase")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 RESERVED = "none"  # the classifier's p_0: no EIP is good enough
 
 
-class EIPError(ValueError):
+class EIPError(InputError):
     """An EIP set that cannot be used; the message names the set, the entry and the mend."""
 
 

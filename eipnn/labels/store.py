@@ -26,6 +26,7 @@ import numpy as np
 from ase import Atoms
 
 from eipnn.eips import EIP
+from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
 from eipnn.structures import StructureError, resolve
 
@@ -36,7 +37,7 @@ ARRAYS = ("offsets", "energies", "forces", "status")
 FILL_ROWS = 1 << 16  # rows of an array that are filled at a time
 
 
-class LabelError(ValueError):
+class LabelError(InputError):
     """A label store that cannot be used; the message names the folder, what is wrong and the mend."""
 
 

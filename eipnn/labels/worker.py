@@ -66,7 +66,7 @@ def compute(calculator: Calculator, atoms: Atoms) -> tuple[float, np.ndarray]:
     if not np.isfinite(energy):
         raise ValueError("the energy is NaN or infinite")
     if np.shape(forces) != (len(atoms), 3):
-        raise ValueError(f"the forces have the shape {np.shape(forces)}")
+        raise ValueError(f"forces for {len(forces)} of {len(atoms)} atoms")
     if not np.isfinite(forces).all():
         raise ValueError("a force is NaN or infinite")
     return float(energy), forces

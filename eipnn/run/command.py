@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
-from eipnn.run.execute import StageError
 from eipnn.run.experiment import STRATEGIES, Experiment, ExperimentError, read_experiment
 from eipnn.run.plan import Plan
 
@@ -65,7 +65,7 @@ def main_run(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     try:
         rows = run(options)
-    except (ExperimentError, StageError, ValueError) as error:
+    except InputError as error:
         console.print(f"[bold red]eipnn run:[/] {error}", highlight=False, markup=True)
         return 1
     console.print(results_table(rows))

@@ -13,12 +13,13 @@ import yaml
 from filelock import FileLock
 from rich.console import Console
 
+from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
 
 console = Console()
 
 
-class StageError(RuntimeError):
+class StageError(InputError):
     """The process of a stage failed."""
 
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import yaml
 
+from eipnn.errors import InputError
+
 STRATEGIES = ("baseline", "la", "mp", "mp+la", "baseline-long", "mp-long")
 """The rows of a table. The ``-long`` ones take the gradient steps that label augmentation takes."""
 
 STAGES = ("classify", "pretrain", "finetune")
 
 
-class ExperimentError(ValueError):
+class ExperimentError(InputError):
     """An experiment file is wrong, or asks for what its data does not have."""
 
 

@@ -13,6 +13,7 @@ from torch.optim import Adam
 from torch_geometric.data import Batch
 from torchmetrics import MeanMetric
 
+from eipnn.errors import InputError
 from eipnn.heads import ClassHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
@@ -70,7 +71,7 @@ class ClassifierModule(StageModule):
     ) -> None:
         super().__init__(representation, eips, optimizer, scheduler, init_from)
         if c <= 0:
-            raise ValueError(f"c must be positive, not {c} eV/atom")
+            raise InputError(f"c must be positive, not {c} eV/atom")
         self.c = c
         self.head = ClassHead(representation.dim, len(self.eips) + 1)
         self.accuracy = MeanMetric()

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
+from eipnn.errors import InputError
 from eipnn.inputs import prepare
 from eipnn.inputs.cache import InputSet
 from eipnn.stages.sampling import BatchPlan, EvaluationSampler, MixedSampler, plan_batches
@@ -102,7 +103,7 @@ class StageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
-            raise ValueError("batch_size and eval_batch_size must be at least 1")
+            raise InputError("batch_size and eval_batch_size must be at least 1")
         self.config = SourceConfig(
             dft=dft,
             split=split,
@@ -171,7 +172,7 @@ class StageDataModule(LightningDataModule):
     def configurations(self, frames: Sequence[Atoms], targets: dict[str, Tensor]) -> Configurations:
         """The frames as a data set; `targets` are in their order."""
         if not frames:
-            raise ValueError(
+            raise InputError(
                 f"no structures to work on: the split {self.config.split} marks none for this stage"
             )
         inputs = prepare(frames, self.module.representation.inputs, self.cache)

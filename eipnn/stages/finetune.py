@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 from torchmetrics import MeanMetric
 
+from eipnn.errors import InputError
 from eipnn.heads import EnergyHead
 from eipnn.losses import tukey_biweight, tukey_scale
 from eipnn.representations.base import Representation
@@ -57,7 +58,7 @@ class FinetuneModule(StageModule):
     ) -> None:
         super().__init__(representation, [], optimizer, scheduler, init_from)
         if alpha <= 0:
-            raise ValueError(
+            raise InputError(
                 f"alpha must be positive, not {alpha}; for no EIP labels leave out data.selection"
             )
         self.alpha, self.eip_loss = alpha, eip_loss
@@ -177,7 +178,7 @@ class FinetuneDataModule(StageDataModule):
             seed, structures, num_workers, cache,
         )  # fmt: skip
         if not 0 < dft_fraction < 1:
-            raise ValueError(f"dft_fraction must lie between 0 and 1, not {dft_fraction}")
+            raise InputError(f"dft_fraction must lie between 0 and 1, not {dft_fraction}")
         self.dft_fraction = dft_fraction
         self.chosen = selected(selection) if selection else {}
         if selection and not self.chosen:
@@ -207,7 +208,7 @@ class FinetuneDataModule(StageDataModule):
         """The pool structures that the classifier chose an EIP for, with that EIP's energy."""
         ids, names = list(self.chosen), sorted(set(self.chosen.values()))
         if strangers := set(ids) - set(self.source.split.pool):
-            raise ValueError(
+            raise InputError(
                 f"the selection names {min(strangers)}, which the split does not mark as pool (pretrain)"
             )
         table = self.source.eip_energies(ids, names)

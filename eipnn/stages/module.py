@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import eipnn
+from eipnn.errors import InputError
 from eipnn.representations.base import MAX_Z, Representation
 
 log = logging.getLogger("eipnn")
@@ -25,7 +26,7 @@ SchedulerCallable = Callable[[Optimizer, int], LRScheduler]
 UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint does not fit what it is used for."""
 
 
@@ -100,16 +101,16 @@ class StageModule(LightningModule):
         self.check_elements({chemical_symbols[z] for z in numbers})
 
     def check_elements(self, symbols: set[str]) -> None:
-        """Raise `ValueError` where the training data did not hold one of the elements."""
+        """Raise `InputError` where the training data did not hold one of the elements."""
         if strangers := symbols - set(self.elements):
-            raise ValueError(
+            raise InputError(
                 f"the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}"
             )
 
     def configure_optimizers(self) -> Any:
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
-            raise ValueError(
+            raise InputError(
                 "trainer.max_epochs must be at least 1: the learning-rate schedule spans it"
             )
         optimizer = self.optimizer(self.parameters())

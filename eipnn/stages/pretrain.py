@@ -11,6 +11,7 @@ from torch.optim import Adam
 from torch_geometric.data import Batch
 from torchmetrics import MeanMetric
 
+from eipnn.errors import InputError
 from eipnn.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
@@ -49,9 +50,9 @@ class PretrainModule(StageModule):
     ) -> None:
         super().__init__(representation, eips, optimizer, scheduler, init_from)
         if not eips:
-            raise ValueError("pretraining needs at least one EIP")
+            raise InputError("pretraining needs at least one EIP")
         if outlier <= 0:
-            raise ValueError(f"outlier must be positive, not {outlier} eV/atom")
+            raise InputError(f"outlier must be positive, not {outlier} eV/atom")
         self.outlier = outlier
         self.head = EnergyHead(representation.dim, len(self.eips))
         self.mae = torch.nn.ModuleDict({name: MeanMetric() for name in self.eips})
@@ -157,7 +158,7 @@ class PretrainDataModule(StageDataModule):
         pairs = []
         for k, name in enumerate(self.module.eips):
             if not known[:, k].any():
-                raise ValueError(
+                raise InputError(
                     f"EIP {name} has no usable label in the pool: leave it out of model.eips"
                 )
             column = torch.where(known[:, k], energies[:, k].double(), torch.nan)

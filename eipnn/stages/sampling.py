@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DistributedSampler, TensorDataset
 
+from eipnn.errors import InputError
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -43,7 +45,7 @@ def plan_batches(
     notes = []
     if n_dft and n_eip:
         if batch_size < 2:
-            raise ValueError(
+            raise InputError(
                 "batch_size must be at least 2: a mixed batch holds both DFT and EIP configurations"
             )
         dft = min(max(round(batch_size * dft_fraction), 1), batch_size - 1)
@@ -56,7 +58,7 @@ def plan_batches(
         dft, eip = (batch_size, 0) if n_dft else (0, batch_size)
     counted, share, kind = (n_eip, eip, "EIP") if n_eip else (n_dft, dft, "DFT")
     if counted < world_size:
-        raise ValueError(
+        raise InputError(
             f"{counted} {kind} configurations for training with {world_size} processes: at least one each"
         )
     if counted < share * world_size:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms
 
+from eipnn.errors import InputError
 from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import alignment_warning
 from eipnn.structures import Split, energy, read_split, read_structures
@@ -85,7 +86,7 @@ class Source:
     def store(self) -> LabelStore:
         if self._store is None:
             if self.config.labels is None:
-                raise ValueError(
+                raise InputError(
                     "data.labels is not set: name the label store that `eipnn label` made"
                 )
             self._store = LabelStore.open(self.config.labels)
@@ -102,7 +103,7 @@ class Source:
     def structures(self, ids: Sequence[str]) -> list[Atoms]:
         """The structures with these ids, DFT or pool."""
         if missing := [i for i in ids if i not in self.dft and i not in self.pool]:
-            raise ValueError(
+            raise InputError(
                 f"{missing[0]}: the split {self.config.split} names it, but neither {self.config.dft} nor the "
                 f"pool {self.config.pool} holds it; set data.pool to the file that does"
             )
@@ -150,7 +151,7 @@ class Source:
         configs = self.config.eip_energy_zero
         config = configs.get(name, configs.get("*"))
         if config is None:
-            raise ValueError(f"eip_energy_zero names neither {name!r} nor '*' (all others)")
+            raise InputError(f"eip_energy_zero names neither {name!r} nor '*' (all others)")
         train = self.split.train
         return fit_zero(
             config.mode,
@@ -193,7 +194,7 @@ def _by_id(structures: Sequence[Atoms]) -> Mapping[str, Atoms]:
 def _dft_energy(atoms: Atoms) -> float:
     value = energy(atoms)
     if value is None:
-        raise ValueError(f"{atoms.info['config_id']}: no DFT energy")
+        raise InputError(f"{atoms.info['config_id']}: no DFT energy")
     return value
 
 
@@ -203,7 +204,7 @@ def selected(file: str | Path) -> dict[str, str]:
 
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
     if missing := {"config_id", "eip"} - set(table.columns):
-        raise ValueError(
+        raise InputError(
             f"{file}: column {min(missing)!r} is missing; a selection is what `eipnn predict` writes "
             "with a ClassifierModule"
         )

@@ -24,6 +24,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import iread
 
+from eipnn.errors import InputError
 from eipnn.structures.check import geometry_problem
 
 ENERGY_KEYS = (
@@ -49,7 +50,7 @@ SAME_ENERGY = 1e-6  # eV; two labels this close are one label, written twice
 DATABASES = (".db", ".json")
 
 
-class StructureError(ValueError):
+class StructureError(InputError):
     """A structure file that cannot be used; the message names file, frame and mend."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.structures.read import StructureError, resolve
 
@@ -21,7 +22,7 @@ TEST_SHARE = 0.2  # of the DFT set
 VAL_SHARE = 0.2  # of what the test set leaves
 
 
-class SplitError(ValueError):
+class SplitError(InputError):
     """A split file that cannot be used; the message names file, line and mend."""
 
 
