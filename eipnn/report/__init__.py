@@ -1,0 +1,1 @@
+"""`eipnn report`: tables and pictures of finished runs."""

@@ -1,0 +1,92 @@
+"""The command `eipnn report`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from eipnn.files import write_atomically
+from eipnn.report import tables
+from eipnn.report.document import Report
+from eipnn.report.runs import ReportError, read_experiments
+
+HEAD = "# Report\n\nStrategies: +LA label augmentation, +MP multi-task pretraining (Shui et al., NeurIPS 2022)."
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `eipnn report`."""
+    p = argparse.ArgumentParser(
+        prog="eipnn report",
+        description="Tables and pictures of finished runs: test errors in the shape of the paper's Table 1, parity "
+        "plots, learning curves, the classifier and what it chose, the EIPs against DFT, near-duplicates between "
+        "pool and test. Call it from the folder where `eipnn run` was called, so that the paths hold.",
+    )
+    p.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run; several runs of one backbone and data set make one table",
+    )
+    p.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where report.md, PNG and CSV files go (default: report in the first RUN)",
+    )
+    return p
+
+
+def main_report(argv: Sequence[str]) -> int:
+    """Run the command; 0 when the report is written."""
+    options = parser().parse_args(argv)
+    output = options.output or options.runs[0] / "report"
+    console = Console()
+    try:
+        reports = write_report(options.runs, output)
+    except ReportError as error:
+        console.print(f"eipnn report: {error}", style="bold red", markup=False, soft_wrap=True)
+        return 1
+    for report in reports:
+        console.print(printed(report))
+        for warning in report.warnings:
+            console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"{output / 'report.md'}: written", soft_wrap=True)
+    return 0
+
+
+def write_report(runs: Sequence[Path], output: Path) -> list[Report]:
+    """Write ``report.md``, pictures and CSV tables into `output`; one section for each backbone and data set.
+
+    Raises:
+        ReportError: a run folder is absent, has nothing finished, or is damaged.
+    """
+    experiments = read_experiments(runs)
+    reports, sections = [], [HEAD]
+    for number, experiment in enumerate(experiments, start=1):
+        name = f"{number}-{experiment.backbone}/" if len(experiments) > 1 else ""
+        folder = output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        report = Report(experiment, folder, name)
+        sections.append(report.markdown())
+        reports.append(report)
+    write_atomically(output / "report.md", "\n\n".join(sections) + "\n")
+    return reports
+
+
+def printed(report: Report) -> Table:
+    """The main table, narrow enough for a terminal of 80 columns."""
+    shown = tables.readable(report.table).drop(columns=["epochs", "pretraining steps", "alpha"])
+    title = f"{report.experiment.backbone} on {report.experiment.dft}: test errors"
+    table = Table(title=Text(title), box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    for name in shown.columns:
+        heading = name.replace(" (", "\n(").replace("gradient ", "gradient\n")
+        table.add_column(heading, justify="right" if name else "left")
+    for row, *cells in shown.itertuples(index=False):
+        table.add_row(Text(row.replace(" (", "\n(")), *cells)
+    return table

@@ -1,0 +1,226 @@
+"""What `eipnn run` left: the trained rows of the table, and where their files are."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eipnn.errors import InputError
+from eipnn.run.experiment import STRATEGIES
+
+NUMBERS = ("test_config_mae", "test_atom_mae", "epochs", "gradient_steps")
+"""What the report reads of a result."""
+
+
+class ReportError(InputError):
+    """A run folder that cannot be reported; the message names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One split and seed of a run.
+
+    Args:
+        folder: ``RUN/split-K/seed-S``.
+        split: number of the split.
+        seed: of weights and sample order.
+    """
+
+    folder: Path
+    split: int
+    seed: int
+
+    @property
+    def run(self) -> Path:
+        return self.folder.parent.parent
+
+
+@dataclass(frozen=True)
+class Training:
+    """A fine-tuned potential: one strategy on one fold.
+
+    Args:
+        fold: where it was trained.
+        strategy: of `eipnn run`.
+        alpha: weight of the EIP labels; None without them.
+        alphas: validation config MAE (eV) of each weight that was tried.
+        result: ``test_config_mae`` (eV), ``test_atom_mae`` (eV/atom), ``epochs``, ``gradient_steps``, ...
+    """
+
+    fold: Fold
+    strategy: str
+    alpha: float | None
+    alphas: dict[str, float]
+    result: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Of the stage, with the checkpoints and predictions."""
+        name = self.fold.folder / self.strategy
+        return name if self.alpha is None else name / f"alpha-{self.alpha:g}"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Split and seed: trainings that share them are compared with each other."""
+        return self.fold.split, self.fold.seed
+
+    @cached_property
+    def pretraining_steps(self) -> int | None:
+        """Gradient steps of the pretraining that it started from; None without one."""
+        if not self.strategy.startswith("mp"):
+            return None
+        done = self.fold.folder / "pretrain" / "done.json"
+        try:
+            return int(read_json(done)["result"]["gradient_steps"])
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ReportError):
+                raise
+            raise damaged(done, f"{type(error).__name__}: {error}") from error
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration that it was trained with."""
+        return read_config(self.folder)
+
+    @cached_property
+    def representation(self) -> dict[str, Any]:
+        return self.config["model"]["init_args"]["representation"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All trainings of one backbone on one data set, of one or more runs."""
+
+    trainings: tuple[Training, ...]
+
+    @property
+    def backbone(self) -> str:
+        """Name of the representation."""
+        return self.trainings[0].representation["class_path"].rpartition(".")[2]
+
+    @property
+    def dft(self) -> str:
+        """The file of DFT structures, as the run named it."""
+        return self.trainings[0].config["data"]["init_args"]["dft"]
+
+    @property
+    def folds(self) -> list[Fold]:
+        """In order of split and seed."""
+        unique = {t.fold.folder: t.fold for t in self.trainings}
+        return sorted(unique.values(), key=lambda f: (f.split, f.seed, str(f.folder)))
+
+    @property
+    def splits(self) -> list[int]:
+        return sorted({fold.split for fold in self.folds})
+
+    def row(self, strategy: str) -> list[Training]:
+        """The trainings of a strategy, in order of split and seed."""
+        rows = [t for t in self.trainings if t.strategy == strategy]
+        return sorted(rows, key=lambda t: t.place)
+
+    def label(self, strategy: str) -> str:
+        """A strategy's name in tables and pictures: the backbone, +LA, +MP, ..."""
+        kind, _, long = strategy.partition("-")
+        name = self.backbone if kind == "baseline" else f"+{kind.upper()}"
+        return f"{name}, long" if long else name
+
+
+def read_experiments(runs: Sequence[str | Path]) -> list[Experiment]:
+    """The trainings of all runs, those of one backbone and data set together.
+
+    Raises:
+        ReportError: no such folder, nothing finished in it, a damaged or outdated file, or one strategy
+            trained twice on the same split and seed.
+    """
+    groups: dict[str, list[Training]] = {}
+    for training in [t for run in runs for t in read_run(Path(run))]:
+        data = training.config["data"]["init_args"]
+        same = (training.representation, data["dft"], data.get("energy_zero"))
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(training)
+    for trainings in groups.values():
+        _check_unique(trainings)
+    return [Experiment(tuple(trainings)) for trainings in groups.values()]
+
+
+def read_run(run: Path) -> list[Training]:
+    """The finished trainings of a run folder."""
+    if not run.is_dir():
+        raise ReportError(f"{run}: no such run folder; give what `eipnn run -o` wrote")
+    files = sorted(run.glob("split-*/seed-*/result-*.json"))
+    if not files:
+        raise ReportError(
+            f"{run}: nothing finished in it (no split-K/seed-S/result-STRATEGY.json); "
+            "the same `eipnn run` again goes on from where it was cut off"
+        )
+    return [_training(file) for file in files]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file with a mapping in it."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ReportError(
+            f"{file}: not readable JSON ({error}); remove it and give the same `eipnn run` again"
+        ) from error
+    if not isinstance(content, dict):
+        raise damaged(file, "no mapping")
+    return content
+
+
+def read_config(stage: Path) -> dict[str, Any]:
+    """The LightningCLI configuration of a stage folder."""
+    file = stage / "config.yaml"
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config["data"]["init_args"]["dft"], config["model"]["init_args"]["representation"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ReportError(
+            f"{file}: no stage configuration ({type(error).__name__}: {error}); "
+            f"remove {stage} and give the same `eipnn run` again"
+        ) from error
+    return config
+
+
+def damaged(file: Path, what: str) -> ReportError:
+    """The error of a file of a run that cannot be used."""
+    return ReportError(f"{file}: damaged, {what}; remove it and give the same `eipnn run` again")
+
+
+def _training(file: Path) -> Training:
+    content = read_json(file)
+    try:
+        fold = Fold(file.parent, int(content["split"]), int(content["seed"]))
+        strategy, alpha, alphas = content["strategy"], content["alpha"], content["alphas"]
+        training = Training(fold, strategy, alpha, dict(alphas), content["result"])
+        fingerprint = content["fingerprint"]
+        numbers = [float(training.result[name]) for name in NUMBERS]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(file, f"{type(error).__name__}: {error}") from error
+    if training.strategy not in STRATEGIES:
+        raise damaged(file, f"unknown strategy {training.strategy!r}")
+    if not all(abs(number) < float("inf") for number in numbers):
+        raise damaged(file, f"one of {', '.join(NUMBERS)} is no finite number")
+    done = training.folder / "done.json"
+    if not done.exists() or read_json(done).get("fingerprint") != fingerprint:
+        raise ReportError(
+            f"{file}: {training.folder} has been begun anew with other settings or data since; "
+            "give the same `eipnn run` again to finish it"
+        )
+    return training
+
+
+def _check_unique(trainings: Sequence[Training]) -> None:
+    seen: dict[tuple[str, tuple[int, int]], Training] = {}
+    for training in trainings:
+        key = training.strategy, training.place
+        if key in seen:
+            raise ReportError(
+                f"{seen[key].folder} and {training.folder}: the same backbone, data, strategy, split and seed; "
+                "report these runs apart"
+            )
+        seen[key] = training

@@ -1,0 +1,99 @@
+"""The structures, splits and labels behind a fold, read again with the settings of its training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eipnn.labels.leaderboard import Comparison
+from eipnn.report.runs import Fold, ReportError, Training, read_config
+
+if TYPE_CHECKING:
+    from eipnn.stages.source import Source
+
+KEYS = ("dft", "split", "energy_zero", "pool", "labels", "eip_energy_zero", "energy_key")
+
+
+def data_settings(trainings: Sequence[Training]) -> dict[str, Any]:
+    """The data arguments of one fold's stages; the label store is named by those that read it.
+
+    A split and labels that were made in the run's own folder are looked for there, so that a run can be moved.
+    """
+    fold = trainings[0].fold
+    stages = [fold.folder / name for name in ("classify", "pretrain")]
+    configs = [t.config for t in trainings] + [
+        read_config(stage) for stage in stages if (stage / "done.json").exists()
+    ]
+    settings: dict[str, Any] = {}
+    for config in configs:
+        given = config["data"]["init_args"]
+        settings |= {key: given[key] for key in KEYS if given.get(key) is not None}
+    own = {"split": fold.folder / "split.csv", "labels": fold.run / "labels"}
+    return settings | {k: str(file) for k, file in own.items() if k in settings and file.exists()}
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """What one fold was trained and tested on.
+
+    Args:
+        fold: of the run.
+        source: structures, split and aligned energies.
+        comparison: DFT and EIP energies of all DFT frames on one zero; None where no label store is named.
+    """
+
+    fold: Fold
+    source: "Source"
+    comparison: Comparison | None
+
+
+def read_data(trainings: Sequence[Training]) -> FoldData:
+    """The data of one fold, on the energy zeros that its trainings used.
+
+    Raises:
+        ReportError: a file is not there any more or cannot be read.
+    """
+    fold = trainings[0].fold
+    try:
+        source = _source(data_settings(trainings))
+        return FoldData(fold, source, _compare(source))
+    except (ValueError, OSError) as error:
+        if isinstance(error, ReportError):
+            raise
+        raise ReportError(
+            f"{fold.folder}: its structures, split or labels cannot be read ({error}); relative paths hold "
+            "from the folder where `eipnn run` was called, so call `eipnn report` there"
+        ) from error
+
+
+def _source(settings: dict[str, Any]) -> "Source":
+    # Imports torch, which the tables of a run do not need.
+    from eipnn.stages.source import EnergyZero, Source, SourceConfig
+
+    def zero(given: Any) -> EnergyZero:
+        return EnergyZero(**{"mode": given} if isinstance(given, str) else given)
+
+    dft, eips = settings["energy_zero"], settings.get("eip_energy_zero", "none")
+    zeros = {
+        "energy_zero": zero(dft),
+        "eip_energy_zero": {"*": zero(eips)}
+        if isinstance(eips, str)
+        else {name: zero(given) for name, given in eips.items()},
+    }
+    return Source(SourceConfig(**settings | zeros))
+
+
+def _compare(source: "Source") -> Comparison | None:
+    if source.config.labels is None:
+        return None
+    ids = [*source.split.train, *source.split.val, *source.split.test]
+    frames = source.structures(ids)
+    return Comparison(
+        ids=tuple(ids),
+        elements=tuple("-".join(sorted(set(atoms.symbols))) for atoms in frames),
+        n_atoms=np.array([len(atoms) for atoms in frames]),
+        dft=source.dft_energies(ids),
+        eips=source.store.eips,
+        labels=source.eip_energies(ids, source.store.eips),
+    )
