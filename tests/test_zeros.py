@@ -57,7 +57,7 @@ def test_what_cannot_be_aligned() -> None:
     with pytest.raises(ZeroError, match="isolated-atom energy"):
         fit_zero("isolated_atoms", STRUCTURES, np.zeros(5))
     with pytest.raises(
-        ZeroError, match="2 labelled frames do not determine .* too alike; use isolated"
+        ZeroError, match=r"2 labelled frames do not determine .* too alike; use isolated"
     ):
         fit_zero("least_squares", [Atoms("AgAu"), Atoms("Ag2Au2")], np.zeros(2))
     with pytest.raises(ZeroError, match="0 labelled frames do not determine"):

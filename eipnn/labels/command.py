@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 from rich.box import SIMPLE
@@ -18,6 +19,7 @@ from eipnn.eips import EIPError, load_eips, named_sets
 from eipnn.eips.installed import covering
 from eipnn.labels.engine import label_structures
 from eipnn.labels.leaderboard import (
+    Comparison,
     Standing,
     alignment_warning,
     best_eip,
@@ -30,6 +32,7 @@ from eipnn.labels.ledger import Ledger
 from eipnn.labels.store import DONE, LabelError, LabelStore
 from eipnn.structures import (
     MissingKeyError,
+    Split,
     SplitError,
     StructureError,
     energy,
@@ -37,7 +40,7 @@ from eipnn.structures import (
     read_structures,
     resolve,
 )
-from eipnn.zeros import MODES, ZeroError
+from eipnn.zeros import MODES, ZeroError, fit_zero
 
 SHOWN = 10  # reasons of failure that are printed; the ledger has them all
 ERRORS = (StructureError, SplitError, EIPError, LabelError, ZeroError, OSError)
@@ -159,9 +162,13 @@ def _eips_parser() -> argparse.ArgumentParser:
 
 def _label(options: argparse.Namespace, console: Console) -> None:
     structures = _read(options.structures, options.energy_key)
-    # Read before the work starts: a wrong file should not cost a run.
     split = read_split(options.split) if options.split else None
     isolated = _read_isolated(options.isolated_atoms) if options.isolated_atoms else None
+    energy_zero = options.energy_zero or ("isolated_atoms" if isolated else "none")
+    dft = [atoms for atoms in structures if energy(atoms) is not None]
+    if dft:
+        # Before the work starts: a wrong file should not cost a run.
+        _check_dft(dft, split, options.split, energy_zero, isolated)
     store = label_structures(
         structures,
         load_eips(options.eips),
@@ -172,22 +179,41 @@ def _label(options: argparse.Namespace, console: Console) -> None:
         console=console,
     )
     _report_failures(store, console)
-    dft = [atoms for atoms in structures if energy(atoms) is not None]
     if not dft:
         return
-    if split is not None:
-        split.check([a.info["config_id"] for a in dft], split.pool, options.split)
     comparison = compare(
         dft,
         store,
-        energy_zero=options.energy_zero or ("isolated_atoms" if isolated else "none"),
+        energy_zero=energy_zero,
         isolated=isolated,
         eip_zero=options.eip_zero,
         split=split,
     )
+    _report_comparison(comparison, split, options.output, console)
+
+
+def _check_dft(
+    dft: Sequence[Atoms],
+    split: Split | None,
+    split_file: str,
+    energy_zero: str,
+    isolated: dict[str, float] | None,
+) -> None:
+    """Raise where the split names frames without DFT, or the zero of the DFT energies cannot be found."""
+    train = dft
+    if split is not None:
+        split.check([atoms.info["config_id"] for atoms in dft], split.pool, split_file)
+        train = [atoms for atoms in dft if atoms.info["config_id"] in set(split.train)]
+    energies = np.array([energy(atoms) for atoms in train], dtype=np.float64)
+    fit_zero(energy_zero, train, energies, isolated).totals(dft)
+
+
+def _report_comparison(
+    comparison: Comparison, split: Split | None, folder: Path, console: Console
+) -> None:
     best = best_eip(comparison, split) if split else None
     standings = leaderboard(comparison, split)
-    write_leaderboard(options.output, standings, best)
+    write_leaderboard(folder, standings, best)
     for table in _tables(standings):
         console.print(table)
     if best:

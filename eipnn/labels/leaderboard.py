@@ -84,10 +84,10 @@ def compare(
         raise LabelError("no frame has a DFT energy to compare the EIPs with; name its energy key")
     ids = [atoms.info["config_id"] for atoms in given]
     dft = np.array([energy(atoms) for atoms in given], dtype=np.float64)
-    labels = store.energies_of(ids, store.eips)
     train = np.isin(ids, split.train) if split else np.ones(len(ids), dtype=bool)
     fitted = [atoms for atoms, use in zip(given, train, strict=True) if use]
     aligned = dft - fit_zero(energy_zero, fitted, dft[train], isolated).totals(given)
+    labels = store.energies_of(ids, store.eips)
     for column in range(labels.shape[1]):
         zero = fit_zero(eip_zero, fitted, labels[train, column], None, aligned[train])
         labels[:, column] -= zero.totals(given)

@@ -1,0 +1,113 @@
+"""Opening a label store: what it gives, and what is said of an absent, incomplete or damaged one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eipnn.labels import LabelError, LabelStore
+
+BUNDLED = "bundled:si_mini/labels"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(LabelStore.open(BUNDLED).folder, tmp_path / "labels")
+    for path in (tmp_path / "labels").iterdir():
+        path.chmod(0o644)
+    return tmp_path / "labels"
+
+
+def test_bundled_store() -> None:
+    store = LabelStore.open(BUNDLED)
+    assert store.eips == (
+        "erhart-albe",
+        "edip",
+        "meam-lenosky",
+        "sw",
+        "sw-silicene",
+        "tersoff-t2",
+        "tersoff-t3",
+        "purja-pun-mishin",
+    )
+    assert (len(store.ids), store.ids[0], store.ids[-1]) == (3517, "Si_00000", "Si_102999")
+    assert store.energies.shape == (3517, 8)
+    assert store.complete
+    assert np.isfinite(store.energies).all()
+    assert store.forces("Si_00000").shape == (6, 8, 3)
+    two = store.energies_of(["Si_100000", "Si_00000"], ["sw", "edip"])
+    row = store.row("Si_100000")
+    assert two[0].tolist() == [store.energies[row, 3], store.energies[row, 1]]
+    assert two[1].tolist() == [store.energies[0, 3], store.energies[0, 1]]
+    assert store.energies_of([], ["sw"]).shape == (0, 1)
+    with pytest.raises(ValueError, match="read-only"):
+        store.energies[0, 0] = 0.0
+
+
+def test_what_a_store_lacks() -> None:
+    store = LabelStore.open(BUNDLED)
+    with pytest.raises(
+        LabelError, match="has no labels of the configuration 'Si_99'; label the file"
+    ):
+        store.energies_of(["Si_00000", "Si_99"], ["sw"])
+    with pytest.raises(
+        LabelError, match="has no labels of the EIP 'emt'; it has erhart-albe, edip"
+    ):
+        store.energies_of(["Si_00000"], ["sw", "emt"])
+    with pytest.raises(LabelError, match="no labels of the configuration 'x'"):
+        store.forces("x")
+
+
+def test_fingerprint_is_of_the_content(copy: Path) -> None:
+    fingerprint = LabelStore.open(BUNDLED).fingerprint
+    assert LabelStore.open(copy).fingerprint == fingerprint
+    np.load(copy / "energies.npy", mmap_mode="r+")[0, 0] += 1e-6
+    assert LabelStore.open(copy).fingerprint != fingerprint
+
+
+def test_absent_store(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="no such label store; make one with `eipnn label"):
+        LabelStore.open(tmp_path / "absent")
+    with pytest.raises(LabelError, match=r"no label store here \(index.json is missing\)"):
+        LabelStore.open(tmp_path)
+
+
+def test_incomplete_store(copy: Path) -> None:
+    np.load(copy / "status.npy", mmap_mode="r+")[5] = 0
+    with pytest.raises(LabelError, match="incomplete, 8 of 28136 labels are missing; run the same"):
+        LabelStore.open(copy)
+
+
+def test_another_layout(copy: Path) -> None:
+    index = json.loads((copy / "index.json").read_text())
+    (copy / "index.json").write_text(json.dumps(index | {"version": 99}))
+    with pytest.raises(LabelError, match="layout version 99, and this eipnn reads 1; label again"):
+        LabelStore.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("index.json", "{", "index.json is not an index"),
+        ("index.json", "[1]", "index.json is not an index"),
+        ("ids.txt", "a\nb\n", "ids.txt has 2 ids, not 3517"),
+        ("ids.txt", None, "ids.txt is missing"),
+        ("forces.npy", None, "forces.npy is missing"),
+        ("forces.npy", "cut", "forces.npy is cut short or no array"),
+        ("energies.npy", "", "energies.npy is cut short or no array"),
+    ],
+)
+def test_damaged_store(copy: Path, file: str, content: str | None, message: str) -> None:
+    (copy / file).unlink()
+    if content is not None:
+        (copy / file).write_text(content)
+    with pytest.raises(LabelError, match=f"damaged label store, {message}; remove the folder and"):
+        LabelStore.open(copy)
+
+
+def test_array_of_another_shape(copy: Path) -> None:
+    np.save(copy / "energies.npy", np.zeros((3, 8)))
+    with pytest.raises(LabelError, match=r"energies.npy is float64 \(3, 8\), not <f8 \(3517, 8\)"):
+        LabelStore.open(copy)

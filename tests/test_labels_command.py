@@ -1,0 +1,150 @@
+"""`eipnn label` and `eipnn eips` as people call them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from eipnn.labels import LabelStore
+from eipnn.labels.command import main_label
+
+SET = """\
+- {name: springs, ase: label_calculators.Springs}
+- {name: stiff, ase: label_calculators.Springs, arguments: {stiffness: 3.0}}
+- {name: trouble, ase: label_calculators.Trouble, arguments: {how: raise, n_atoms: 4}}
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """`dft.extxyz` with 10 frames whose DFT energy is that of springs - 7 eV per atom, `pool.extxyz`, a split."""
+    random = np.random.default_rng(0)
+    dft, pool = [], []
+    for i in range(20):
+        atoms = Atoms(f"Si{2 + i % 4}", random.normal(size=(2 + i % 4, 3)))
+        atoms.info["config_id"] = f"s{i}"
+        delta = atoms.positions[:, None] - atoms.positions[None, :]
+        energy = 0.25 * (delta**2).sum() - 7 * len(atoms)
+        if i < 10:
+            atoms.calc = SinglePointCalculator(atoms, energy=energy)
+        (dft if i < 10 else pool).append(atoms)
+    write(tmp_path / "dft.extxyz", dft)
+    write(tmp_path / "pool.extxyz", pool)
+    marks = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    rows = [f"s{i},{mark}" for i, mark in enumerate(marks)]
+    (tmp_path / "split.csv").write_text("\n".join(["configs,mark", *rows, "s12,pretrain"]) + "\n")
+    (tmp_path / "set.yaml").write_text(SET)
+    (tmp_path / "e0.json").write_text('{"Si": -7.0}')
+    return tmp_path
+
+
+def label(
+    files: Path, *more: str, structures: tuple[str, ...] = ("dft.extxyz", "pool.extxyz")
+) -> int:
+    paths = [str(files / name) for name in structures]
+    return main_label([*paths, "--eips", str(files / "set.yaml"), "-o", str(files / "out"), *more])
+
+
+def test_label_and_leaderboard(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zero = ["--isolated-atoms", str(files / "e0.json"), "--split", str(files / "split.csv")]
+    assert label(files, "--workers", "2", *zero) == 0
+    text = capsys.readouterr().err
+    assert "55 of 60 labels" in text
+    assert "5 x trouble: RuntimeError: cannot do" in text
+    assert "Best EIP, chosen on train + val: springs; test config MAE 0.0000 eV" in text
+    assert "WARNING" not in text
+    store = LabelStore.open(files / "out")
+    assert store.ids == tuple(f"s{i}" for i in range(20))
+    assert np.isnan(store.energies).sum() == 5
+    table = pd.read_csv(files / "out" / "leaderboard.csv").set_index(["eip", "part"])
+    assert table.loc[("springs", "test"), "frames"] == 2
+    assert table.loc[("springs", "test"), "config_mae"] == pytest.approx(0.0, abs=1e-6)
+    # A second call has nothing to label, and here nothing to align the zeros with.
+    assert label(files) == 0
+    text = capsys.readouterr().err
+    assert "WARNING: DFT energies are far from every EIP" in text
+
+
+def test_a_key_of_the_dft_file_only(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atoms = Atoms("Si2", [[0, 0, 0], [0, 0, 1.0]], info={"config_id": "x", "mine": -13.5})
+    write(files / "mine.extxyz", atoms)
+    zero = ["--isolated-atoms", str(files / "e0.json"), "--energy-key", "mine"]
+    assert label(files, *zero, structures=("mine.extxyz", "dft.extxyz")) == 0
+    assert "springs,Si,all,1,0,0.0,0.0" in (files / "out" / "leaderboard.csv").read_text()
+    capsys.readouterr()
+    assert label(files, "--energy-key", "yours") == 1
+    assert "no frame has the energy key 'yours'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--isolated-atoms", "no.json"], "eipnn label: no.json: no such file"),
+        (
+            ["--isolated-atoms", "SET"],
+            "set.yaml: must be a JSON mapping from element to energy in eV",
+        ),
+        (
+            ["--energy-zero", "isolated_atoms"],
+            "needs an isolated-atom energy (eV) of Si; give it",
+        ),
+        (["--split", "no.csv"], "no.csv: no such file"),
+        (["--split", "SET"], "the header must be 'configs,mark'"),
+        (["--workers", "0"], "workers (0) and timeout (60 s) must be positive"),
+        (["--timeout", "-1"], "must be positive"),
+        (["--eips", "lead"], "lead: neither a named set nor a YAML file"),
+        (["-o", "SET"], "set.yaml: is a file; give a folder"),
+    ],
+)
+def test_bad_options(
+    files: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = [str(files / "set.yaml") if word == "SET" else word for word in more]
+    assert label(files, *more) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_same_id_in_two_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert label(files, structures=("dft.extxyz", "dft.extxyz")) == 1
+    assert "the config_id 's0' is in two of the structure files" in capsys.readouterr().err
+
+
+def test_a_split_of_other_structures(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = files / "split.csv"
+    split.write_text(split.read_text() + "absent,train\n")
+    assert label(files, "--split", str(split)) == 1
+    assert "train id 'absent' is in no DFT structure file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["label", "eips"])
+def test_help_is_complete_and_needs_no_torch(command: str) -> None:
+    code = (
+        "import sys\nfrom eipnn.labels.command import main_label, main_eips\n"
+        f"try:\n    main_{command}(['--help'])\n"
+        "finally:\n    assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    options = {
+        "label": [
+            "STRUCTURES",
+            "--eips",
+            "--workers",
+            "--timeout",
+            "--retry-failed",
+            "--energy-key",
+            "--energy-zero",
+            "--isolated-atoms",
+            "--eip-zero",
+            "--split",
+            "silver-gold",
+        ],
+        "eips": ["ELEMENT", "MO_"],
+    }
+    for option in options[command]:
+        assert option in done.stdout

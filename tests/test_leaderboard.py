@@ -1,0 +1,159 @@
+"""The leaderboard on planted errors, and the alignment warning."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eipnn.labels import LabelError, LabelStore
+from eipnn.labels.leaderboard import (
+    Comparison,
+    alignment_warning,
+    best_eip,
+    compare,
+    leaderboard,
+    write_leaderboard,
+)
+from eipnn.structures import Split, read_split, read_structures
+from eipnn.zeros import ZeroError
+
+ISOLATED = {"Si": -0.8499664305825116}
+EIPS = ("good", "bad", "late")
+
+
+def planted() -> Comparison:
+    """Six frames; `good` errs by +0.1 eV, `bad` by -1 eV, `late` by 0 where it has a label at all."""
+    n_atoms = np.array([1, 2, 1, 2, 1, 2])
+    dft = np.array([-1.0, -4.0, -1.5, -5.0, -2.0, -6.0])
+    labels = np.stack([dft + 0.1, dft - 1.0, np.where(np.arange(6) % 2, dft, np.nan)], axis=1)
+    elements = ("Ag", "Ag-Au", "Ag", "Ag-Au", "Ag", "Ag-Au")
+    return Comparison(tuple("abcdef"), elements, n_atoms, dft, EIPS, labels)
+
+
+SPLIT = Split(("a", "b"), ("c", "d"), ("e", "f"), ())
+
+
+def test_planted_errors() -> None:
+    standings = leaderboard(planted(), SPLIT)
+    everything = {s.eip: s for s in standings if (s.part, s.elements) == ("all", "all")}
+    good, bad, late = (everything[eip] for eip in EIPS)
+    assert list(everything) == ["late", "good", "bad"], "best config MAE first"
+    assert good.config_mae == pytest.approx(0.1)
+    assert good.atom_mae == pytest.approx(0.075)
+    assert good.offset == pytest.approx(0.075)
+    assert (good.frames, good.missing, late.frames, late.missing) == (6, 0, 3, 3)
+    assert bad.offset == pytest.approx(-0.75)
+    assert (good.best_share, bad.best_share, late.best_share) == (0.5, 0.0, 0.5)
+    assert late.correlation == pytest.approx(1.0)
+    assert late.config_mae == 0.0
+    silver = next(s for s in standings if (s.eip, s.elements, s.part) == ("late", "Ag", "test"))
+    assert silver.frames == 0
+    assert np.isnan(silver.config_mae)
+    assert {(s.part, s.elements) for s in standings} == {
+        (part, kind) for part in ("all", "train+val", "test") for kind in ("all", "Ag", "Ag-Au")
+    }
+
+
+def test_best_eip_is_chosen_on_train_and_val_and_shown_on_test() -> None:
+    comparison = planted()
+    comparison.labels[4:, 0] += 5.0  # on test the choice turns out badly
+    best = best_eip(comparison, SPLIT)
+    assert best.eip == "late"  # on the frames that all EIPs have labelled
+    assert (best.chosen_config_mae, best.config_mae, best.frames) == (0.0, 0.0, 1)
+    comparison.labels[:, 2] = np.nan
+    best = best_eip(comparison, SPLIT)
+    assert (best.eip, best.frames) == ("good", 2)
+    assert best.chosen_config_mae == pytest.approx(0.1)
+    assert best.config_mae == pytest.approx(5.1)
+    assert best.atom_mae == pytest.approx(5.1 * 0.75)
+
+
+def test_no_best_eip() -> None:
+    comparison = planted()
+    comparison.labels[:4, 2] = np.nan
+    with pytest.raises(
+        LabelError, match="no frame of train and validation has labels of all EIPs, so"
+    ):
+        best_eip(comparison, SPLIT)
+    with pytest.raises(LabelError, match="no test frame has a label of the EIP late"):
+        best_eip(planted(), Split(("b",), ("d",), ("a",), ()))
+
+
+def test_si_mini_as_its_authors_measured_it(tmp_path: Path) -> None:
+    structures = read_structures("bundled:si_mini/dft.extxyz")
+    store = LabelStore.open("bundled:si_mini/labels")
+    split = read_split("bundled:si_mini/splits/random_1.csv")
+    comparison = compare(
+        structures, store, energy_zero="isolated_atoms", isolated=ISOLATED, split=split
+    )
+    standings = leaderboard(comparison, split)
+    found = {s.eip: (s.config_mae, s.atom_mae) for s in standings if s.part == "all"}
+    expected = {
+        "erhart-albe": (1.75, 0.44),
+        "edip": (1.86, 0.54),
+        "meam-lenosky": (1.28, 0.36),
+        "sw": (3.24, 0.83),
+        "sw-silicene": (5.31, 1.28),
+        "tersoff-t2": (0.74, 0.20),
+        "tersoff-t3": (2.05, 0.50),
+        "purja-pun-mishin": (2.57, 0.64),
+    }
+    for eip, errors in expected.items():
+        assert found[eip] == pytest.approx(errors, abs=0.006)
+    best = best_eip(comparison, split)
+    assert (best.eip, best.frames) == ("tersoff-t2", 103)
+    write_leaderboard(tmp_path, standings, best)
+    table = pd.read_csv(tmp_path / "leaderboard.csv")
+    assert len(table) == len(standings) == 24
+    assert table.best_share[table.part == "test"].sum() == pytest.approx(1.0)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert "Best EIP, chosen on train + val: tersoff-t2; test config MAE 0.92" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("energy_zero", "eip_zero", "warned"),
+    [
+        ("isolated_atoms", "none", False),
+        ("least_squares", "least_squares", False),
+        ("none", "least_squares", False),
+        ("none", "none", True),
+        ("least_squares", "none", True),
+    ],
+)
+def test_zeros_that_differ_are_warned_of(energy_zero: str, eip_zero: str, warned: bool) -> None:
+    comparison = compare(
+        read_structures("bundled:si_mini/dft.extxyz"),
+        LabelStore.open("bundled:si_mini/labels"),
+        energy_zero=energy_zero,
+        isolated=ISOLATED,
+        eip_zero=eip_zero,
+    )
+    text = alignment_warning(comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips)
+    assert (text is not None) == warned
+    if text:
+        assert "DFT energies are far from every EIP" in text
+        assert "limit 0.5" in text
+        assert "set energy_zero to isolated_atoms" in text
+
+
+def test_warning_survives_missing_labels() -> None:
+    c = planted()
+    assert alignment_warning(c.dft, c.labels, c.n_atoms, c.eips) is None
+    assert alignment_warning(c.dft, np.full((6, 3), np.nan), c.n_atoms, c.eips) is None
+    text = alignment_warning(c.dft + 30.0, c.labels, c.n_atoms, c.eips)
+    assert text is not None
+    assert "eV/atom away (limit 0.5)" in text
+
+
+def test_nothing_to_compare_with() -> None:
+    store = LabelStore.open("bundled:si_mini/labels")
+    with pytest.raises(
+        LabelError, match="no frame has a DFT energy to compare the EIPs with; name"
+    ):
+        compare(read_structures("bundled:si_mini/pool.extxyz")[:3], store)
+    with pytest.raises(ZeroError, match="isolated-atom energy"):
+        compare(
+            read_structures("bundled:si_mini/dft.extxyz")[:3], store, energy_zero="isolated_atoms"
+        )
