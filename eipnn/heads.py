@@ -1,6 +1,7 @@
 """f_pred: from per-atom features to energies or EIP classes (FACTS: d -> d -> 1, summed over atoms)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import global_add_pool
 
@@ -47,4 +48,12 @@ class ClassHead(nn.Module):
 
     def forward(self, features: Tensor, batch: Tensor, size: int) -> Tensor:
         """features (N, d), batch (N,) -> logits (size, classes)."""
-        return self.mlp(self.norm(global_add_pool(features, batch, size)))
+        pooled = global_add_pool(features, batch, size)  # (size, d)
+        if self.training and size == 1:
+            # one configuration has no variance: it is normalised as in evaluation
+            norm = self.norm
+            mean, variance = norm.running_mean, norm.running_var
+            return self.mlp(
+                F.batch_norm(pooled, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+            )
+        return self.mlp(self.norm(pooled))

@@ -1,6 +1,7 @@
 """Model inputs of many configurations, built once and kept on disk."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch_geometric.data.collate import collate
 from torch_geometric.data.separate import separate
 
 from eipnn.inputs.base import Inputs
+
+log = logging.getLogger("eipnn")
 
 
 def cache_folder() -> Path:
@@ -46,7 +49,10 @@ def prepare(structures: Sequence[Atoms], inputs: Inputs, folder: Path | None = N
     """
     file = (folder or cache_folder()) / f"{_digest(structures, inputs)}.pt"
     if file.exists():
-        return _read(file)
+        try:
+            return _read(file)
+        except Exception as error:  # torch and pickle raise many kinds
+            log.warning("%s: damaged file of the input cache (%s): built again", file, error)
     items = [
         inputs(atoms)
         for atoms in track(structures, description="model inputs", disable=len(structures) < 1000)
