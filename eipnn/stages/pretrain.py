@@ -55,7 +55,8 @@ class PretrainModule(StageModule):
             raise InputError(f"outlier must be positive, not {outlier} eV/atom")
         self.outlier = outlier
         self.head = EnergyHead(representation.dim, len(self.eips))
-        self.mae = torch.nn.ModuleDict({name: MeanMetric() for name in self.eips})
+        # a list: a name may hold a dot, which a ModuleDict refuses
+        self.mae: Any = torch.nn.ModuleList(MeanMetric() for _ in self.eips)
 
     def adopt(self, datamodule: Any) -> None:
         super().adopt(datamodule)
@@ -106,15 +107,13 @@ class PretrainModule(StageModule):
     def _evaluate(self, batch: Batch) -> Tensor:
         prediction = self(batch)
         error = (prediction - torch.nan_to_num(batch.energies)).abs()
-        for k, name in enumerate(self.eips):
-            metric: MeanMetric = self.mae[name]  # type: ignore[assignment]
+        for k, metric in enumerate(self.mae):
             metric.update(error[:, k], batch.weight * batch.known[:, k])
         return prediction
 
     def _log_errors(self, split: str) -> None:
         values = []
-        for name in self.eips:
-            metric: MeanMetric = self.mae[name]  # type: ignore[assignment]
+        for name, metric in zip(self.eips, self.mae, strict=True):
             values.append(metric.compute())
             self.log(f"{split}_mae_{name}", values[-1])
             metric.reset()
