@@ -70,6 +70,8 @@ class ClassifierModule(StageModule):
         scheduler: SchedulerCallable = SlantedTriangular,
     ) -> None:
         super().__init__(representation, eips, optimizer, scheduler, init_from)
+        if not eips:
+            raise InputError("the classifier needs at least one EIP")
         if c <= 0:
             raise InputError(f"c must be positive, not {c} eV/atom")
         self.c = c
@@ -147,8 +149,8 @@ class ClassifierModule(StageModule):
 class ClassifierDataModule(StageDataModule):
     """DFT configurations with their best EIP as target; the pool for prediction. See `StageDataModule`."""
 
-    def train_counts(self) -> tuple[int, int]:
-        return len(self.source.split.train), 0
+    def train_ids(self) -> tuple[Sequence[str], Sequence[str]]:
+        return self.source.split.train, ()
 
     def make_train(self) -> Configurations:
         return self.labelled(self.source.split.train)

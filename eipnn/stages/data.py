@@ -133,9 +133,16 @@ class StageDataModule(LightningDataModule):
         """The stage module that is trained or evaluated."""
         return self.trainer.lightning_module  # type: ignore[union-attr]
 
-    def train_counts(self) -> tuple[int, int]:
+    def train_ids(self) -> tuple[Sequence[str], Sequence[str]]:
         """Training configurations with DFT and with EIP labels."""
         raise NotImplementedError
+
+    @property
+    def elements(self) -> list[str]:
+        """Symbols of the elements in the training configurations, sorted."""
+        dft, eip = self.train_ids()
+        frames = self.source.structures([*dft, *eip])
+        return sorted({symbol for atoms in frames for symbol in set(atoms.symbols)})
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -179,7 +186,7 @@ class StageDataModule(LightningDataModule):
         return Configurations([atoms.info["config_id"] for atoms in frames], inputs, targets)
 
     def train_dataloader(self) -> DataLoader:
-        n_dft, n_eip = self.train_counts()
+        n_dft, n_eip = (len(ids) for ids in self.train_ids())
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
         self.plan = plan_batches(n_dft, n_eip, self.batch_size, self.dft_fraction, world)
         for note in self.plan.notes:

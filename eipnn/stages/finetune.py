@@ -187,10 +187,11 @@ class FinetuneDataModule(StageDataModule):
                 selection,
             )
 
-    def train_counts(self) -> tuple[int, int]:
-        return len(self.source.split.train), len(self.chosen)
+    def train_ids(self) -> tuple[Sequence[str], Sequence[str]]:
+        return self.source.split.train, list(self.chosen)
 
     def make_train(self) -> Dataset[Data]:
+        self._drop_unlabelled()
         dft = self.labelled(self.source.split.train)
         return joined(dft, self.augmented()) if self.chosen else dft
 
@@ -206,22 +207,31 @@ class FinetuneDataModule(StageDataModule):
 
     def augmented(self) -> Configurations:
         """The pool structures that the classifier chose an EIP for, with that EIP's energy."""
-        ids, names = list(self.chosen), sorted(set(self.chosen.values()))
-        if strangers := set(ids) - set(self.source.split.pool):
+        energies = torch.from_numpy(self._chosen_energies())
+        return self._with_energies(list(self.chosen), energies, is_dft=False)
+
+    def _drop_unlabelled(self) -> None:
+        """Leave out of the selection what its EIP gave no label for."""
+        if strangers := set(self.chosen) - set(self.source.split.pool):
             raise InputError(
                 f"the selection names {min(strangers)}, which the split does not mark as pool (pretrain)"
             )
-        table = self.source.eip_energies(ids, names)
-        energies = table[np.arange(len(ids)), [names.index(self.chosen[i]) for i in ids]]
-        if not (known := np.isfinite(energies)).all():
+        known = np.isfinite(self._chosen_energies())
+        if not known.all():
             log.warning(
                 "%d of %d selected structures have no label from their EIP: left out",
                 (~known).sum(),
-                len(ids),
+                len(known),
             )
-            self.chosen = {i: self.chosen[i] for i, k in zip(ids, known, strict=True) if k}
-            return self.augmented()
-        return self._with_energies(ids, torch.from_numpy(energies), is_dft=False)
+            kept = zip(self.chosen.items(), known, strict=True)
+            self.chosen = {i: eip for (i, eip), k in kept if k}
+
+    def _chosen_energies(self) -> np.ndarray:
+        """Aligned energy of each selected structure under its EIP (n,), eV."""
+        names = sorted(set(self.chosen.values()))
+        columns = [names.index(eip) for eip in self.chosen.values()]
+        table = self.source.eip_energies(list(self.chosen), names) if names else np.empty((0, 0))
+        return table[np.arange(len(columns)), np.array(columns, dtype=int)]
 
     def _with_energies(self, ids: Sequence[str], energies: Tensor, is_dft: bool) -> Configurations:
         frames = self.source.structures(ids)

@@ -78,7 +78,7 @@ class StageModule(LightningModule):
 
     def adopt(self, datamodule: Any) -> None:
         """Take elements, zeros and scales from the training data, before the first step."""
-        self.elements = datamodule.source.elements
+        self.elements = datamodule.elements
         self.zeros = datamodule.source.zero_record(self.eips)
 
     def setup(self, stage: str) -> None:

@@ -126,8 +126,8 @@ class PretrainDataModule(StageDataModule):
     See `StageDataModule`.
     """
 
-    def train_counts(self) -> tuple[int, int]:
-        return 0, len(self.source.split.pool)
+    def train_ids(self) -> tuple[Sequence[str], Sequence[str]]:
+        return (), self.source.split.pool
 
     def make_train(self) -> Configurations:
         return self.labelled(self.source.split.pool)

@@ -75,6 +75,11 @@ class Source:
             read_structures(config.dft, energy_key=config.energy_key, require_energy=True)
         )
         self.pool = _by_id(read_structures(config.pool)) if config.pool else {}
+        if both := self.dft.keys() & self.pool.keys():
+            raise InputError(
+                f"{config.dft} and {config.pool} both hold a structure with the config_id {min(both)!r}; "
+                "give every structure its own"
+            )
         self.split: Split = read_split(config.split)
         pool_ids = list(self.pool) if config.pool else self.split.pool
         self.split.check(list(self.dft), pool_ids, config.split)
@@ -91,14 +96,6 @@ class Source:
                 )
             self._store = LabelStore.open(self.config.labels)
         return self._store
-
-    @property
-    def elements(self) -> list[str]:
-        """Element symbols of all DFT and pool structures, sorted."""
-        symbols = {
-            s for atoms in (*self.dft.values(), *self.pool.values()) for s in set(atoms.symbols)
-        }
-        return sorted(symbols)
 
     def structures(self, ids: Sequence[str]) -> list[Atoms]:
         """The structures with these ids, DFT or pool."""
