@@ -1,19 +1,22 @@
 """`eipnn fit | validate | test | predict`: LightningCLI over the three stages."""
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar, Timer
+from lightning.pytorch.callbacks import Callback, RichProgressBar, Timer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.logging import RichHandler
 
 from eipnn.errors import InputError
-from eipnn.files import write_json
+from eipnn.files import write_atomically, write_json
+from eipnn.labels.worker import die_with
 from eipnn.predictions import PredictionWriter
 
 NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")
@@ -22,10 +25,16 @@ NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TP
 COMMANDS = ("fit", "validate", "test", "predict")
 
 
+PARENT = "EIPNN_PARENT"
+"""Environment variable: the process of `eipnn run` that started this one, and with which this one ends."""
+
+
 class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` into the run's folder and hands the configuration to the loggers."""
+    """Writes the whole configuration into the root folder, as ``fit.yaml`` and so on, and hands it to the loggers."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        write_atomically(Path(trainer.default_root_dir) / f"{stage}.yaml", text)
         for logger in trainer.loggers:
             if isinstance(logger, Logger) and not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(self.config.as_dict())
@@ -51,7 +60,7 @@ class EipnnCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={
                 "max_epochs": 100,
                 "gradient_clip_val": 5.0,
@@ -65,15 +74,28 @@ class EipnnCLI(LightningCLI):
             run=run,
         )
 
+    def before_instantiate_classes(self) -> None:
+        """W&B writes below the root folder too, not into the working directory, its own default."""
+        trainer = self._get(self.config, "trainer")
+        loggers = trainer["logger"] if isinstance(trainer["logger"], list) else [trainer["logger"]]
+        for logger in loggers:
+            arguments = getattr(logger, "init_args", {})
+            if arguments.get("save_dir") == ".":
+                arguments["save_dir"] = trainer["default_root_dir"]
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        root = Path(config["default_root_dir"])
         if config.get("logger") in (None, True):
-            kwargs["logger"] = CSVLogger(save_dir=root, name="logs")
-        callbacks = [*(config.get("callbacks") or []), PredictionWriter(), Timer()]
+            kwargs["logger"] = CSVLogger(save_dir=config["default_root_dir"], name="logs")
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        own: dict[type[Callback], Callback] = {PredictionWriter: PredictionWriter()}
+        if config.get("max_time") is None:  # else the trainer makes a timer of its own
+            own[Timer] = Timer()
         if config.get("enable_progress_bar") is not False:
-            callbacks.append(ProgressBar())
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+            own[LightningProgressBar] = ProgressBar()
+        missing = [c for kind, c in own.items() if not any(isinstance(g, kind) for g in given)]
+        return super().instantiate_trainer(callbacks=[*given, *missing], **kwargs)
 
     def after_fit(self) -> None:
         """Write ``fit.json``: what the training came to."""
@@ -105,6 +127,7 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",  # graphs are in memory: workers would cost more than they bring
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
         ".*The dataloader.*num_workers.*",
+        ".*smaller than the logging interval.*",  # the stages log epochs, not steps
     ):
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
@@ -114,6 +137,8 @@ def quiet_lightning() -> None:
 
 def main() -> None:
     """Run the command that `sys.argv` names; DDP starts its other processes with the same command line."""
+    if parent := os.environ.pop(PARENT, None):
+        die_with(int(parent))
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_path=False)])
     quiet_lightning()
     try:

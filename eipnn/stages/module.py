@@ -117,19 +117,28 @@ class StageModule(LightningModule):
         return [optimizer], [self.scheduler(optimizer, epochs)]
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Keep the best epoch by `monitor` and the last one, unless the user configured a checkpoint callback."""
-        if any(isinstance(c, ModelCheckpoint) and c.monitor for c in self.trainer.callbacks):  # type: ignore[attr-defined]
-            return []
-        return [
-            ModelCheckpoint(
-                dirpath=Path(self.trainer.default_root_dir) / "checkpoints",
-                filename="best",
-                monitor=self.monitor,
-                mode=self.mode,
-                save_last=True,
-                enable_version_counter=False,
-            )
-        ]
+        """Keep the best epoch by `monitor` and the last one.
+
+        A `ModelCheckpoint` of the user's that monitors a metric takes the place of this one, another stands beside it;
+        both write into ``checkpoints`` where they name no folder.
+        """
+        found = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+        folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        given = [c for c in found if not is_lightnings_own(c)]
+        for callback in given:
+            callback.dirpath = callback.dirpath or folder
+        disabled = not found  # trainer.enable_checkpointing is off
+        if disabled or any(c.monitor for c in given):
+            return given
+        own = ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor=self.monitor,
+            mode=self.mode,
+            save_last=True,
+            enable_version_counter=False,
+        )
+        return [own, *given]
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint says of itself, plain values."""
@@ -200,6 +209,13 @@ class StageModule(LightningModule):
             if k.startswith(prefix)
         }
         self.representation.load_state_dict(weights)
+
+
+def is_lightnings_own(callback: ModelCheckpoint) -> bool:
+    """Whether it has no settings, as the one that Lightning adds where there is none."""
+    plain = ModelCheckpoint()
+    names = ("dirpath", "filename", "save_top_k", "save_last", "state_key")
+    return all(getattr(callback, name) == getattr(plain, name) for name in names)
 
 
 def read_checkpoint(file: str | Path) -> dict[str, Any]:
