@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.report import tables
 from eipnn.report.document import Report
-from eipnn.report.runs import ReportError, read_experiments
+from eipnn.report.runs import read_experiments
 
 HEAD = "# Report\n\nStrategies: +LA label augmentation, +MP multi-task pretraining (Shui et al., NeurIPS 2022)."
 
@@ -46,16 +47,16 @@ def main_report(argv: Sequence[str]) -> int:
     """Run the command; 0 when the report is written."""
     options = parser().parse_args(argv)
     output = options.output or options.runs[0] / "report"
-    console = Console()
+    console, errors = Console(), Console(stderr=True)
     try:
         reports = write_report(options.runs, output)
-    except ReportError as error:
-        console.print(f"eipnn report: {error}", style="bold red", markup=False, soft_wrap=True)
+    except InputError as error:
+        errors.print(Text(f"eipnn report: {error}", "bold red"), soft_wrap=True)
         return 1
     for report in reports:
         console.print(printed(report))
         for warning in report.warnings:
-            console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+            errors.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
     console.print(f"{output / 'report.md'}: written", soft_wrap=True)
     return 0
 

@@ -153,17 +153,25 @@ class Report:
             yield "Not in the table:\n\n" + _bullets(notes)
 
     def _parity(self) -> Iterator[str]:
-        rows = {s: self.experiment.row(s) for s in STRATEGIES}
-        panels = {
-            self.experiment.label(s): folds.predictions(trainings)
-            for s, trainings in rows.items()
-            if trainings
-        }
+        data = {d.fold.split: d for d in self.data}
+        # All or none: energies on different zeros do not belong into one picture.
+        aligned = set(data) == set(self.experiment.splits)
+        panels = {}
+        for strategy in STRATEGIES:
+            given = [
+                _aligned(folds.predictions(t), data[t.fold.split])
+                if aligned
+                else folds.predictions(t)
+                for t in self.experiment.row(strategy)
+            ]
+            if given:
+                panels[self.experiment.label(strategy)] = pd.concat(given, ignore_index=True)
         title = f"Test configurations of {_named(self.experiment.folds)}"
         plots.parity(panels, title, self.folder / "parity.png")
         yield "### Parity"
         yield self._picture("parity", f"Predicted against DFT energy. {title}")
-        yield "Energies are on the DFT file's own zero, over the number of atoms; above left, config and atom MAE."
+        zero = "the energy zero of the training" if aligned else "the DFT file's own zero"
+        yield f"Energies are on {zero}; n predictions a panel, above left config and atom MAE."
 
     def _curves(self) -> Iterator[str]:
         curves = {}
@@ -255,6 +263,11 @@ def _named(shown: Sequence[Fold]) -> str:
     splits, seeds = sorted({f.split for f in shown}), {f.seed for f in shown}
     text = f"split{'s' * (len(splits) > 1)} {', '.join(map(str, splits))}"
     return f"{text}, {len(seeds)} seeds" if len(seeds) > 1 else text
+
+
+def _aligned(table: pd.DataFrame, data: FoldData) -> pd.DataFrame:
+    zeros = data.zeros(table["config_id"].tolist())
+    return table.assign(energy=table["energy"] - zeros, prediction=table["prediction"] - zeros)
 
 
 def _pairs(data: FoldData) -> pd.DataFrame:

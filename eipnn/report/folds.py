@@ -11,13 +11,10 @@ NONE = "none"
 """Name of the class p_0: no EIP is close to DFT."""
 
 
-def predictions(trainings: Sequence[Training]) -> pd.DataFrame:
-    """Test predictions of all trainings, one below the other."""
+def predictions(training: Training) -> pd.DataFrame:
+    """Test predictions: ``config_id``, ``n_atoms``, and total ``energy`` and ``prediction`` in eV."""
     columns = ("config_id", "n_atoms", "energy", "prediction")
-    return pd.concat(
-        [read_table(t.folder / "predictions_test.csv", columns) for t in trainings],
-        ignore_index=True,
-    )
+    return read_table(training.folder / "predictions_test.csv", columns)
 
 
 def classified(folds: Sequence[Fold]) -> list[Fold]:

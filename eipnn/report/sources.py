@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eipnn.errors import InputError
 from eipnn.labels.leaderboard import Comparison
 from eipnn.report.runs import Fold, ReportError, Training, read_config
 
@@ -47,6 +48,10 @@ class FoldData:
     source: "Source"
     comparison: Comparison | None
 
+    def zeros(self, ids: Sequence[str]) -> np.ndarray:
+        """What alignment takes off the DFT energies (n,), eV."""
+        return self.source.zero.totals(self.source.structures(ids))
+
 
 def read_data(trainings: Sequence[Training]) -> FoldData:
     """The data of one fold, on the energy zeros that its trainings used.
@@ -54,13 +59,11 @@ def read_data(trainings: Sequence[Training]) -> FoldData:
     Raises:
         ReportError: a file is not there any more or cannot be read.
     """
-    fold = trainings[0].fold
+    fold, settings = trainings[0].fold, data_settings(trainings)
     try:
-        source = _source(data_settings(trainings))
+        source = _source(settings)
         return FoldData(fold, source, _compare(source))
-    except (ValueError, OSError) as error:
-        if isinstance(error, ReportError):
-            raise
+    except (InputError, OSError) as error:
         raise ReportError(
             f"{fold.folder}: its structures, split or labels cannot be read ({error}); relative paths hold "
             "from the folder where `eipnn run` was called, so call `eipnn report` there"
