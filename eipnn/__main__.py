@@ -3,6 +3,7 @@
 import sys
 
 from eipnn import __version__
+from eipnn.processes import die_with_caller
 
 USAGE = f"""\
 eipnn {__version__}: neural-network interatomic potentials taught by empirical ones
@@ -22,6 +23,7 @@ usage: eipnn COMMAND [OPTIONS]      (eipnn COMMAND --help for the options)
 
 def main() -> None:
     """Entry point of the `eipnn` command."""
+    die_with_caller()
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if command in ("-h", "--help"):
         print(USAGE)

@@ -1,7 +1,6 @@
 """`eipnn fit | validate | test | predict`: LightningCLI over the three stages."""
 
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -16,17 +15,12 @@ from rich.logging import RichHandler
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
-from eipnn.labels.worker import die_with
 from eipnn.predictions import PredictionWriter
 
 NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")
 """Lightning's messages that tell a user nothing: advertisements, and the checkpoint callback that a stage brings."""
 
 COMMANDS = ("fit", "validate", "test", "predict")
-
-
-PARENT = "EIPNN_PARENT"
-"""Environment variable: the process of `eipnn run` that started this one, and with which this one ends."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -137,8 +131,6 @@ def quiet_lightning() -> None:
 
 def main() -> None:
     """Run the command that `sys.argv` names; DDP starts its other processes with the same command line."""
-    if parent := os.environ.pop(PARENT, None):
-        die_with(int(parent))
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_path=False)])
     quiet_lightning()
     try:

@@ -12,11 +12,8 @@ Energy and forces are written before the status byte, so that a label whose byte
 whatever kills the worker.
 """
 
-import ctypes
-import os
 import re
 import signal
-import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +24,9 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from eipnn.eips import EIP
 from eipnn.labels.store import DONE, IN_WORK, PENDING, open_array, read_index
+from eipnn.processes import die_with
 
 REASON_LENGTH = 300
-PR_SET_PDEATHSIG = 1
 
 
 class Frame(NamedTuple):
@@ -129,19 +126,11 @@ def reason_of(error: Exception) -> str:
     return re.sub(r"0x[0-9a-f]+", "0x...", text)[:REASON_LENGTH]
 
 
-def die_with(parent: int) -> None:
-    """Have Linux kill this process when the engine's process ends, however it ends.
-
-    Elsewhere the worker ends at the next message, when it finds the pipe closed.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def main(descriptor: int, parent: int, folder: str) -> None:
-    """Serve the engine at the other end of the pipe until it closes. Runs in a scratch folder."""
+    """Serve the engine at the other end of the pipe until it closes. Runs in a scratch folder.
+
+    Where the system does not end this process with the engine's, it finds the pipe closed at the next message.
+    """
     die_with(parent)
     # Ctrl-C reaches the whole group; the engine decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,20 +1,18 @@
 """The command `eipnn run`."""
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
+from eipnn.processes import call
+from eipnn.run.execute import console, say
 from eipnn.run.experiment import STRATEGIES, Experiment, ExperimentError, read_experiment
 from eipnn.run.plan import Plan
-
-console = Console()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,8 +64,11 @@ def main_run(arguments: list[str]) -> int:
     try:
         rows = run(options)
     except InputError as error:
-        console.print(f"[bold red]eipnn run:[/] {error}", highlight=False, markup=True)
+        print(f"eipnn run: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        return 130
     console.print(results_table(rows))
     return 0
 
@@ -118,7 +119,7 @@ def label_store(experiment: Experiment, root: Path, workers: int) -> Path | None
         str(workers),
     ]
     command += _zero_options(experiment.data, root)
-    if subprocess.run([sys.executable, "-m", "eipnn", *command]).returncode != 0:
+    if call(command) != 0:
         raise ExperimentError("labelling failed; its message stands above")
     return store
 

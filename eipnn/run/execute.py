@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,8 @@ from rich.console import Console
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
+from eipnn.processes import call
+from eipnn.stages.module import CheckpointError, read_checkpoint
 
 console = Console()
 
@@ -73,15 +72,20 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
     with FileLock(stage.folder.with_name(f".{stage.folder.name}.lock")):
         _move_outdated_aside(stage)
         if stage.done_file.exists():
-            console.print(f"{stage.folder}: done before, skipped")
+            say(f"{stage.folder}: done before, skipped")
             return json.loads(stage.done_file.read_text())
         write_json(stage.folder / "begun.json", {"fingerprint": stage.fingerprint()})
         config = stage.folder / "config.yaml"
         write_atomically(config, yaml.safe_dump(stage.config, sort_keys=False))
         if not (stage.folder / "fit.json").exists():
-            resume = ["--ckpt_path", str(stage.last)] if stage.last.exists() else []
-            console.print(f"{stage.folder}: {'resumed' if resume else 'training'}")
+            resume = _whole_checkpoint(stage)
+            say(f"{stage.folder}: {'resumed' if resume else 'training'}")
             _call(stage, ["fit", "--config", str(config), *resume], threads)
+        if not stage.best.exists():
+            raise StageError(
+                f"{stage.best}: the training left no such checkpoint; a ModelCheckpoint of your own needs "
+                "filename: best, save_last: true, enable_version_counter: false and no dirpath"
+            )
         for command in stage.after:
             _call(
                 stage, [command, "--config", str(config), "--ckpt_path", str(stage.best)], threads
@@ -102,11 +106,25 @@ def digest_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def say(text: str) -> None:
+    """Print a line as it is: a path is no markup, and is not broken over lines."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _whole_checkpoint(stage: Stage) -> list[str]:
+    """The argument of `fit` to go on from the last epoch, or from the best where the last was cut off in writing."""
+    for file in (stage.last, stage.best):
+        if file.exists():
+            try:
+                read_checkpoint(file)
+                return ["--ckpt_path", str(file)]
+            except CheckpointError as error:
+                say(f"damaged, left out: {error}")
+    return []
+
+
 def _call(stage: Stage, arguments: list[str], threads: int | None) -> None:
-    environment = dict(os.environ)
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    code = subprocess.run([sys.executable, "-m", "eipnn", *arguments], env=environment).returncode
+    code = call(arguments, threads)
     if code != 0:
         raise StageError(
             f"{stage.folder}: `eipnn {' '.join(arguments)}` ended with status {code}; its message stands above. "
@@ -132,7 +150,7 @@ def _move_outdated_aside(stage: Stage) -> None:
         number += 1
     stage.folder.rename(aside)
     stage.folder.mkdir()
-    console.print(f"{stage.folder}: made with other settings or data; moved to {aside}")
+    say(f"{stage.folder}: made with other settings or data; moved to {aside}")
 
 
 def _without(content: Any, keys: set[str]) -> Any:

@@ -76,18 +76,39 @@ def read_experiment(file: str | Path) -> Experiment:
             f"{file}: unknown key {min(unknown)!r}; the keys are {', '.join(known)}"
         )
     for key in ("data", "representation"):
-        if not isinstance(content.get(key), dict):
+        if key not in content:
             raise ExperimentError(f"{file}: the mapping {key!r} is missing")
+    for key in ("data", "representation", "trainer", *STAGES):
+        _check_mapping(content.get(key, {}), key, file)
     for key in ("dft", "energy_zero"):
         if key not in content["data"]:
             raise ExperimentError(f"{file}: data.{key} is missing")
     for stage in STAGES:
-        if wrong := set(content.get(stage, {})) - {"model", "data", "trainer"}:
-            raise ExperimentError(
-                f"{file}: {stage}.{min(wrong)} is unknown; use model, data or trainer"
-            )
-    alpha = content.get("alpha", 0.1)
-    content["alpha"] = tuple(float(a) for a in (alpha if isinstance(alpha, list) else [alpha]))
-    if content.get("splits", "random") != "random" and "{split}" not in content["splits"]:
+        for part, values in content.get(stage, {}).items():
+            if part not in ("model", "data", "trainer"):
+                raise ExperimentError(
+                    f"{file}: {stage}.{part} is unknown; use model, data or trainer"
+                )
+            _check_mapping(values, f"{stage}.{part}", file)
+    content["alpha"] = _alphas(content.get("alpha", 0.1), file)
+    splits = content.get("splits", "random")
+    if splits != "random" and "{split}" not in str(splits):
         raise ExperimentError(f"{file}: splits must be 'random' or a path with {{split}} in it")
     return Experiment(**content)
+
+
+def _check_mapping(values: Any, key: str, file: Path) -> None:
+    if not isinstance(values, dict):
+        raise ExperimentError(f"{file}: {key} must be a mapping, not {values!r}")
+
+
+def _alphas(given: Any, file: Path) -> tuple[float, ...]:
+    try:  # YAML 1.1 reads 1e-2 as a text
+        alphas = tuple(float(a) for a in (given if isinstance(given, list) else [given]))
+    except (TypeError, ValueError):
+        alphas = ()
+    if not alphas or min(alphas) <= 0:
+        raise ExperimentError(
+            f"{file}: alpha must be a positive number or a list of them, not {given!r}"
+        )
+    return alphas

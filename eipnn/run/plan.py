@@ -97,7 +97,7 @@ class Plan:
         """Epochs on DFT alone that have the gradient steps of label augmentation."""
         n_train = len(read_split(self.split_file).train)
         n_eip = len(selected(self.selection()))
-        data = self.experiment.stage("finetune", "data")
+        data = self.experiment.data | self.experiment.stage("finetune", "data")
         size, fraction = data.get("batch_size", 32), data.get("dft_fraction", 0.25)
         long = plan_batches(n_train, n_eip, size, fraction).batches
         short = plan_batches(n_train, 0, size, fraction).batches
