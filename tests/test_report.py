@@ -81,11 +81,11 @@ def test_best_eip_is_chosen_on_train_and_val_and_reported_on_test(full, silicon)
 
 def test_equal_steps_are_a_table_of_their_own(full):
     rows = table(full, "table_equal_steps")
-    assert rows["row"].tolist() == ["SchNet, long", "+LA", "+MP, long", "+MP+LA"]
+    assert rows["row"].tolist() == ["SchNet-long", "+LA", "+MP-long", "+MP+LA"]
     assert set(rows["gradient_steps"]) == {90}
     gain = 100 * (1 - ERRORS["la"] / ERRORS["baseline-long"])
     assert rows.loc["+LA", "improvement_percent"] == pytest.approx(gain, abs=1e-3)
-    assert "+MP+LA over +MP, long: 33.3 %." in text(full)
+    assert "+MP+LA over +MP-long: 33.3 %." in text(full)
 
 
 def test_pictures_selection_and_alpha_search(full):

@@ -6,6 +6,7 @@ from ase import Atoms
 from ase.build import bulk, make_supercell, molecule
 
 from eipnn.report.duplicates import THRESHOLD, distance, fingerprint, near_duplicates
+from eipnn.structures import energy, read_structures
 
 ELEMENTS = (6, 8, 14, 47, 79)
 
@@ -94,3 +95,11 @@ def test_near_duplicates_finds_what_was_hidden():
     assert [(a, b) for a, b, _ in found] == [("t1", "p1"), ("t4", "p4")]
     assert all(0 < d <= THRESHOLD for *_, d in found)
     assert ("t2", "loose") in [(a, b) for a, b, _ in near_duplicates(test, [loose], 0.2)]
+
+
+def test_the_threshold_is_below_what_is_learned():
+    frames = {a.info["config_id"]: a for a in read_structures("bundled:si_mini/dft.extxyz")}
+    per_atom = {name: energy(atoms) / len(atoms) for name, atoms in frames.items()}
+    pairs = [p for p in near_duplicates([*frames.values()], [*frames.values()]) if p[0] < p[1]]
+    assert len(pairs) > 10
+    assert max(abs(per_atom[a] - per_atom[b]) for a, b, _ in pairs) < 0.02  # eV/atom

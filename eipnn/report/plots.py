@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from sklearn.metrics import confusion_matrix
 
 from eipnn.run.experiment import STRATEGIES
@@ -35,6 +35,7 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.hspace": 0.06,
 }
 
 
@@ -65,6 +66,8 @@ def parity(panels: Mapping[str, pd.DataFrame], title: str, file: Path) -> None:
             axis.set(
                 xlim=limits, ylim=limits, aspect="equal", title=f"{name} (n = {len(energies)})"
             )
+            axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axis.text(0.04, 0.96, _errors(panels[name]), transform=axis.transAxes, va="top")
         for axis in axes[len(panels) :]:
             axis.set_visible(False)

@@ -126,7 +126,7 @@ class Experiment:
         """A strategy's name in tables and pictures: the backbone, +LA, +MP, ..."""
         kind, _, long = strategy.partition("-")
         name = self.backbone if kind == "baseline" else f"+{kind.upper()}"
-        return f"{name}, long" if long else name
+        return f"{name}-{long}" if long else name
 
 
 def read_experiments(runs: Sequence[str | Path]) -> list[Experiment]:
