@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar, Timer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.logging import RichHandler
 
 from eipnn.errors import InputError
@@ -28,7 +29,8 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
-        write_atomically(Path(trainer.default_root_dir) / f"{stage}.yaml", text)
+        name = TrainerFn(stage).value
+        write_atomically(Path(trainer.default_root_dir) / f"{name}.yaml", text)
         for logger in trainer.loggers:
             if isinstance(logger, Logger) and not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(self.config.as_dict())
