@@ -54,10 +54,10 @@ def label(
 def test_label_and_leaderboard(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zero = ["--isolated-atoms", str(files / "e0.json"), "--split", str(files / "split.csv")]
     assert label(files, "--workers", "2", *zero) == 0
-    text = capsys.readouterr().err
+    output, text = capsys.readouterr()
     assert "55 of 60 labels" in text
     assert "5 x trouble: RuntimeError: cannot do" in text
-    assert "Best EIP, chosen on train + val: springs; test config MAE 0.0000 eV" in text
+    assert "Best EIP, chosen on train + val: springs; test config MAE 0.0000 eV" in output
     assert "WARNING" not in text
     store = LabelStore.open(files / "out")
     assert store.ids == tuple(f"s{i}" for i in range(20))

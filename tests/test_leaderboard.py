@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ase import Atoms
 
 from eipnn.labels import LabelError, LabelStore
 from eipnn.labels.leaderboard import (
@@ -152,7 +153,7 @@ def test_nothing_to_compare_with() -> None:
     with pytest.raises(
         LabelError, match="no frame has a DFT energy to compare the EIPs with; name"
     ):
-        compare(read_structures("bundled:si_mini/pool.extxyz")[:3], store)
+        compare([Atoms("Si", info={"config_id": "Si_00000"})], store)
     with pytest.raises(ZeroError, match="isolated-atom energy"):
         compare(
             read_structures("bundled:si_mini/dft.extxyz")[:3], store, energy_zero="isolated_atoms"

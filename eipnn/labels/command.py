@@ -214,10 +214,11 @@ def _report_comparison(
     best = best_eip(comparison, split) if split else None
     standings = leaderboard(comparison, split)
     write_leaderboard(folder, standings, best)
+    output = Console()  # the result; progress and warnings go to standard error
     for table in _tables(standings):
-        console.print(table)
+        output.print(table)
     if best:
-        console.print(sentence(best))
+        output.print(sentence(best))
     warning = alignment_warning(
         comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips
     )
