@@ -218,7 +218,7 @@ def _report_comparison(
     for table in _tables(standings):
         output.print(table)
     if best:
-        output.print(sentence(best))
+        output.print(sentence(best), soft_wrap=True)
     warning = alignment_warning(
         comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips
     )
@@ -281,13 +281,13 @@ def _read_isolated(file: str) -> dict[str, float]:
 
 def _report_failures(store: LabelStore, console: Console) -> None:
     done = int((store.status == DONE).sum())
-    console.print(f"{store.folder}: {done} of {store.status.size} labels")
+    console.print(f"{store.folder}: {done} of {store.status.size} labels", soft_wrap=True)
     ledger = Ledger(store.folder, store.ids, store.eips)
     if not ledger.reasons:
         return
-    console.print(f"{len(ledger.reasons)} labels failed; failures.csv there lists them:")
+    console.print(f"{len(ledger.reasons)} labels failed; failures.csv there lists them:", soft_wrap=True)
     counts = Counter((store.eips[column], reason) for (_, column), reason in ledger.reasons.items())
     for (eip, reason), count in counts.most_common(SHOWN):
-        console.print(f"  {count} x {eip}: {reason}", markup=False)
+        console.print(f"  {count} x {eip}: {reason}", markup=False, soft_wrap=True)
     if len(counts) > SHOWN:
         console.print(f"  and {len(counts) - SHOWN} other reasons")

@@ -34,10 +34,10 @@ class Plan:
     threads: int | None = None
 
     @cached_property
-    def split_file(self) -> Path:
-        """The CSV file of the split; a random one is made on first use."""
+    def split_path(self) -> str:
+        """The split as the stages' configurations name it; a random one is made on first use."""
         if self.experiment.splits != "random":
-            return resolve(self.experiment.splits.format(split=self.split))
+            return self.experiment.splits.format(split=self.split)
         file = self.folder / "split.csv"
         if not file.exists():
             ids = {
@@ -46,7 +46,11 @@ class Plan:
                 if self.experiment.data.get(kind)
             }
             write_split(random_split(ids["dft"], ids.get("pool", []), self.split), file)
-        return file
+        return str(file)
+
+    @property
+    def split_file(self) -> Path:
+        return resolve(self.split_path)
 
     @cached_property
     def store(self) -> LabelStore:
@@ -119,8 +123,8 @@ class Plan:
     ) -> Stage:
         experiment = self.experiment
         root = self.folder / (folder or name)
-        files = {"split": str(self.split_file)}
-        files |= {k: str(v) for k, v in self._label_store(name, data).items()}
+        files = {"split": self.split_path}
+        files |= self._label_store(name, data)
         digests = (
             {"split": digest_file(self.split_file)} | self._data_digests(files) | (inputs or {})
         )
@@ -147,9 +151,9 @@ class Plan:
         about = {"stage": name, "split": self.split, "seed": self.seed}
         return Stage(root, config, digests, after, about)
 
-    def _label_store(self, name: str, data: dict[str, Any]) -> dict[str, Path]:
+    def _label_store(self, name: str, data: dict[str, Any]) -> dict[str, str]:
         """The label store, for the stages that read it."""
-        return {"labels": self.store.folder} if name != "finetune" or "selection" in data else {}
+        return {"labels": str(self.labels)} if name != "finetune" or "selection" in data else {}
 
     def _data_digests(self, files: dict[str, str]) -> dict[str, str]:
         digests = {
