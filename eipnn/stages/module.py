@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -123,7 +124,7 @@ class StageModule(LightningModule):
         both write into ``checkpoints`` where they name no folder.
         """
         found = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
-        folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        folder = str((Path(self.trainer.default_root_dir) / "checkpoints").resolve())
         given = [c for c in found if not is_lightnings_own(c)]
         for callback in given:
             callback.dirpath = callback.dirpath or folder
@@ -174,6 +175,19 @@ class StageModule(LightningModule):
                 "use the energy_zero, labels and split that it was trained with"
             )
         self.elements, self.zeros = found["elements"], found["zeros"]
+        if self._trainer is not None:
+            self._adapt_callback_states(checkpoint.get("callbacks", {}))
+
+    def _adapt_callback_states(self, states: dict[str, Any]) -> None:
+        """Drop what callbacks noted where nothing is trained; in a run folder that was moved, follow it."""
+        trainer: Any = self.trainer
+        if trainer.state.fn != TrainerFn.FITTING:
+            states.clear()
+        folder = Path(trainer.ckpt_path).resolve().parent
+        for callback in trainer.checkpoint_callbacks:
+            key = callback.state_key
+            if key in states and Path(callback.dirpath).resolve() == folder:
+                states[key] = moved(states[key], states[key]["dirpath"], callback.dirpath)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:  # type: ignore[override]
@@ -216,6 +230,15 @@ def is_lightnings_own(callback: ModelCheckpoint) -> bool:
     plain = ModelCheckpoint()
     names = ("dirpath", "filename", "save_top_k", "save_last", "state_key")
     return all(getattr(callback, name) == getattr(plain, name) for name in names)
+
+
+def moved(state: Any, old: str, new: str) -> Any:
+    """The state of a checkpoint callback, with the paths in the folder `old` put into the folder `new`."""
+    if isinstance(state, dict):
+        return {moved(k, old, new): moved(v, old, new) for k, v in state.items()}
+    if isinstance(state, str) and state.startswith(old):
+        return new + state.removeprefix(old)
+    return state
 
 
 def read_checkpoint(file: str | Path) -> dict[str, Any]:
