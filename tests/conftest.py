@@ -1,0 +1,37 @@
+"""Fixtures that several test files share."""
+
+import os
+
+# Before torch is imported: equal results to the last bit, and no fight over cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Nothing that a test starts reaches for the network.
+os.environ["WANDB_MODE"] = "offline"
+
+import pytest
+from hypothesis import settings
+from tiny import Tiny, eipnn_stage, make_tiny, stage_config
+
+# A busy machine is no failure.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
+STAGES = ("Classifier", "Pretrain", "Finetune")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Prepared inputs go to a folder of this test run."""
+    os.environ["EIPNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Tiny:
+    """The tiny data set of `tiny.py`; tests only read it."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, own_cache, tmp_path_factory) -> dict:
+    """Root folders of the three stages, trained for two epochs by the command line; tests only read them."""
+    root = tmp_path_factory.mktemp("trained")
+    return {stage: eipnn_stage("fit", stage_config(tiny, stage, root / stage)) for stage in STAGES}

@@ -1,0 +1,199 @@
+"""Neighbour graphs against ASE's, and the cache of prepared inputs."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.neighborlist import neighbor_list
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_geometric.data import Batch, Data
+
+from eipnn.inputs import Graph, Inputs, pair_vectors, prepare
+
+numbers = st.floats(-1, 1, allow_nan=False)
+
+
+@st.composite
+def structures(draw) -> Atoms:
+    """One to four atoms in a cell that may be skewed, tiny, flat or absent, and far outside it."""
+    lengths = draw(st.tuples(*[st.floats(1.5, 9.0)] * 3))
+    shear = np.array(draw(st.lists(numbers, min_size=9, max_size=9))).reshape(3, 3)
+    pbc = draw(st.tuples(*[st.booleans()] * 3))
+    cell = np.diag(lengths) @ (np.eye(3) + np.triu(0.9 * shear, 1))
+    if draw(st.booleans()):
+        cell[~np.array(pbc)] = 0
+    n = draw(st.integers(1, 4))
+    positions = np.array(draw(st.lists(numbers, min_size=3 * n, max_size=3 * n))).reshape(n, 3)
+    return Atoms(f"Si{n}", 8 * positions, cell=cell, pbc=pbc)
+
+
+def both_directions(vectors: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Rows (i, j, vector) of a half list and its mirror image, sorted."""
+    rows = np.column_stack([i, j, vectors])
+    mirrored = np.column_stack([j, i, -vectors])
+    return sorted_rows(np.vstack([rows, mirrored]))
+
+
+def sorted_rows(rows: np.ndarray) -> np.ndarray:
+    return rows[np.lexsort(rows.round(6).T)]
+
+
+def graph_rows(atoms: Atoms, cutoff: float) -> np.ndarray:
+    batch = Batch.from_data_list([Graph(cutoff)(atoms, torch.float64)])
+    return both_directions(pair_vectors(batch).numpy(), *batch.edge_index.numpy())
+
+
+@settings(max_examples=150, derandomize=True)  # no luck at the cutoff itself
+@given(structures(), st.floats(1.0, 4.5))
+def test_pairs_are_those_of_ase(atoms, cutoff):
+    i, j, vectors = neighbor_list("ijD", atoms, cutoff)
+    expected = sorted_rows(np.column_stack([i, j, vectors]))
+    ours = graph_rows(atoms, cutoff)
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["one atom", "slab", "molecule"])
+def test_known_frames(name):
+    frames = {
+        "one atom": bulk("Cu", "fcc", a=3.6),
+        "slab": Atoms("Cu2", [[0, 0, 0], [1, 1, 2]], cell=[2.5, 2.5, 0], pbc=(True, True, False)),
+        "molecule": molecule("CH3CH2OH"),
+    }
+    i, j, vectors = neighbor_list("ijD", frames[name], 4.0)
+    assert len(i) > 0
+    ours = graph_rows(frames[name], 4.0)
+    np.testing.assert_allclose(ours, sorted_rows(np.column_stack([i, j, vectors])), atol=1e-8)
+
+
+def test_fields():
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    data = Graph(4.0)(atoms)
+    assert data.z.tolist() == [11, 17]
+    assert data.z.dtype == torch.int64
+    assert data.pos.dtype == data.cell.dtype == data.edge_shift.dtype == torch.float32
+    assert data.cell.shape == (1, 3, 3)
+    assert data.edge_index.shape[1] == data.edge_shift.shape[0] > 0
+    assert data.n_atoms.tolist() == [2]
+    np.testing.assert_allclose(data.cell[0], atoms.cell.array, rtol=1e-6)
+
+
+def test_an_atom_alone_has_no_pairs():
+    data = Graph(4.0)(Atoms("Si"))
+    assert data.edge_index.shape == (2, 0)
+    assert data.edge_shift.shape == (0, 3)
+    assert data.cell.abs().max() == 0
+
+
+@dataclass(frozen=True)
+class Counted(Inputs):
+    """A graph that counts how often it is built."""
+
+    cutoff: float = 4.0
+    built: list = field(default_factory=list)
+
+    def __call__(self, atoms: Atoms, dtype: torch.dtype = torch.float32) -> Data:
+        self.built.append(atoms)
+        return Graph(self.cutoff)(atoms, dtype)
+
+    def key(self) -> str:
+        return f"counted {self.cutoff}"
+
+
+def frames() -> list[Atoms]:
+    """Sizes and numbers of pairs that differ, with none at all in the middle."""
+    rattled = bulk("Si", "diamond", a=5.4, cubic=True)
+    rattled.rattle(0.1, seed=0)
+    return [bulk("Cu", "fcc", a=3.6), Atoms("Si"), rattled, molecule("H2O")]
+
+
+def assert_same(data: Data, expected: Data) -> None:
+    assert set(data.keys()) == set(expected.keys())
+    for name, value in expected:
+        if isinstance(value, torch.Tensor):
+            assert data[name].dtype == value.dtype
+            torch.testing.assert_close(data[name], value, rtol=0, atol=0)
+        else:
+            assert data[name] == value
+
+
+def test_prepared_inputs_are_those_of_each_frame(tmp_path):
+    for _ in range(2):  # built, then read
+        prepared = prepare(frames(), Graph(4.0), tmp_path)
+        assert len(prepared) == 4
+        for k, atoms in enumerate(frames()):
+            assert_same(prepared[k], Graph(4.0)(atoms))
+
+
+def test_a_hit_builds_nothing(tmp_path):
+    inputs = Counted()
+    prepare(frames(), inputs, tmp_path)
+    assert len(inputs.built) == 4
+    prepare(frames(), Counted(built=inputs.built), tmp_path)
+    assert len(inputs.built) == 4
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def changed(what: str) -> list[Atoms]:
+    others = frames()
+    if what == "position":
+        others[2].positions[0, 0] += 1e-9
+    elif what == "species":
+        others[2].numbers[0] = 6
+    elif what == "cell":
+        others[0].cell[0, 0] += 1e-9
+    elif what == "periodicity":
+        others[0].pbc[2] = False
+    elif what == "order":
+        others.reverse()
+    elif what == "a frame less":
+        del others[1]
+    return others
+
+
+@pytest.mark.parametrize(
+    "what", ["position", "species", "cell", "periodicity", "order", "a frame less"]
+)
+def test_other_structures_are_built(tmp_path, what):
+    inputs = Counted()
+    prepare(frames(), inputs, tmp_path)
+    inputs.built.clear()
+    prepare(changed(what), inputs, tmp_path)
+    assert len(inputs.built) == len(changed(what))
+
+
+def test_other_settings_are_built(tmp_path):
+    prepare(frames(), Counted(4.0), tmp_path)
+    other = Counted(3.0)
+    assert prepare(frames(), other, tmp_path)[2].edge_index.shape[1] > 0
+    assert len(other.built) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut short", "garbage", "empty", "another layout"])
+def test_a_damaged_file_is_said_and_built_again(tmp_path, caplog, damage):
+    prepare(frames(), Counted(), tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    contents = {"cut short": whole[: len(whole) // 2], "garbage": b"no tensors", "empty": b""}
+    if damage == "another layout":
+        torch.save({"graphs": [1, 2]}, file)
+    else:
+        file.write_bytes(contents[damage])
+    again = Counted()
+    prepared = prepare(frames(), again, tmp_path)
+    assert len(again.built) == 4
+    assert f"{file}: damaged file of the input cache" in caplog.text
+    assert_same(prepared[2], Graph(4.0)(frames()[2]))
+    after = Counted()
+    prepare(frames(), after, tmp_path)
+    assert not after.built  # mended
+
+
+def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("EIPNN_CACHE", str(tmp_path / "here"))
+    prepare(frames(), Graph(4.0))
+    assert len(list((tmp_path / "here").iterdir())) == 1
