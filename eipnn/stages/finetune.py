@@ -25,6 +25,9 @@ from eipnn.stages.source import EnergyZero, ZeroMode, scale_and_shift, selected
 
 log = logging.getLogger("eipnn")
 
+FLOAT32_SAFE = 1000.0
+"""Size of an atom's energy in eV up to which totals of some 100 atoms keep 0.01 eV in float32."""
+
 
 class FinetuneModule(StageModule):
     """f_rep, fresh or pretrained, with a new energy head.
@@ -70,6 +73,12 @@ class FinetuneModule(StageModule):
     def adopt(self, datamodule: Any) -> None:
         super().adopt(datamodule)
         scale, shift = datamodule.scale()
+        if (largest := max(map(abs, shift.values()))) > FLOAT32_SAFE:
+            log.warning(
+                "the DFT energies lie at %.0f eV an atom, where float32 loses digits: use the energy_zero "
+                "least_squares or isolated_atoms",
+                largest,
+            )
         self.head.set_scale(torch.tensor([scale]), shift_table([shift]))
 
     def settings(self) -> dict[str, Any]:

@@ -1,0 +1,367 @@
+"""The fine-tuning stage: Eq. 3, the data of label augmentation, and the zero of energies."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from lightning.pytorch import Trainer, seed_everything
+from tiny import (
+    FREE,
+    MISSING,
+    N_TEST,
+    N_TRAIN,
+    SMALL,
+    attached,
+    best,
+    eipnn_stage,
+    read_json,
+    stage_config,
+    total_energy,
+    write_dft,
+    write_labels,
+)
+from torch_geometric.data import Batch
+
+from eipnn import FinetuneDataModule, FinetuneModule
+from eipnn.errors import InputError
+from eipnn.representations import SchNet
+from eipnn.stages.source import EnergyZero
+
+
+def module(**kwargs) -> FinetuneModule:
+    torch.manual_seed(0)
+    return FinetuneModule(SchNet(**SMALL), **kwargs)
+
+
+def silent(net: FinetuneModule) -> FinetuneModule:
+    """The module, able to run its steps without a trainer."""
+    net.log = lambda *_, **__: None
+    return net
+
+
+def equation_3(residual: np.ndarray, is_dft: np.ndarray, alpha: float, form: str) -> float:
+    """Mean square over DFT + alpha x mean biweight over EIP, k from all residuals, written out."""
+    sizes = sorted(abs(r) for r in residual)
+    half = len(sizes) // 2
+    mar = sizes[half] if len(sizes) % 2 else (sizes[half - 1] + sizes[half]) / 2
+    sigma = mar / 0.6745
+    k = 4.685 * sigma
+    dft_part = [r**2 for r, d in zip(residual, is_dft, strict=True) if d]
+    eip_part = []
+    for r in residual[~is_dft]:
+        inside = k > 0 and abs(r) <= k
+        rho = k**2 / 6 * (1 - (1 - (r / k) ** 2) ** 3) if inside else k**2 / 6
+        forms = {"tukey": rho, "mse": r**2, "tukey_normalised": rho / sigma**2 if sigma else 0}
+        eip_part.append(forms[form])
+    loss = sum(dft_part) / len(dft_part) if dft_part else 0.0
+    return loss + (alpha * sum(eip_part) / len(eip_part) if eip_part else 0.0)
+
+
+NET = module()
+"""Only its `loss` is used."""
+
+some = st.floats(-100, 100).filter(lambda r: r == 0 or abs(r) > 1e-3)
+residuals = arrays(np.float64, st.integers(1, 40), elements=some)
+
+
+@pytest.mark.parametrize("form", ["tukey", "mse", "tukey_normalised"])
+@given(residual=residuals, data=st.data(), alpha=st.floats(0.01, 10))
+def test_the_loss_is_equation_3_whatever_the_mix(form, residual, data, alpha):
+    is_dft = np.array(
+        data.draw(st.lists(st.booleans(), min_size=len(residual), max_size=len(residual)))
+    )
+    NET.alpha, NET.eip_loss = alpha, form
+    loss = NET.loss(torch.tensor(residual), torch.tensor(is_dft))
+    expected = equation_3(residual, is_dft, alpha, form)
+    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_without_eip_configurations_it_is_the_mean_square():
+    net = module(alpha=5.0)
+    residual = torch.tensor([1.0, -2.0, 3.0])
+    assert net.loss(residual, torch.tensor([True] * 3)).item() == pytest.approx(14 / 3)
+
+
+def test_k_is_a_constant_of_the_gradient():
+    net = module(alpha=0.7)
+    is_dft = torch.tensor([True, False, False, False, False])
+    residual = torch.tensor([0.5, 0.2, -0.4, 1.0, 9.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(net.loss(residual, is_dft), residual)
+    r = residual.detach()
+    k = 4.685 * 0.5 / 0.6745
+    expected = 0.7 * r * (1 - (r / k) ** 2) ** 2 / 4  # with k held
+    expected[r.abs() > k] = 0
+    expected[0] = 2 * r[0]
+    torch.testing.assert_close(slope, expected)
+    assert slope[4] == 0
+
+
+def test_residuals_of_zero_reject_the_eip_labels_and_it_is_said(caplog):
+    net = module(alpha=1.0)
+    residual = torch.tensor([0.0, 0.0, 0.0, 2.0, 3.0], requires_grad=True)
+    is_dft = torch.tensor([True, True, False, True, False])
+    for _ in range(2):
+        loss = net.loss(residual, is_dft)
+        loss.backward()
+    assert loss.item() == pytest.approx(4 / 3)
+    assert residual.grad.isfinite().all()
+    assert residual.grad[4] == 0
+    assert caplog.text.count("more than half of a batch's residuals are exactly 0") == 1
+
+
+@pytest.fixture
+def selection(tiny, tmp_path):
+    """Sixteen pool frames under three EIPs; one of them has no label."""
+    names = tiny.ids("pool")[:16]
+    chosen = {name: ("cu.1", "au", "far")[k % 3] for k, name in enumerate(names)}
+    assert MISSING in chosen
+    chosen[MISSING] = "au"
+    return tiny.select(tmp_path / "selection.csv", chosen), chosen
+
+
+def augmented(tiny, file, **kwargs) -> dict:
+    return tiny.arguments | {"selection": str(file)} | kwargs
+
+
+def test_selected_frames_have_the_energy_of_their_eip(tiny, selection, caplog):
+    file, chosen = selection
+    data = attached(FinetuneDataModule(**augmented(tiny, file)), module())
+    items = [data.train_set[k] for k in range(len(data.train_set))]
+    dft, eip = items[:N_TRAIN], items[N_TRAIN:]
+    assert all(item.is_dft for item in dft)
+    assert not any(item.is_dft for item in eip)
+    for name, item in zip(tiny.ids("train"), dft, strict=True):
+        assert item.energy.item() == pytest.approx(tiny.cohesive[name], rel=1e-6)
+        assert item.total.item() == pytest.approx(
+            total_energy(tiny.frames[name], tiny.cohesive[name]), rel=1e-12
+        )
+    del chosen[MISSING]
+    assert "1 of 16 selected structures have no label from their EIP: left out" in caplog.text
+    columns = {"cu.1": 0, "au": 1, "far": 2}
+    for (name, eip_name), item in zip(chosen.items(), eip, strict=True):
+        assert item.energy.item() == pytest.approx(tiny.eip[name][columns[eip_name]], rel=1e-6)
+        assert item.n_atoms == len(tiny.frames[name])
+
+
+def test_every_batch_holds_both_kinds(tiny, selection):
+    data = attached(
+        FinetuneDataModule(**augmented(tiny, selection[0], batch_size=8, dft_fraction=0.25)),
+        module(),
+    )
+    loader = data.train_dataloader()
+    shares = [batch.is_dft.tolist() for batch in loader]
+    assert [(sum(s), len(s)) for s in shares] == [(2, 8)] * 2  # 15 labelled frames, six a batch
+
+
+def test_a_training_step_is_equation_3_of_its_batch(tiny, selection):
+    net = silent(module(alpha=0.3))
+    data = attached(FinetuneDataModule(**augmented(tiny, selection[0], batch_size=12)), net)
+    batch = next(iter(data.train_dataloader()))
+    with torch.no_grad():
+        loss = net.training_step(batch, 0)
+        residual = (net(batch) - batch.energy).double().numpy()
+    expected = equation_3(residual, batch.is_dft.numpy(), 0.3, "tukey")
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_selection_of_none_trains_on_dft_and_says_so(tiny, tmp_path, caplog):
+    file = tiny.select(tmp_path / "selection.csv", {})
+    data = attached(FinetuneDataModule(**augmented(tiny, file)), module())
+    assert "the classifier chose no EIP for any structure: training on DFT alone" in caplog.text
+    assert len(data.train_set) == N_TRAIN
+    assert all(batch.is_dft.all() for batch in data.train_dataloader())
+
+
+def test_a_selection_without_any_label_trains_on_dft_and_says_so(tiny, tmp_path, caplog):
+    file = tiny.select(tmp_path / "selection.csv", {MISSING: "au"})
+    data = attached(FinetuneDataModule(**augmented(tiny, file)), module())
+    assert "1 of 1 selected structures have no label from their EIP" in caplog.text
+    assert len(data.train_set) == N_TRAIN
+    assert len(data.train_dataloader()) == N_TRAIN // 4
+
+
+def test_notes_of_the_batch_plan_are_said(tiny, tmp_path, caplog):
+    names = tiny.ids("pool")[10:12]
+    file = tiny.select(tmp_path / "selection.csv", dict.fromkeys(names, "au"))
+    data = attached(FinetuneDataModule(**augmented(tiny, file, batch_size=32)), module())
+    assert len(data.train_dataloader()) == 1
+    assert "2 EIP configurations fill no batch" in caplog.text
+
+
+def test_elements_are_those_that_are_trained_on(tiny, tmp_path):
+    """Elements of pool frames that were not selected are not known."""
+    copper = [n for n in tiny.ids("train") if set(tiny.frames[n].symbols) == {"Cu"}]
+    gold = next(n for n in tiny.ids("pool") if "Au" in tiny.frames[n].symbols)
+    assert len(copper) >= 2
+    rows = [f"{copper[0]},val\n", *(f"{n},train\n" for n in copper[1:])]
+    rows += [f"{name},pretrain\n" for name in tiny.ids("pool")]
+    (tmp_path / "split.csv").write_text("configs,mark\n" + "".join(rows))
+    arguments = tiny.arguments | {"split": str(tmp_path / "split.csv")}
+    net = module()
+    attached(FinetuneDataModule(**arguments), net)
+    assert net.elements == ["Cu"]
+    zero = EnergyZero("none")
+    file = tiny.select(tmp_path / "selection.csv", {gold: "au"})
+    both = arguments | {"selection": str(file), "energy_zero": zero}
+    attached(FinetuneDataModule(**both), net)
+    assert net.elements == ["Au", "Cu"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "config_id,eip\ndft_000000,au\n",
+            "the selection names dft_000000, which the split does not",
+        ),
+        ("config_id,eip\npool_000001,sw\n", "has no labels of the EIP 'sw'"),
+        ("name,eip\npool_000001,au\n", r"selection.csv: column 'config_id' is missing"),
+    ],
+)
+def test_selections_that_do_not_fit(tiny, tmp_path, content, message):
+    file = tmp_path / "selection.csv"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        attached(FinetuneDataModule(**augmented(tiny, file)), module())
+
+
+def test_arguments_that_cannot_be(tiny):
+    with pytest.raises(
+        InputError, match="alpha must be positive, not 0; for no EIP labels leave out"
+    ):
+        module(alpha=0)
+    with pytest.raises(InputError, match="dft_fraction must lie between 0 and 1, not 1"):
+        FinetuneDataModule(**tiny.arguments, dft_fraction=1)
+    with pytest.raises(InputError, match="batch_size and eval_batch_size must be at least 1"):
+        FinetuneDataModule(**tiny.arguments | {"batch_size": 0})
+
+
+def test_test_errors_and_totals_are_those_of_the_predictions(tiny, trained, tmp_path):
+    config = stage_config(tiny, "Finetune", tmp_path)
+    root = eipnn_stage("test", config, "--ckpt_path", best(trained["Finetune"]))
+    found, metrics = pd.read_csv(root / "predictions_test.csv"), read_json(root / "test.json")
+    assert found.columns.tolist() == ["config_id", "n_atoms", "energy", "prediction"]
+    assert found["config_id"].tolist() == tiny.ids("test")
+    frames = [tiny.frames[name] for name in found["config_id"]]
+    truth = [
+        total_energy(a, tiny.cohesive[n]) for n, a in zip(found["config_id"], frames, strict=True)
+    ]
+    np.testing.assert_allclose(found["energy"], truth, rtol=1e-12)
+    assert found["n_atoms"].tolist() == [len(atoms) for atoms in frames]
+    error = (found["prediction"] - found["energy"]).abs()
+    assert metrics["test_config_mae"] == pytest.approx(error.mean(), rel=1e-4)
+    assert metrics["test_atom_mae"] == pytest.approx((error / found["n_atoms"]).mean(), rel=1e-4)
+    # on the zero of the file, where an atom is some 50 eV down
+    assert (error / found["n_atoms"]).max() < 2
+
+
+def trained_predictions(tiny, folder, shift, zero, selection, eip_shift=None) -> np.ndarray:
+    """Totals (eV) predicted for the test split after a training in which all DFT energies have another zero.
+
+    Args:
+        shift: eV an atom of each element that every DFT energy is off by.
+        eip_shift: the same of the EIP labels, whose zero is then fitted.
+    """
+    folder.mkdir()
+    free = {s: FREE[s] + shift[s] for s in FREE}
+    ids = list(tiny.frames)[: N_TRAIN + 5 + N_TEST]
+    frames = [tiny.frames[n] for n in ids]
+    totals = [total_energy(a, tiny.cohesive[n], free) for n, a in zip(ids, frames, strict=True)]
+    arguments = augmented(tiny, selection, batch_size=12) | {
+        "dft": str(write_dft(folder / "dft.extxyz", frames, totals)),
+        "energy_zero": EnergyZero(zero, free if zero == "isolated_atoms" else None),
+        "eip_energy_zero": {"*": EnergyZero("none" if eip_shift is None else "least_squares")},
+    }
+    if eip_shift is not None:
+        every = list(tiny.frames.values())
+        off = np.array([sum(eip_shift[s] for s in atoms.symbols) for atoms in every])
+        energies = np.array(list(tiny.eip.values())) + off[:, None]
+        arguments["labels"] = str(write_labels(folder / "labels", every, energies))
+    seed_everything(0)
+    net, data = FinetuneModule(SchNet(**SMALL)), FinetuneDataModule(**arguments)
+    trainer = Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(net, datamodule=data)
+    test = data.make_evaluation(data.source.split.test)
+    batch = Batch.from_data_list([test[k] for k in range(len(test))])
+    with torch.no_grad():
+        return net.eval().predict_step(batch, 0)["prediction"].numpy()
+
+
+@pytest.fixture(scope="module")
+def zeros(tiny, tmp_path_factory):
+    """Predictions by (zero, shift), each trained once, with the totals taken off that the shift adds."""
+    root = tmp_path_factory.mktemp("zeros")
+    chosen = dict.fromkeys(tiny.ids("pool")[10:30], "au")
+    file = tiny.select(root / "selection.csv", chosen)
+    found: dict[tuple, np.ndarray] = {}
+
+    def predict(zero: str, copper: float, gold: float, eip_shift=None) -> np.ndarray:
+        key = (zero, copper, gold, str(eip_shift))
+        if key not in found:
+            shift = {"Cu": copper, "Au": gold}
+            totals = trained_predictions(tiny, root / str(len(found)), shift, zero, file, eip_shift)
+            off = [sum(shift[s] for s in tiny.frames[n].symbols) for n in tiny.ids("test")]
+            found[key] = totals - off
+        return found[key]
+
+    return predict
+
+
+@pytest.mark.parametrize("zero", ["isolated_atoms", "least_squares"])
+@pytest.mark.parametrize(("copper", "gold"), [(7.5, -3.0), (-1e5, -2e5)], ids=["some", "huge"])
+def test_a_shift_of_all_dft_energies_shifts_the_predictions(zeros, zero, copper, gold):
+    np.testing.assert_allclose(zeros(zero, copper, gold), zeros(zero, 0.0, 0.0), rtol=0, atol=1e-5)
+
+
+def test_a_shift_of_the_eip_labels_changes_nothing_with_least_squares(zeros):
+    base = zeros("isolated_atoms", 0.0, 0.0, {"Cu": 0.0, "Au": 0.0})
+    shifted = zeros("isolated_atoms", 0.0, 0.0, {"Cu": 300.0, "Au": -20.0})
+    np.testing.assert_allclose(shifted, base, rtol=0, atol=1e-5)
+
+
+def test_the_scale_does_not_depend_on_the_zero(tiny):
+    """Even with no alignment at all, the network sees targets of the order of one."""
+    scales = []
+    for zero in (EnergyZero("none"), EnergyZero("isolated_atoms", dict(FREE))):
+        net = module()
+        attached(FinetuneDataModule(**tiny.arguments | {"energy_zero": zero}), net)
+        scales.append(net.head.scale.item())
+        assert net.head.shift[[29, 79], 0].min() < -1
+    assert scales[0] == pytest.approx(scales[1], rel=1e-4)
+
+
+def test_energies_far_from_every_eip_are_said_before_training(tiny, caplog):
+    caplog.set_level(logging.WARNING)
+    attached(FinetuneDataModule(**tiny.arguments), module())
+    assert not caplog.records
+    attached(FinetuneDataModule(**tiny.arguments | {"energy_zero": EnergyZero("none")}), module())
+    assert caplog.records
+    assert "zero" in caplog.text
+
+
+def test_totals_that_float32_cannot_hold_are_said(tiny, tmp_path, caplog):
+    names = list(tiny.frames)[:30]
+    frames = [tiny.frames[n] for n in names]
+    totals = [
+        total_energy(a, tiny.cohesive[a.info["config_id"]], {"Cu": -4e4, "Au": -5e5})
+        for a in frames
+    ]
+    dft = str(write_dft(tmp_path / "dft.extxyz", frames, totals))
+    for mode, said in (("none", True), ("least_squares", False)):
+        caplog.clear()
+        arguments = tiny.arguments | {"dft": dft, "energy_zero": EnergyZero(mode), "labels": None}
+        attached(FinetuneDataModule(**arguments), module())
+        assert ("where float32 loses digits" in caplog.text) == said
