@@ -52,7 +52,7 @@ class ClassifierModule(StageModule):
         c: p_0 where no EIP is within c of DFT, eV/atom.
         init_from: pretrained checkpoint whose representation is the start.
         optimizer: made from the parameters.
-        scheduler: made from the optimiser and the number of epochs.
+        scheduler: made from the optimiser, stepped once an epoch.
     """
 
     stage = "classify"

@@ -43,7 +43,7 @@ class FinetuneModule(StageModule):
             sigma, without the factor sigma^2; ``mse``.
         init_from: pretrained checkpoint whose representation is the start.
         optimizer: made from the parameters.
-        scheduler: made from the optimiser and the number of epochs.
+        scheduler: made from the optimiser, stepped once an epoch.
     """
 
     stage = "finetune"

@@ -20,10 +20,11 @@ from torch.optim.lr_scheduler import LRScheduler
 import eipnn
 from eipnn.errors import InputError
 from eipnn.representations.base import MAX_Z, Representation
+from eipnn.stages.schedules import SpanningSchedule
 
 log = logging.getLogger("eipnn")
 
-SchedulerCallable = Callable[[Optimizer, int], LRScheduler]
+SchedulerCallable = Callable[[Optimizer], LRScheduler]
 UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 
 
@@ -109,13 +110,15 @@ class StageModule(LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        epochs = self.trainer.max_epochs
-        if epochs is None or epochs < 1:
-            raise InputError(
-                "trainer.max_epochs must be at least 1: the learning-rate schedule spans it"
-            )
         optimizer = self.optimizer(self.parameters())
-        return [optimizer], [self.scheduler(optimizer, epochs)]
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, SpanningSchedule) and scheduler.epochs is None:
+            scheduler.epochs = self.trainer.max_epochs
+            if scheduler.epochs is None or scheduler.epochs < 1:
+                raise InputError(
+                    "trainer.max_epochs must be at least 1: the learning-rate schedule spans it"
+                )
+        return [optimizer], [scheduler]
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Keep the best epoch by `monitor` and the last one.

@@ -32,7 +32,7 @@ class PretrainModule(StageModule):
             of the configuration stay.
         init_from: pretrained checkpoint whose representation is the start.
         optimizer: made from the parameters.
-        scheduler: made from the optimiser and the number of epochs.
+        scheduler: made from the optimiser, stepped once an epoch.
     """
 
     stage = "pretrain"

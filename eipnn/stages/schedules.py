@@ -1,48 +1,81 @@
-"""Learning-rate schedules, stepped once an epoch. Their first two arguments are the optimiser and the number
-of epochs; `torch.optim.lr_scheduler.CosineAnnealingLR` fits the same place."""
+"""Learning-rate schedules that span the training, stepped once an epoch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-class LinearDecay(LambdaLR):
+class SpanningSchedule(LambdaLR):
+    """A rate that is a function of the epoch and of the number of epochs.
+
+    Args:
+        optimizer: whose rate changes.
+        factors: one for each of its parameter groups: (epoch, epochs) -> rate over initial rate, with epoch > 0.
+        start: the same at epoch 0.
+        epochs: length of the training; a stage module fills in the trainer's ``max_epochs`` where it is None.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        factors: Sequence[Callable[[int, int], float]],
+        start: float,
+        epochs: int | None,
+    ) -> None:
+        self.epochs = epochs
+
+        def bound(factor: Callable[[int, int], float]) -> Callable[[int], float]:
+            return lambda epoch: factor(epoch, self._length()) if epoch else start
+
+        super().__init__(optimizer, [bound(factor) for factor in factors])
+
+    def _length(self) -> int:
+        if self.epochs is None:
+            raise ValueError(f"{type(self).__name__} needs the number of epochs: set epochs")
+        return self.epochs
+
+
+class LinearDecay(SpanningSchedule):
     """Linear from the initial rate in the first epoch to `final_lr` after the last.
 
     Args:
         optimizer: whose rate changes.
-        epochs: length of the training.
         final_lr: rate at the end.
+        epochs: length of the training; the trainer's ``max_epochs`` if none is given.
     """
 
-    def __init__(self, optimizer: Optimizer, epochs: int, final_lr: float = 1e-5) -> None:
-        def factor(base: float) -> Callable[[int], float]:
+    def __init__(
+        self, optimizer: Optimizer, final_lr: float = 1e-5, epochs: int | None = None
+    ) -> None:
+        def decay(base: float) -> Callable[[int, int], float]:
             last = final_lr / base
-            return lambda epoch: 1 + (last - 1) * min(epoch / max(epochs, 1), 1)
+            return lambda epoch, epochs: 1 + (last - 1) * min(epoch / epochs, 1)
 
-        super().__init__(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
+        factors = [decay(group["lr"]) for group in optimizer.param_groups]
+        super().__init__(optimizer, factors, 1.0, epochs)
 
 
-class SlantedTriangular(LambdaLR):
+class SlantedTriangular(SpanningSchedule):
     """Slanted triangular (Howard & Ruder 2018): up over the first part of the epochs, then down, both linear.
 
     Args:
         optimizer: whose rate changes.
-        epochs: length of the training.
         rise: share of the epochs in which the rate rises.
         ratio: largest over smallest rate.
+        epochs: length of the training; the trainer's ``max_epochs`` if none is given.
     """
 
     def __init__(
-        self, optimizer: Optimizer, epochs: int, rise: float = 0.2, ratio: float = 32.0
+        self,
+        optimizer: Optimizer,
+        rise: float = 0.2,
+        ratio: float = 32.0,
+        epochs: int | None = None,
     ) -> None:
-        peak = max(int(epochs * rise), 1)
+        def factor(epoch: int, epochs: int) -> float:
+            peak = max(int(epochs * rise), 1)
+            fall = max(1 - (epoch - peak) / max(epochs - peak, 1), 0)
+            return (1 + (epoch / peak if epoch < peak else fall) * (ratio - 1)) / ratio
 
-        def factor(epoch: int) -> float:
-            done = (
-                epoch / peak if epoch < peak else max(1 - (epoch - peak) / max(epochs - peak, 1), 0)
-            )
-            return (1 + done * (ratio - 1)) / ratio
-
-        super().__init__(optimizer, factor)
+        super().__init__(optimizer, [factor] * len(optimizer.param_groups), 1 / ratio, epochs)
