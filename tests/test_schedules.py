@@ -11,10 +11,10 @@ def optimizer(lr: float = 1e-3) -> Optimizer:
     return Adam([torch.nn.Parameter(torch.zeros(1))], lr=lr)
 
 
-def rates(make, epochs: int, lr: float = 1e-3) -> list[float]:
+def rates(kind, epochs: int, lr: float = 1e-3, **arguments) -> list[float]:
     """The rate in each epoch, and what it would be after the last."""
     opt = optimizer(lr)
-    schedule = make(opt, epochs)
+    schedule = kind(opt, epochs=epochs, **arguments)
     found = []
     for _ in range(epochs):
         found.append(opt.param_groups[0]["lr"])
@@ -35,7 +35,7 @@ def test_linear_decay_ends_at_its_final_rate():
 def test_linear_decay_of_several_groups():
     parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": r} for r in (1e-2, 1e-4)]
     opt = Adam(parameters)
-    schedule = LinearDecay(opt, 2, final_lr=1e-6)
+    schedule = LinearDecay(opt, final_lr=1e-6, epochs=2)
     for _ in range(5):  # beyond its end it stays
         opt.step()
         schedule.step()
@@ -66,12 +66,12 @@ def test_short_trainings_have_positive_rates_and_reach_the_full_one(make, epochs
 def test_a_resumed_schedule_goes_on(make):
     whole = rates(make, 10)
     first = optimizer()
-    schedule = make(first, 10)
+    schedule = make(first, epochs=10)
     for _ in range(4):
         first.step()
         schedule.step()
     second = optimizer()
-    again = make(second, 10)
+    again = make(second, epochs=10)
     second.load_state_dict(first.state_dict())
     again.load_state_dict(schedule.state_dict())
     for epoch in range(4, 10):
@@ -82,7 +82,16 @@ def test_a_resumed_schedule_goes_on(make):
 
 @pytest.mark.parametrize("epochs", [1, 7, 50])
 def test_the_arguments_change_the_shape(epochs):
-    high = rates(lambda o, e: SlantedTriangular(o, e, rise=0.5, ratio=10), epochs)
+    high = rates(SlantedTriangular, epochs, rise=0.5, ratio=10)
     assert high[0] == pytest.approx(1e-4)
     if epochs > 1:
         assert high.index(max(high)) == max(epochs // 2, 1)
+
+
+@pytest.mark.parametrize("make", [LinearDecay, SlantedTriangular])
+def test_the_number_of_epochs_is_needed(make):
+    opt = optimizer()
+    schedule = make(opt)
+    opt.step()
+    with pytest.raises(ValueError, match=f"{make.__name__} needs the number of epochs"):
+        schedule.step()

@@ -84,7 +84,7 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
         if not stage.best.exists():
             raise StageError(
                 f"{stage.best}: the training left no such checkpoint; a ModelCheckpoint of your own needs "
-                "filename: best, save_last: true, enable_version_counter: false and no dirpath"
+                "filename: best, enable_version_counter: false and no dirpath"
             )
         for command in stage.after:
             _call(

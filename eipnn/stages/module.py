@@ -121,28 +121,32 @@ class StageModule(LightningModule):
         return [optimizer], [scheduler]
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Keep the best epoch by `monitor` and the last one.
+        """Keep the best epoch by `monitor`, and the last one.
 
-        A `ModelCheckpoint` of the user's that monitors a metric takes the place of this one, another stands beside it;
-        both write into ``checkpoints`` where they name no folder.
+        A `ModelCheckpoint` of the user's that monitors a metric takes the place of the first, another stands beside
+        them; all write into ``checkpoints`` where they name no folder.
         """
         found = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
         folder = str((Path(self.trainer.default_root_dir) / "checkpoints").resolve())
         given = [c for c in found if not is_lightnings_own(c)]
         for callback in given:
             callback.dirpath = callback.dirpath or folder
-        disabled = not found  # trainer.enable_checkpointing is off
-        if disabled or any(c.monitor for c in given):
-            return given
-        own = ModelCheckpoint(
+        if not found:  # trainer.enable_checkpointing is off
+            return []
+        best = ModelCheckpoint(
             dirpath=folder,
             filename="best",
             monitor=self.monitor,
             mode=self.mode,
-            save_last=True,
             enable_version_counter=False,
         )
-        return [own, *given]
+        # A callback of its own: save_last writes after improvements alone. Without a metric the mode means nothing,
+        # but it tells this callback's state from that of another one in a checkpoint.
+        last = ModelCheckpoint(
+            dirpath=folder, filename="last", mode="max", enable_version_counter=False
+        )
+        selecting = any(c.monitor for c in given)
+        return [*given, last] if selecting else [best, *given, last]
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint says of itself, plain values."""
