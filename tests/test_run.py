@@ -1,0 +1,520 @@
+"""`eipnn run`: the stages in order, each skipped, resumed or begun anew as it should be."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from tiny import N_POOL, N_TRAIN, REPRESENTATION, eipnn, read_json
+
+from eipnn.run import execute
+from eipnn.run.command import main_run
+from eipnn.run.experiment import ExperimentError, read_experiment
+from eipnn.stages.sampling import plan_batches
+from eipnn.structures import read_split
+
+
+@pytest.fixture
+def experiment(tiny, tmp_path) -> dict:
+    """The content of an experiment file on the tiny data set."""
+    data = {k: v for k, v in tiny.data.items() if k != "split"}
+    (tmp_path / "split_1.csv").write_text(Path(tiny.data["split"]).read_text())
+    return {
+        "data": data,
+        "splits": str(tmp_path / "split_{split}.csv"),
+        "representation": REPRESENTATION,
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
+    }
+
+
+@pytest.fixture
+def run(tmp_path, capfd):
+    """Run an experiment; what it printed."""
+
+    def call(experiment: dict, *arguments: str, status: int = 0) -> str:
+        file = tmp_path / "experiment.yaml"
+        file.write_text(yaml.safe_dump(experiment))
+        assert main_run([str(file), "-o", str(tmp_path / "run"), *arguments]) == status
+        out, err = capfd.readouterr()
+        return out + err
+
+    return call
+
+
+def fold(tmp_path: Path, seed: int = 0) -> Path:
+    return tmp_path / "run" / "split-1" / f"seed-{seed}"
+
+
+class Fake:
+    """In place of the stages' processes: notes the commands and leaves files like theirs."""
+
+    def __init__(self, selection: str) -> None:
+        self.commands: list[tuple[str, str]] = []
+        self.scores: dict[str, float] = {}
+        self.failing: tuple[str, str] | None = None
+        self.arguments: list[str] = []
+        self.threads: int | None = None
+        self.leaves_best = True
+        self.selection = selection
+
+    def __call__(self, arguments: list[str], threads: int | None = None) -> int:
+        command, config = arguments[0], yaml.safe_load(Path(arguments[2]).read_text())
+        root = Path(config["trainer"]["default_root_dir"])
+        stage = str(root).partition("seed-0/")[2]
+        self.commands.append((stage, command))
+        self.arguments, self.threads = arguments, threads
+        if self.failing == (stage, command):
+            return 7
+        (root / "checkpoints").mkdir(exist_ok=True)
+        if command == "fit":
+            if self.leaves_best:
+                torch.save({"state_dict": {}}, root / "checkpoints" / "best.ckpt")
+            torch.save({"state_dict": {}}, root / "checkpoints" / "last.ckpt")
+            fit = {"best_score": self.scores.get(stage, 1.0), "epochs": 2, "gradient_steps": 8}
+            (root / "fit.json").write_text(json.dumps(fit))
+        elif command == "test":
+            (root / "test.json").write_text('{"test_config_mae": 0.5, "test_atom_mae": 0.25}')
+        elif command == "predict":
+            (root / "selection.csv").write_text(self.selection)
+        return 0
+
+    def taken(self) -> list[tuple[str, str]]:
+        """The commands since the last look."""
+        commands, self.commands = self.commands, []
+        return commands
+
+
+@pytest.fixture
+def fake(monkeypatch, tiny, tmp_path) -> Fake:
+    chosen = dict.fromkeys(tiny.ids("pool")[:20], "au")
+    text = tiny.select(tmp_path / "chosen.csv", chosen).read_text()
+    made = Fake(text)
+    monkeypatch.setattr(execute, "call", made)
+    return made
+
+
+CLASSIFY = [("classify", "fit"), ("classify", "test"), ("classify", "predict")]
+PRETRAIN = [("pretrain", "fit")]
+
+
+def tuned(name: str) -> list[tuple[str, str]]:
+    return [(name, "fit"), (name, "test")]
+
+
+def test_stages_come_in_order_and_shared_ones_once(experiment, run, fake):
+    run(experiment, "--strategy", "baseline", "la", "mp", "mp+la")
+    assert fake.taken() == [
+        *tuned("baseline"),
+        *CLASSIFY,
+        *tuned("la/alpha-0.1"),
+        *PRETRAIN,
+        *tuned("mp"),
+        *tuned("mp+la/alpha-0.1"),
+    ]
+
+
+def test_what_is_done_is_skipped(experiment, run, fake, tmp_path):
+    run(experiment, "--strategy", "mp+la")
+    before = {p: p.stat().st_mtime_ns for p in fold(tmp_path).rglob("done.json")}
+    fake.taken()
+    said = run(experiment, "--strategy", "mp+la")
+    assert fake.taken() == []
+    assert said.count("done before, skipped") == 3
+    assert {p: p.stat().st_mtime_ns for p in fold(tmp_path).rglob("done.json")} == before
+    assert len(before) == 3
+
+
+def test_other_settings_move_a_stage_aside(experiment, run, fake, tmp_path):
+    run(experiment, "--strategy", "baseline", "mp")
+    fake.taken()
+    experiment["pretrain"] = {"model": {"outlier": 100.0}}
+    said = run(experiment, "--strategy", "baseline", "mp")
+    # the baseline does not depend on pretraining; mp does
+    assert fake.taken() == [*PRETRAIN, *tuned("mp")]
+    aside = fold(tmp_path) / "pretrain.old-1"
+    assert (
+        f"{fold(tmp_path) / 'pretrain'}: made with other settings or data; moved to {aside}" in said
+    )
+    assert (aside / "done.json").exists()
+    assert (fold(tmp_path) / "mp.old-1").exists()
+    run(experiment | {"pretrain": {}}, "--strategy", "mp")
+    assert (fold(tmp_path) / "pretrain.old-2").exists()
+    fingerprints = [
+        read_json(fold(tmp_path) / name / "done.json")["fingerprint"]
+        for name in ("pretrain", "pretrain.old-1", "pretrain.old-2")
+    ]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_changed_data_is_trained_again_and_moved_data_is_not(experiment, run, fake, tmp_path):
+    run(experiment, "--strategy", "mp")
+    fake.taken()
+    copy = tmp_path / "elsewhere.extxyz"
+    copy.write_text(Path(experiment["data"]["dft"]).read_text())
+    experiment["data"]["dft"] = str(copy)
+    run(experiment, "--strategy", "mp")
+    assert fake.taken() == []
+    copy.write_text(copy.read_text().replace("config_id=dft_000000", "note=1 config_id=dft_000000"))
+    run(experiment, "--strategy", "mp")
+    assert fake.taken() == [*PRETRAIN, *tuned("mp")]
+
+
+def test_another_selection_is_trained_on_again(experiment, run, fake):
+    run(experiment, "--strategy", "la", "baseline")
+    fake.taken()
+    fake.selection = fake.selection.replace("pool_000000,au", "pool_000000,none")
+    experiment["classify"] = {"model": {"c": 0.05}}
+    run(experiment, "--strategy", "la", "baseline")
+    assert fake.taken() == [*CLASSIFY, *tuned("la/alpha-0.1")]
+
+
+def test_the_best_alpha_on_validation_is_the_rows(experiment, run, fake, tmp_path):
+    fake.scores = {"la/alpha-0.01": 0.3, "la/alpha-0.1": 0.2, "la/alpha-1": 0.25}
+    said = run(experiment, "--strategy", "la", "--alpha", "0.01", "0.1", "1")
+    row = read_json(fold(tmp_path) / "result-la.json")
+    assert row["alpha"] == 0.1
+    assert row["alphas"] == {"0.01": 0.3, "0.1": 0.2, "1.0": 0.25}
+    assert row["result"]["best_score"] == 0.2
+    assert "Test errors" in said
+    # the experiment's own alphas are taken without an option
+    fake.taken()
+    run(experiment | {"alpha": [0.01, 0.1, 1]}, "--strategy", "la")
+    assert fake.taken() == []
+
+
+def test_alphas_that_yaml_reads_as_text(experiment, tmp_path):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment) + "alpha: [1e-2, 1, 0.5]\n")
+    assert read_experiment(file).alpha == (0.01, 1.0, 0.5)
+
+
+def test_a_failed_stage_stops_the_run_and_the_next_goes_on(experiment, run, fake):
+    fake.failing = ("mp", "test")
+    said = run(experiment, "--strategy", "mp", "baseline", status=1)
+    assert "`eipnn test --config" in said
+    assert "ended with status 7; its message stands above" in said
+    assert fake.taken() == [*PRETRAIN, *tuned("mp")]
+    fake.failing = None
+    run(experiment, "--strategy", "mp", "baseline")
+    assert fake.taken() == [("mp", "test"), *tuned("baseline")]
+
+
+@pytest.mark.parametrize("torn", [(), ("last",), ("last", "best")])
+def test_a_cut_training_goes_on_from_the_last_whole_checkpoint(
+    experiment, run, fake, tmp_path, torn
+):
+    run(experiment, "--strategy", "baseline")
+    stage = fold(tmp_path) / "baseline"
+    for name in ("done", "fit"):
+        (stage / f"{name}.json").unlink()
+    for name in torn:
+        file = stage / "checkpoints" / f"{name}.ckpt"
+        file.write_bytes(file.read_bytes()[:100])
+    seen = []
+    call = execute.call
+    execute.call = lambda a, t: seen.append(a) or call(a, t)
+    try:
+        said = run(experiment, "--strategy", "baseline")
+    finally:
+        execute.call = call
+    used = {(): "last", ("last",): "best"}.get(torn)
+    expected = ["--ckpt_path", str(stage / "checkpoints" / f"{used}.ckpt")] if used else []
+    assert seen[0][3:] == expected
+    assert said.count("damaged, left out:") == len(torn)
+    assert ("resumed" in said) == bool(used)
+
+
+def test_a_callback_that_leaves_no_best_checkpoint_is_said(experiment, run, fake):
+    fake.leaves_best = False
+    said = run(experiment, "--strategy", "baseline", status=1)
+    assert "best.ckpt: the training left no such checkpoint" in said
+    assert "filename: best" in said
+
+
+def test_what_the_stages_are_told(experiment, run, fake, tmp_path):
+    experiment["trainer"]["gradient_clip_val"] = 3.0
+    experiment["finetune"] = {
+        "trainer": {"max_epochs": 7},
+        "data": {"batch_size": 2},
+        "model": {"eip_loss": "mse"},
+    }
+    run(experiment, "--strategy", "mp+la", "--seed", "0", "--threads", "3")
+    assert fake.threads == 3
+    configs = {
+        name: yaml.safe_load((fold(tmp_path) / name / "config.yaml").read_text())
+        for name in ("classify", "pretrain", "mp+la/alpha-0.1")
+    }
+    epochs = {name: config["trainer"]["max_epochs"] for name, config in configs.items()}
+    assert epochs == {"classify": 2, "pretrain": 2, "mp+la/alpha-0.1": 7}
+    for name, config in configs.items():
+        data = config["data"]["init_args"]
+        assert config["trainer"]["gradient_clip_val"] == 3.0
+        assert config["trainer"]["default_root_dir"] == str(fold(tmp_path) / name)
+        assert config["seed_everything"] == data["seed"] == 0
+        assert config["model"]["init_args"]["representation"] == REPRESENTATION
+        assert data["split"] == str(tmp_path / "split_1.csv")
+        assert data["batch_size"] == (2 if name.startswith("mp") else 4)
+    assert configs["classify"]["model"]["init_args"]["eips"] == ["cu.1", "au", "far"]
+    model = configs["mp+la/alpha-0.1"]["model"]["init_args"]
+    assert model["init_from"] == str(fold(tmp_path) / "pretrain" / "checkpoints" / "best.ckpt")
+    assert (model["alpha"], model["eip_loss"]) == (0.1, "mse")
+    selection = configs["mp+la/alpha-0.1"]["data"]["init_args"]["selection"]
+    assert selection == str(fold(tmp_path) / "classify" / "selection.csv")
+
+
+def test_seeds_and_splits_have_their_own_folders(experiment, run, fake, tmp_path):
+    (tmp_path / "split_2.csv").write_text((tmp_path / "split_1.csv").read_text())
+    run(experiment, "--strategy", "baseline", "--split", "1", "2", "--seed", "0", "5")
+    found = sorted(
+        str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("done.json")
+    )
+    assert found == [f"split-{k}/seed-{s}/baseline/done.json" for k in (1, 2) for s in (0, 5)]
+    config = yaml.safe_load((fold(tmp_path, 5) / "baseline" / "config.yaml").read_text())
+    assert config["seed_everything"] == config["data"]["init_args"]["seed"] == 5
+
+
+def test_random_splits_are_made_once(experiment, run, fake, tmp_path, tiny):
+    del experiment["splits"]
+    run(experiment, "--strategy", "baseline", "--split", "1", "2")
+    first = (fold(tmp_path) / "split.csv").read_bytes()
+    split = read_split(fold(tmp_path) / "split.csv")
+    assert (len(split.test), len(split.val), len(split.train), len(split.pool)) == (
+        6,
+        4,
+        20,
+        N_POOL,
+    )
+    assert first != (tmp_path / "run" / "split-2" / "seed-0" / "split.csv").read_bytes()
+    run(experiment, "--strategy", "baseline", "--split", "1", "--seed", "1")
+    assert (fold(tmp_path, 1) / "split.csv").read_bytes() == first
+
+
+def test_long_rows_take_the_gradient_steps_of_augmentation(experiment, run, fake, tmp_path):
+    """The batch size stands among the data of all stages here."""
+    experiment["data"]["batch_size"] = 6
+    experiment["finetune"] = {"data": {"dft_fraction": 0.5}}
+    run(experiment, "--strategy", "baseline-long")
+    config = yaml.safe_load((fold(tmp_path) / "baseline-long" / "config.yaml").read_text())
+    augmented = plan_batches(N_TRAIN, 20, 6, 0.5).batches  # 20 selected
+    assert augmented == 6
+    assert config["trainer"]["max_epochs"] == round(2 * augmented / (N_TRAIN // 6))
+    assert "selection" not in config["data"]["init_args"]
+
+
+def test_a_baseline_needs_neither_pool_nor_labels(experiment, run, fake):
+    del experiment["data"]["labels"], experiment["data"]["pool"]
+    run(experiment, "--strategy", "baseline")
+    assert fake.taken() == tuned("baseline")
+    said = run(experiment, "--strategy", "la", status=1)
+    assert "the experiment has neither data.labels nor eips" in said
+
+
+def test_a_message_with_brackets_is_printed_as_it_is(experiment, run):
+    experiment["data"]["labels"] = "/no/such/[red]folder[/]"
+    said = run(experiment, "--strategy", "la", status=1)
+    assert "/no/such/[red]folder[/]: no such label store" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 3}, "unknown key 'epochs'; the keys are data, representation, splits"),
+        ({"data": None}, "data must be a mapping, not None"),
+        ({"representation": "SchNet"}, "representation must be a mapping, not 'SchNet'"),
+        ({"data": {"energy_zero": "none"}}, r"data\.dft is missing"),
+        ({"data": {"dft": "a.xyz"}}, r"data\.energy_zero is missing"),
+        ({"splits": "split.csv"}, r"splits must be 'random' or a path with \{split\} in it"),
+        ({"splits": 3}, r"splits must be 'random' or a path with \{split\} in it"),
+        ({"classify": {"models": {}}}, r"classify\.models is unknown; use model, data or trainer"),
+        ({"finetune": None}, "finetune must be a mapping, not None"),
+        ({"finetune": {"trainer": 3}}, r"finetune\.trainer must be a mapping, not 3"),
+        ({"trainer": [1]}, r"trainer must be a mapping, not \[1\]"),
+        ({"alpha": "big"}, "alpha must be a positive number or a list of them, not 'big'"),
+        (
+            {"alpha": [0.1, -1]},
+            r"alpha must be a positive number or a list of them, not \[0\.1, -1\]",
+        ),
+        ({"alpha": []}, r"alpha must be a positive number or a list of them, not \[\]"),
+    ],
+)
+def test_experiments_that_cannot_be(experiment, tmp_path, change, message):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(yaml.safe_dump(experiment | change))
+    with pytest.raises(ExperimentError, match=message) as error:
+        read_experiment(file)
+    assert str(error.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such experiment file"),
+        ("a: [", "not YAML"),
+        ("- 1", "must be a mapping"),
+        ("{}", "the mapping 'data' is missing"),
+    ],
+)
+def test_files_that_are_no_experiments(tmp_path, text, message):
+    file = tmp_path / "wrong.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ExperimentError, match=message):
+        read_experiment(file)
+
+
+def test_an_absent_split_is_said(experiment, run):
+    said = run(experiment, "--strategy", "baseline", "--split", "4", status=1)
+    assert "split_4.csv" in said
+
+
+def in_process(arguments: list[str], threads: int | None = None) -> int:
+    """A stage's command in this process, which is many times quicker to start."""
+    try:
+        eipnn(*arguments)
+    except SystemExit as stop:
+        return 0 if stop.code in (0, None) else 1
+    return 0
+
+
+def finish(folder: Path, experiment: Path, monkeypatch, *strategies: str) -> None:
+    """Bring a run to its end, with the stages in this process."""
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "call", in_process)
+        assert main_run([str(experiment), "-o", str(folder), "--strategy", *strategies]) == 0
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    """The same table and the same predictions, to the last digit; only the time differs."""
+    names = sorted(str(p.relative_to(one)) for p in one.rglob("result-*.json"))
+    assert names
+    assert names == sorted(str(p.relative_to(other)) for p in other.rglob("result-*.json"))
+    for name in names:
+        a, b = (json.loads((folder / name).read_text()) for folder in (one, other))
+        del a["result"]["seconds"], b["result"]["seconds"]
+        assert a == b
+    for file in one.rglob("*.csv"):
+        if file.name.startswith(("predictions", "selection")):
+            assert file.read_bytes() == (other / file.relative_to(one)).read_bytes(), file
+
+
+def test_four_rows_of_a_table(experiment, tmp_path, monkeypatch, tiny):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment))
+    finish(tmp_path / "run", file, monkeypatch, "baseline", "la", "mp", "mp+la")
+    steps = {}
+    for strategy in ("baseline", "la", "mp", "mp+la"):
+        row = read_json(fold(tmp_path) / f"result-{strategy}.json")
+        folder = fold(tmp_path) / strategy / ("alpha-0.1" if strategy.endswith("la") else "")
+        table = pd.read_csv(folder / "predictions_test.csv")
+        error = (table["prediction"] - table["energy"]).abs()
+        assert row["result"]["test_config_mae"] == pytest.approx(error.mean(), rel=1e-4)
+        assert table["config_id"].tolist() == tiny.ids("test")
+        assert (row["strategy"], row["split"], row["seed"]) == (strategy, 1, 0)
+        assert row["result"]["epochs"] == 2
+        steps[strategy] = row["result"]["gradient_steps"]
+    assert steps["baseline"] == steps["mp"] == 2 * (N_TRAIN // 4)
+    selection = pd.read_csv(fold(tmp_path) / "classify" / "selection.csv", keep_default_na=False)
+    assert steps["la"] == steps["mp+la"] == 2 * (np.sum(selection["eip"] != "none") // 3)
+    pretrained = torch.load(
+        fold(tmp_path) / "pretrain" / "checkpoints" / "best.ckpt", weights_only=True
+    )
+    assert pretrained["eipnn"]["stage"] == "pretrain"
+    finish(tmp_path / "run", file, monkeypatch, "baseline", "la", "mp", "mp+la")  # nothing to do
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (one that has ended and was not fetched does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def started(folder: Path, experiment: Path, *strategies: str) -> subprocess.Popen:
+    """`eipnn run` in a process of its own."""
+    command = [sys.executable, "-m", "eipnn", "run", str(experiment), "-o", str(folder)]
+    return subprocess.Popen([*command, "--strategy", *strategies], stdout=subprocess.DEVNULL)
+
+
+def wait_for(file: Path, process: subprocess.Popen, limit: float = 300) -> None:
+    end = time.monotonic() + limit
+    while not file.exists():
+        assert process.poll() is None, f"the run ended before {file}"
+        assert time.monotonic() < end, f"no {file}"
+        time.sleep(0.01)
+
+
+def kill(process: subprocess.Popen, how: signal.Signals = signal.SIGKILL) -> None:
+    """End `eipnn run` alone; its stage must end with it."""
+    stages = children(process.pid)
+    process.send_signal(how)
+    process.wait()
+    end = time.monotonic() + 10
+    while any(alive(pid) for pid in stages):
+        assert time.monotonic() < end, "a stage outlived its run"
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the stages on Linux alone")
+def test_a_killed_run_ends_with_the_same_results(experiment, tmp_path, monkeypatch):
+    experiment["trainer"]["max_epochs"] = 60
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment))
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    process = started(cut, file, "baseline")
+    wait_for(cut / "split-1" / "seed-0" / "baseline" / "checkpoints" / "last.ckpt", process)
+    time.sleep(0.2)
+    kill(process)
+    stage = cut / "split-1" / "seed-0" / "baseline"
+    assert not (stage / "fit.json").exists(), "the kill came too late: more epochs are needed"
+    finish(cut, file, monkeypatch, "baseline")
+    finish(whole, file, monkeypatch, "baseline")
+    assert_same_results(cut, whole)
+    assert len(list((stage / "logs").iterdir())) >= 3  # begun, resumed, tested
+
+
+MOMENTS = (
+    "classify/begun.json",
+    "classify/checkpoints/last.ckpt",
+    "classify/fit.json",
+    "classify/test.json",
+    "pretrain/begun.json",
+    "pretrain/checkpoints/last.ckpt",
+    "mp+la/alpha-0.1/begun.json",
+    "mp+la/alpha-0.1/checkpoints/last.ckpt",
+    "mp+la/alpha-0.1/fit.json",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the stages on Linux alone")
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name
+)
+def test_a_run_killed_in_every_stage_ends_with_the_same_results(
+    experiment, tmp_path, monkeypatch, how
+):
+    experiment["trainer"]["max_epochs"] = 40
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment))
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    finish(whole, file, monkeypatch, "mp+la", "la")
+    rng = np.random.default_rng(int(how))
+    for moment in MOMENTS:
+        process = started(cut, file, "mp+la", "la")
+        wait_for(cut / "split-1" / "seed-0" / moment, process)
+        time.sleep(rng.uniform(0, 1.5))
+        kill(process, how)
+    assert started(cut, file, "mp+la", "la").wait() == 0
+    assert_same_results(cut, whole)
