@@ -12,6 +12,7 @@ from eipnn.labels import LabelError
 from eipnn.labels.leaderboard import best_eip, leaderboard
 from eipnn.report import folds, plots, tables
 from eipnn.report.duplicates import RADIUS, THRESHOLD, near_duplicates
+from eipnn.report.label_quality import label_quality
 from eipnn.report.runs import Experiment, Fold, ReportError
 from eipnn.report.sources import FoldData, read_data
 from eipnn.report.tables import Measured, markdown, measure
@@ -215,6 +216,15 @@ class Report:
         each = ", ".join(f"{fold}: {n} of {counts[fold].sum()}" for fold, n in chosen.items())
         dots = " Bars are means, dots single splits." if len(there) > 1 else ""
         yield f"Structures of the pool that got an EIP label: {each}.{dots}"
+        quality = label_quality(self.experiment, self.data)
+        if len(quality):
+            self._csv("label_quality", quality)
+            yield "Errors on the test configurations for which the classifier chose an EIP:"
+            yield markdown(_rounded(quality))
+            yield (
+                "Labels that are no closer to DFT than a network trained on DFT alone have little to teach it, "
+                "whatever their number."
+            )
 
     def _leaderboard(self) -> Iterator[str]:
         data = next((d for d in self.data if d.comparison is not None), None)
