@@ -1,6 +1,7 @@
 """`eipnn fit | validate | test | predict`: LightningCLI over the three stages."""
 
 import logging
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.logging import RichHandler
 
 from eipnn.errors import InputError
@@ -139,3 +141,7 @@ def main() -> None:
         EipnnCLI()
     except InputError as error:
         sys.exit(f"eipnn {sys.argv[1]}: {error}")
+    except SIGTERMException:
+        # Lightning ends the training with exit code 0, as if it had come to its end.
+        print(f"eipnn {sys.argv[1]}: ended by SIGTERM", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)

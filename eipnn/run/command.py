@@ -76,6 +76,7 @@ def main_run(arguments: list[str]) -> int:
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All splits, seeds and strategies that the options name; their results."""
     experiment, root = read_experiment(options.experiment), Path(options.output)
+    check_options(options, experiment)
     content = Path(options.experiment).read_text(encoding="utf-8")
     write_atomically(root / "experiment.yaml", content)
     labels = label_store(experiment, root, options.workers)
@@ -90,12 +91,30 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def check_options(options: argparse.Namespace, experiment: Experiment) -> None:
+    """Raise before hours of training where the experiment does not have what a strategy needs."""
+    if wrong := [alpha for alpha in options.alpha or () if alpha <= 0]:
+        raise ExperimentError(f"--alpha {wrong[0]:g}: the weight of EIP labels must be positive")
+    if set(options.strategy) == {"baseline"}:
+        return
+    needing = next(s for s in options.strategy if s != "baseline")
+    mend = f"which the strategy {needing} needs; give it, or take --strategy baseline alone"
+    if experiment.eips is None and not experiment.data.get("labels"):
+        what = f"the experiment has neither data.labels nor eips, {mend}"
+    elif experiment.splits == "random" and not experiment.data.get("pool"):
+        what = f"the experiment has no data.pool (structures without DFT), {mend}"
+    else:
+        return
+    raise ExperimentError(f"{options.experiment}: {what}")
+
+
 def run_strategy(plan: Plan, strategy: str, alphas: tuple[float, ...]) -> dict[str, Any]:
     """Train one row; with several alphas, the best on validation is the row's."""
     searched = alphas if strategy.endswith("la") else alphas[:1]
     trained = [plan.run(plan.finetune(strategy, alpha)) for alpha in searched]
     best = min(trained, key=lambda t: t["result"]["best_score"])
-    row = best | {"alphas": {str(t["alpha"]): t["result"]["best_score"] for t in trained}}
+    scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
+    row = best | {"alphas": scores}
     write_json(plan.folder / f"result-{strategy}.json", row)
     return row
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from eipnn.errors import InputError
@@ -16,6 +18,10 @@ from eipnn.processes import call
 from eipnn.stages.module import CheckpointError, read_checkpoint
 
 console = Console()
+
+
+OUTPUTS = {"test": "test.json", "predict": "selection.csv"}
+"""What a command after the training leaves in the folder of the stage; only the classifier predicts."""
 
 
 class StageError(InputError):
@@ -49,8 +55,19 @@ class Stage:
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property
+    def fit_file(self) -> Path:
+        """Written when the training has come to its end."""
+        return self.folder / "fit.json"
+
+    @property
     def done_file(self) -> Path:
+        """Written when all is there."""
         return self.folder / "done.json"
+
+    def missing(self) -> list[Path]:
+        """What a finished stage should have left and is not there."""
+        due = [self.best, *(self.folder / OUTPUTS[command] for command in self.after)]
+        return [file for file in due if not file.exists()]
 
     def fingerprint(self) -> str:
         """Digest of the settings and of what is read; where files lie does not enter."""
@@ -63,29 +80,28 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
     """Bring a stage to its end and return its result (the content of ``done.json``).
 
     A stage that is done with the same settings and inputs is skipped; one that was cut off goes on from its last
-    epoch; an older one with other settings is moved aside, not overwritten.
+    epoch; an older one with other settings is moved aside, not overwritten. Where a file of a finished stage is gone,
+    it is made again.
 
     Raises:
         StageError: a process of the stage failed; what it had reached stays and is resumed by the next call.
     """
     stage.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(stage.folder.with_name(f".{stage.folder.name}.lock")):
+    with _alone(stage):
         _move_outdated_aside(stage)
         if stage.done_file.exists():
-            say(f"{stage.folder}: done before, skipped")
-            return json.loads(stage.done_file.read_text())
+            if not stage.missing():
+                say(f"{stage.folder}: done before, skipped")
+                return json.loads(stage.done_file.read_text())
+            _reopen(stage)
         write_json(stage.folder / "begun.json", {"fingerprint": stage.fingerprint()})
         config = stage.folder / "config.yaml"
         write_atomically(config, yaml.safe_dump(stage.config, sort_keys=False))
-        if not (stage.folder / "fit.json").exists():
+        if not stage.fit_file.exists():
             resume = _whole_checkpoint(stage)
             say(f"{stage.folder}: {'resumed' if resume else 'training'}")
             _call(stage, ["fit", "--config", str(config), *resume], threads)
-        if not stage.best.exists():
-            raise StageError(
-                f"{stage.best}: the training left no such checkpoint; a ModelCheckpoint of your own needs "
-                "filename: best, enable_version_counter: false and no dirpath"
-            )
+        _check_fit(stage)
         for command in stage.after:
             _call(
                 stage, [command, "--config", str(config), "--ckpt_path", str(stage.best)], threads
@@ -93,6 +109,43 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
         result = stage.about | {"fingerprint": stage.fingerprint(), "result": _result(stage.folder)}
         write_json(stage.done_file, result)
         return result
+
+
+@contextmanager
+def _alone(stage: Stage) -> Iterator[None]:
+    """Hold the lock of a stage; another `eipnn run` in the same folder is waited for."""
+    lock = FileLock(stage.folder.with_name(f".{stage.folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{stage.folder}: another `eipnn run` is at work there; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _reopen(stage: Stage) -> None:
+    """Let a finished stage be done again as far as its files are gone. `done.json` goes last: this may be cut off."""
+    say(f"{stage.folder}: done before, but {stage.missing()[0].name} is gone: made again")
+    if not stage.best.exists():
+        stage.last.unlink(missing_ok=True)
+        stage.fit_file.unlink(missing_ok=True)
+    stage.done_file.unlink()
+
+
+def _check_fit(stage: Stage) -> None:
+    if not stage.fit_file.exists():
+        raise StageError(
+            f"{stage.folder}: the training was stopped before its last epoch and wrote no {stage.fit_file.name}; "
+            "the same `eipnn run` goes on (but not with trainer.fast_dev_run: remove that)"
+        )
+    if not stage.best.exists():
+        raise StageError(
+            f"{stage.best}: the training left no such checkpoint; a ModelCheckpoint of your own needs "
+            "filename: best, enable_version_counter: false and no dirpath"
+        )
 
 
 def digest_file(file: Path) -> str:

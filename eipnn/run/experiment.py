@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from eipnn.errors import InputError
+from eipnn.zeros import MODES
 
 STRATEGIES = ("baseline", "la", "mp", "mp+la", "baseline-long", "mp-long")
 """The rows of a table. The ``-long`` ones take the gradient steps that label augmentation takes."""
@@ -83,6 +84,11 @@ def read_experiment(file: str | Path) -> Experiment:
     for key in ("dft", "energy_zero"):
         if key not in content["data"]:
             raise ExperimentError(f"{file}: data.{key} is missing")
+    _check_zero(content["data"]["energy_zero"], file)
+    if content.get("eips") is not None and content["data"].get("labels") is not None:
+        raise ExperimentError(
+            f"{file}: gives both eips, to label with, and data.labels; remove one"
+        )
     for stage in STAGES:
         for part, values in content.get(stage, {}).items():
             if part not in ("model", "data", "trainer"):
@@ -100,6 +106,16 @@ def read_experiment(file: str | Path) -> Experiment:
 def _check_mapping(values: Any, key: str, file: Path) -> None:
     if not isinstance(values, dict):
         raise ExperimentError(f"{file}: {key} must be a mapping, not {values!r}")
+
+
+def _check_zero(given: Any, file: Path) -> None:
+    """A zero is a mode, or a mapping with the mode and the energies of isolated atoms."""
+    mode = given.get("mode") if isinstance(given, dict) else given
+    if mode not in MODES or (isinstance(given, dict) and set(given) - {"mode", "energies"}):
+        raise ExperimentError(
+            f"{file}: data.energy_zero must be one of {', '.join(MODES)}, or a mapping such as "
+            f"{{mode: isolated_atoms, energies: {{Si: -0.85}}}}, not {given!r}"
+        )
 
 
 def _alphas(given: Any, file: Path) -> tuple[float, ...]:

@@ -35,17 +35,18 @@ class Plan:
 
     @cached_property
     def split_path(self) -> str:
-        """The split as the stages' configurations name it; a random one is made on first use."""
+        """The split as the stages' configurations name it; a random one is written to the folder.
+
+        It is drawn each time: structures that were added to a file since belong to it.
+        """
         if self.experiment.splits != "random":
             return self.experiment.splits.format(split=self.split)
+        data = self.experiment.data
+        dft = read_structures(data["dft"], energy_key=data.get("energy_key"), require_energy=True)
+        pool = read_structures(data["pool"]) if data.get("pool") else []
+        ids = [[atoms.info["config_id"] for atoms in frames] for frames in (dft, pool)]
         file = self.folder / "split.csv"
-        if not file.exists():
-            ids = {
-                kind: [a.info["config_id"] for a in read_structures(self.experiment.data[kind])]
-                for kind in ("dft", "pool")
-                if self.experiment.data.get(kind)
-            }
-            write_split(random_split(ids["dft"], ids.get("pool", []), self.split), file)
+        write_split(random_split(ids[0], ids[1], self.split), file)
         return str(file)
 
     @property

@@ -28,10 +28,20 @@ class EnergyZero:
         mode: ``isolated_atoms`` subtracts the given energies of free atoms; ``least_squares`` fits one energy
             an element on the training split; ``none`` leaves energies as they are.
         energies: eV an element symbol, with ``isolated_atoms`` only.
+
+    Raises:
+        InputError: energies with another mode, which would not use them.
     """
 
     mode: ZeroMode = "none"
     energies: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.energies and self.mode != "isolated_atoms":
+            raise InputError(
+                f"energies of isolated atoms are given, and the energy zero {self.mode} does not use them: "
+                "set mode to isolated_atoms, or remove energies"
+            )
 
 
 @dataclass

@@ -1,0 +1,159 @@
+"""`eipnn run`: what is refused before anything is trained, and stages whose files are gone or were never whole."""
+
+import signal
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import ase.io
+import pytest
+import torch
+import yaml
+from ase import Atoms
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from tiny import REPRESENTATION
+
+from eipnn import cli
+from eipnn.errors import InputError
+from eipnn.run import execute
+from eipnn.run.command import check_options
+from eipnn.run.execute import Stage, StageError, run_stage
+from eipnn.run.experiment import Experiment, ExperimentError, read_experiment
+from eipnn.run.plan import Plan
+from eipnn.stages.source import EnergyZero
+from eipnn.structures import read_split
+
+DATA = {"dft": "dft.extxyz", "energy_zero": "none"}
+
+
+def options(*strategies: str, alpha=None) -> Namespace:
+    return Namespace(experiment="silicon.yaml", strategy=list(strategies), alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("given", "data", "message"),
+    [
+        (options("baseline", "mp"), {}, r"neither data\.labels nor eips, which the strategy mp"),
+        (options("la"), {"labels": "labels"}, r"no data\.pool .*, which the strategy la needs"),
+        (options("la", alpha=[1.0, 0.0]), {"labels": "x", "pool": "y"}, "--alpha 0: .* positive"),
+    ],
+)
+def test_what_a_strategy_lacks_is_said_first(given, data, message):
+    with pytest.raises(ExperimentError, match=message):
+        check_options(given, Experiment(DATA | data, REPRESENTATION))
+
+
+def test_a_baseline_alone_lacks_nothing():
+    check_options(options("baseline"), Experiment(DATA, REPRESENTATION))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"energy_zero": "isolated"}, r"data\.energy_zero must be one of isolated_atoms, least_sq"),
+        ({"energy_zero": {"energies": {"Si": -0.8}}}, "mapping such as {mode: isolated_atoms"),
+        ({"labels": "labels"}, r"gives both eips, to label with, and data\.labels; remove one"),
+    ],
+)
+def test_contradictions_in_an_experiment(tmp_path, change, message):
+    content = {"data": DATA | change, "representation": REPRESENTATION, "eips": "silicon"}
+    (tmp_path / "silicon.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ExperimentError, match=message):
+        read_experiment(tmp_path / "silicon.yaml")
+
+
+def test_energies_that_a_zero_would_not_use():
+    with pytest.raises(InputError, match="the energy zero least_squares does not use them: set mo"):
+        EnergyZero("least_squares", {"Si": -0.8})
+
+
+def test_structures_added_to_the_file_belong_to_a_random_split(tmp_path):
+    def plan(n: int) -> Plan:
+        frames = [Atoms("Si", info={"mine": -5.0, "dft_energy": 1.0, "energy": 2.0})] * n
+        ase.io.write(tmp_path / "dft.extxyz", frames, format="extxyz")
+        data = {"dft": str(tmp_path / "dft.extxyz"), "energy_zero": "none", "energy_key": "mine"}
+        return Plan(Experiment(data, REPRESENTATION), tmp_path, 1, 0)
+
+    sizes = []
+    for n in (10, 10, 20):
+        split = read_split(plan(n).split_path)
+        sizes.append(len(split.train) + len(split.val) + len(split.test))
+    assert sizes == [10, 10, 20]
+
+
+class Processes:
+    """In place of a stage's processes: notes the commands and leaves their files."""
+
+    def __init__(self, whole: bool = True) -> None:
+        self.whole = whole
+        self.commands: list[str] = []
+
+    def __call__(self, arguments: list[str], threads: int | None = None) -> int:
+        command, config = arguments[0], Path(arguments[2])
+        resumed = command == "fit" and "--ckpt_path" in arguments
+        self.commands.append("resume" if resumed else command)
+        if command == "fit":
+            for name in ("best", "last"):
+                file = config.parent / "checkpoints" / f"{name}.ckpt"
+                file.parent.mkdir(exist_ok=True)
+                torch.save({"state_dict": {}}, file)
+        if command != "fit" or self.whole:
+            names = {"fit": "fit.json", "test": "test.json", "predict": "selection.csv"}
+            (config.parent / names[command]).write_text("{}")
+        return 0
+
+
+@pytest.fixture
+def stage(tmp_path) -> Stage:
+    return Stage(tmp_path / "classify", {"model": 1}, {}, ("test", "predict"))
+
+
+def test_a_training_that_was_stopped_is_not_done(stage, monkeypatch):
+    """Some schedulers ask a process to end, and it may end well: without its last epoch it is not done."""
+    cut = Processes(whole=False)
+    monkeypatch.setattr(execute, "call", cut)
+    with pytest.raises(
+        StageError, match=r"was stopped before its last epoch and wrote no fit\.json"
+    ):
+        run_stage(stage)
+    assert not stage.done_file.exists()
+    whole = Processes()
+    monkeypatch.setattr(execute, "call", whole)
+    run_stage(stage)
+    assert whole.commands == ["resume", "test", "predict"]
+
+
+@pytest.mark.parametrize(
+    ("gone", "commands"),
+    [
+        ("selection.csv", ["test", "predict"]),
+        ("checkpoints/best.ckpt", ["fit", "test", "predict"]),
+        ("logs", []),
+    ],
+)
+def test_files_of_a_finished_stage_that_are_gone_are_made_again(
+    stage, monkeypatch, capfd, gone, commands
+):
+    processes = Processes()
+    monkeypatch.setattr(execute, "call", processes)
+    run_stage(stage)
+    (stage.folder / gone).unlink(missing_ok=True)
+    processes.commands = []
+    run_stage(stage)
+    assert processes.commands == commands
+    said = "done before, but" if commands else "done before, skipped"
+    assert said in capfd.readouterr().out
+    assert not stage.missing()
+
+
+def test_a_stage_that_sigterm_ends_has_failed(monkeypatch, capsys):
+    def ended() -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr(cli, "EipnnCLI", ended)
+    monkeypatch.setattr(cli, "quiet_lightning", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["eipnn", "fit"])
+    with pytest.raises(SystemExit) as ending:
+        cli.main()
+    assert ending.value.code == 128 + signal.SIGTERM
+    assert "eipnn fit: ended by SIGTERM" in capsys.readouterr().err
