@@ -1,0 +1,202 @@
+"""Two processes (gloo, CPU) against one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+from tiny import N_POOL, N_TEST, N_TRAIN, best, eipnn_stage, read_json, stage_config
+
+STAGES = ("Classifier", "Pretrain", "Finetune")
+COMPARED = {"Classifier": ["test"], "Pretrain": ["test"], "Finetune": ["validate", "test"]}
+TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+
+
+class Seen(Callback):
+    """Writes what each training batch of each process held: (epoch, rows, whether they are DFT)."""
+
+    def __init__(self) -> None:
+        self.batches: list = []
+
+    def on_train_batch_start(self, trainer: Trainer, module, batch, index: int) -> None:
+        is_dft = batch.is_dft.tolist() if "is_dft" in batch else None
+        self.batches.append((trainer.current_epoch, batch.row.tolist(), is_dft))
+
+    def on_train_end(self, trainer: Trainer, module) -> None:
+        file = Path(trainer.default_root_dir) / f"seen-{trainer.global_rank}.json"
+        file.write_text(json.dumps(self.batches))
+
+
+class Metrics(Callback):
+    """Writes the metrics of a validation."""
+
+    def on_validation_end(self, trainer: Trainer, module) -> None:
+        if trainer.is_global_zero and not trainer.training:
+            metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+            (Path(trainer.default_root_dir) / "validate.json").write_text(json.dumps(metrics))
+
+
+# DDP starts its second process with the same command line, so that one script can run several commands in a pair.
+DRIVER = """\
+import sys
+from eipnn.__main__ import main
+for arguments in {commands!r}:
+    sys.argv = [sys.argv[0], *arguments]
+    main()
+"""
+
+
+def run_to_end(command: list[str], limit: float = 900) -> None:
+    """Run a process and those that it starts; all are ended where they hang."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True
+    )
+    try:
+        assert process.wait(limit) == 0
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def written(config: dict, callback: str) -> dict:
+    """The configuration with a callback of this file, and the arguments that name it."""
+    return config | {
+        "trainer": config["trainer"] | {"callbacks": [{"class_path": f"test_ddp.{callback}"}]}
+    }
+
+
+def command_of(name: str, config: dict, checkpoint: str | None = None) -> list[str]:
+    root = Path(config["trainer"]["default_root_dir"])
+    root.mkdir(parents=True, exist_ok=True)
+    file = root / f"{name}.given.yaml"
+    file.write_text(yaml.safe_dump(config))
+    resume = ["--ckpt_path", checkpoint] if checkpoint else []
+    return [name, "--config", str(file), *TWO, *resume]
+
+
+def finetune_config(tiny, root: Path) -> dict:
+    """Label augmentation with 25 pool frames, two DFT and two EIP configurations a batch and process."""
+    root.mkdir()
+    chosen = dict.fromkeys(tiny.ids("pool")[10:35], "au")
+    config = stage_config(tiny, "Finetune", root, max_epochs=3)
+    selection = tiny.select(root / "selection.csv", chosen)
+    config["data"]["init_args"] |= {"selection": str(selection), "dft_fraction": 0.5}
+    return written(config, "Seen")
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny, trained, tmp_path_factory) -> Path:
+    """Everything that the tests below look at, made by one pair of processes.
+
+    ``fit-STAGE``: a training; ``two-STAGE``: evaluations of the trained checkpoint.
+    """
+    root = tmp_path_factory.mktemp("pairs")
+    commands = []
+    for stage in ("Classifier", "Pretrain"):
+        config = stage_config(tiny, stage, root / f"fit-{stage}", max_epochs=3)
+        commands.append(command_of("fit", written(config, "Seen")))
+    for stage in STAGES:
+        config = written(stage_config(tiny, stage, root / f"two-{stage}"), "Metrics")
+        for name in COMPARED[stage]:
+            commands.append(command_of(name, config, best(trained[stage])))
+    config = stage_config(tiny, "Classifier", root / "two-Classifier")
+    commands.append(command_of("predict", config, best(trained["Classifier"])))
+    driver = root / "driver.py"
+    driver.write_text(DRIVER.format(commands=commands))
+    run_to_end([sys.executable, str(driver)])
+    return root
+
+
+def epochs_of(root: Path) -> list[list[list]]:
+    """By epoch, the batches of both processes: [(rows, is_dft) ...] each."""
+    found: list[list[list]] = [[], [], []]
+    for rank in (0, 1):
+        batches = json.loads((root / f"seen-{rank}.json").read_text())
+        for epoch in range(3):
+            found[epoch].append([b[1:] for b in batches if b[0] == epoch])
+    return found
+
+
+@pytest.mark.parametrize(("stage", "n"), [("Classifier", N_TRAIN), ("Pretrain", N_POOL)])
+def test_two_processes_share_each_epoch(pairs, stage, n):
+    root = pairs / f"fit-{stage}"
+    orders = []
+    for ranks in epochs_of(root):
+        rows = [[r for batch in batches for r in batch[0]] for batches in ranks]
+        assert len(rows[0]) == len(rows[1]) == n // 8 * 4
+        assert len({*rows[0], *rows[1]}) == n // 8 * 8  # each at most once, in one process alone
+        orders.append(str(rows))
+    assert len(set(orders)) == 3  # every epoch has its own order
+    fit = read_json(root / "fit.json")
+    assert fit["gradient_steps"] == 3 * (n // 8)
+    assert sorted(p.name for p in (root / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert len(list((root / "logs").iterdir())) == 1
+
+
+def test_fine_tuning_by_the_command_line(tiny, tmp_path):
+    """Both kinds in every batch of both processes; each EIP sample once an epoch."""
+    config = finetune_config(tiny, tmp_path / "run")
+    run_to_end([sys.executable, "-m", "eipnn", *command_of("fit", config)])
+    orders = []
+    for ranks in epochs_of(tmp_path / "run"):
+        eip: list[int] = []
+        for batches in ranks:
+            assert len(batches) == 25 // 4
+            for rows, is_dft in batches:
+                assert is_dft == [True, True, False, False]
+                eip += rows[2:]
+        assert len(eip) == len(set(eip)) == 24
+        orders.append(str(ranks))
+    assert len(set(orders)) == 3
+    fit = read_json(tmp_path / "run" / "fit.json")
+    assert fit["gradient_steps"] == 3 * 6
+    weights = torch.load(best(tmp_path / "run"), weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_evaluation_with_two_processes_equals_one(tiny, trained, pairs, tmp_path, stage):
+    config = written(stage_config(tiny, stage, tmp_path), "Metrics")
+    for name in COMPARED[stage]:
+        eipnn_stage(name, config, "--ckpt_path", best(trained[stage]))
+        one = read_json(tmp_path / f"{name}.json")
+        two = read_json(pairs / f"two-{stage}" / f"{name}.json")
+        assert one.keys() == two.keys()
+        assert one
+        for metric, value in one.items():
+            assert two[metric] == pytest.approx(value, abs=1e-5), metric
+    assert N_TEST % 2 == 1  # one of the processes pads
+    tables = [
+        pd.read_csv(folder / "predictions_test.csv", keep_default_na=False)
+        for folder in (tmp_path, pairs / f"two-{stage}")
+    ]
+    assert tables[1]["config_id"].tolist() == tiny.ids("test")
+    pd.testing.assert_frame_equal(*tables, atol=1e-4, rtol=1e-6)
+
+
+def test_a_selection_of_two_processes_holds_every_frame_once(tiny, trained, pairs, tmp_path):
+    config = stage_config(tiny, "Classifier", tmp_path / "two-Classifier")
+    eipnn_stage("predict", config, "--ckpt_path", best(trained["Classifier"]))
+    one, two = (
+        pd.read_csv(folder / "two-Classifier" / "selection.csv", keep_default_na=False)
+        for folder in (tmp_path, pairs)
+    )
+    assert two["config_id"].tolist() == tiny.ids("pool")
+    pd.testing.assert_frame_equal(one, two, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_by_the_command_line(tiny, tmp_path, stage):
+    config = stage_config(tiny, stage, tmp_path)
+    run_to_end([sys.executable, "-m", "eipnn", *command_of("fit", config)])
+    run_to_end([sys.executable, "-m", "eipnn", *command_of("test", config, best(tmp_path))])
+    assert len(pd.read_csv(tmp_path / "predictions_test.csv")) == N_TEST
