@@ -285,7 +285,9 @@ def _report_failures(store: LabelStore, console: Console) -> None:
     ledger = Ledger(store.folder, store.ids, store.eips)
     if not ledger.reasons:
         return
-    console.print(f"{len(ledger.reasons)} labels failed; failures.csv there lists them:", soft_wrap=True)
+    console.print(
+        f"{len(ledger.reasons)} labels failed; failures.csv there lists them:", soft_wrap=True
+    )
     counts = Counter((store.eips[column], reason) for (_, column), reason in ledger.reasons.items())
     for (eip, reason), count in counts.most_common(SHOWN):
         console.print(f"  {count} x {eip}: {reason}", markup=False, soft_wrap=True)
