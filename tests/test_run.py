@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from tiny import N_POOL, N_TRAIN, REPRESENTATION, eipnn, read_json
+from tiny import N_POOL, N_TRAIN, REPRESENTATION, in_process, read_json
 
 from eipnn.run import execute
 from eipnn.run.command import main_run
@@ -372,15 +372,6 @@ def test_files_that_are_no_experiments(tmp_path, text, message):
 def test_an_absent_split_is_said(experiment, run):
     said = run(experiment, "--strategy", "baseline", "--split", "4", status=1)
     assert "split_4.csv" in said
-
-
-def in_process(arguments: list[str], threads: int | None = None) -> int:
-    """A stage's command in this process, which is many times quicker to start."""
-    try:
-        eipnn(*arguments)
-    except SystemExit as stop:
-        return 0 if stop.code in (0, None) else 1
-    return 0
 
 
 def finish(folder: Path, experiment: Path, monkeypatch, *strategies: str) -> None:

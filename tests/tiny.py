@@ -189,6 +189,15 @@ def eipnn(*arguments: str) -> None:
         os.environ.update(environment)
 
 
+def in_process(arguments: list[str], threads: int | None = None) -> int:
+    """In place of `eipnn.processes.call`: a command in this process, which is many times quicker to start."""
+    try:
+        eipnn(*arguments)
+    except SystemExit as stop:
+        return 0 if stop.code in (0, None) else 1
+    return 0
+
+
 def eipnn_stage(command: str, config: dict, *arguments: str) -> Path:
     """Run ``eipnn COMMAND --config CONFIG ...`` in this process; the root folder of what it writes."""
     root = Path(config["trainer"]["default_root_dir"])

@@ -1,0 +1,91 @@
+"""Every configuration that is shipped or shown trains, at toy size."""
+
+import re
+from pathlib import Path
+
+import ase.io
+import pytest
+import yaml
+from tiny import in_process, read_json
+
+from eipnn.eips import load_eips
+from eipnn.run import execute
+from eipnn.run.command import main_run
+from eipnn.run.experiment import STAGES, read_experiment
+from eipnn.structures import Split, read_split, read_structures, write_split
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
+README = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """The smallest frames of si_mini: 12 for training, 4 for validation, 4 for test, 16 in the pool."""
+    folder = tmp_path_factory.mktemp("toy")
+    split = read_split("bundled:si_mini/splits/random_1.csv")
+    dft, pool = (read_structures(f"bundled:si_mini/{kind}.extxyz") for kind in ("dft", "pool"))
+    atoms = {a.info["config_id"]: a for a in (*dft, *pool)}
+
+    def smallest(ids: tuple[str, ...], n: int) -> tuple[str, ...]:
+        return tuple(sorted(ids, key=lambda name: len(atoms[name]))[:n])
+
+    parts = Split(
+        smallest(split.train, 12),
+        smallest(split.val, 4),
+        smallest(split.test, 4),
+        smallest(split.pool, 16),
+    )
+    chosen = {"dft": (*parts.train, *parts.val, *parts.test), "pool": parts.pool}
+    for kind, ids in chosen.items():
+        ase.io.write(folder / f"{kind}.extxyz", [atoms[name] for name in ids], format="extxyz")
+    write_split(parts, folder / "split_1.csv")
+    return folder
+
+
+def shrunk(content: dict, toy: Path) -> dict:
+    """An experiment with its own settings, but with toy sizes and data, for one epoch."""
+    assert content["data"]["dft"] == "bundled:si_mini/dft.extxyz", "give its data a toy above"
+    content["data"] |= {
+        "dft": str(toy / "dft.extxyz"),
+        "pool": str(toy / "pool.extxyz"),
+        "labels": "bundled:si_mini/labels",
+    }
+    content.pop("eips", None)  # labelled already
+    content["splits"] = str(toy / "split_{split}.csv")
+    sizes = content["representation"]["init_args"]
+    sizes |= {name: min(value, 8) for name, value in sizes.items() if type(value) is int}
+    for section in (content, *(content.get(stage, {}) for stage in STAGES)):
+        section.setdefault("trainer", {})
+        section["trainer"] |= {"max_epochs": 1, "enable_progress_bar": False}
+    return content
+
+
+def test_there_are_experiments():
+    assert "schnet.yaml" in {file.name for file in EXPERIMENTS}
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_an_experiment_trains(file, toy, tmp_path, monkeypatch):
+    experiment = read_experiment(file)
+    assert experiment.data.get("labels") or experiment.eips
+    small = tmp_path / "small.yaml"
+    small.write_text(yaml.safe_dump(shrunk(yaml.safe_load(file.read_text()), toy)))
+    monkeypatch.setattr(execute, "call", in_process)
+    run = tmp_path / "run"
+    assert main_run([str(small), "-o", str(run), "--strategy", "mp+la", "--alpha", "0.1"]) == 0
+    result = read_json(run / "split-1" / "seed-0" / "result-mp+la.json")
+    assert result["result"]["test_atom_mae"] < 5
+
+
+@pytest.mark.parametrize("text", README, ids=range(len(README)))
+def test_yaml_of_the_readme_is_valid(text, tmp_path):
+    content = yaml.safe_load(text)
+    file = tmp_path / "shown.yaml"
+    if isinstance(content, list):
+        file.write_text(yaml.safe_dump([e for e in content if "ase" in e]))
+        assert load_eips(file)
+    else:
+        whole = {"data": {"dft": "a", "energy_zero": "none"}, "representation": {}} | content
+        file.write_text(yaml.safe_dump(whole))
+        read_experiment(file)
