@@ -1,4 +1,4 @@
-"""f_pred: from per-atom features to energies or EIP classes (FACTS: d -> d -> 1, summed over atoms)."""
+"""f_pred: from per-atom features to energies or EIP classes (Shui et al. 2022; sizes of the authors' code)."""
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from eipnn.representations.base import MAX_Z
 class EnergyHead(nn.Module):
     """Total energies as a sum of per-atom energies, ``E_k = sum_i (scale_k MLP(h_i)_k + shift_k[z_i])``.
 
-    The scale and the shift per element come from the training labels (`set_scale`), so that the MLP sees
-    targets of order one, whatever the energy zero.
+    The MLP has the widths d -> d -> K. The scale and the shift per element come from the training labels
+    (`set_scale`), so that the MLP sees targets of order one, whatever the energy zero.
 
     Args:
         dim: width d of the representation.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eipnn.labels import LabelError, LabelStore
+from eipnn.structures import read_structures
 
 BUNDLED = "bundled:si_mini/labels"
 
@@ -44,6 +45,18 @@ def test_bundled_store() -> None:
     assert store.energies_of([], ["sw"]).shape == (0, 1)
     with pytest.raises(ValueError, match="read-only"):
         store.energies[0, 0] = 0.0
+
+
+def test_structures_are_those_that_were_labelled() -> None:
+    store = LabelStore.open(BUNDLED)
+    frames = read_structures("bundled:si_mini/dft.extxyz")
+    store.check(frames)
+    frames[7].positions[0, 0] += 1e-6
+    with pytest.raises(
+        LabelError,
+        match=r"labels of 'Si_00007' are of another structure .* label the present files",
+    ):
+        store.check(frames)
 
 
 def test_what_a_store_lacks() -> None:

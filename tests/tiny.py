@@ -86,6 +86,7 @@ def random_frame(rng: np.random.Generator) -> Atoms:
         del atoms[0]
         atoms.pbc = False
     atoms.positions += rng.normal(0, 0.1, atoms.positions.shape)
+    atoms.positions = atoms.positions.round(8)  # as many digits as extended XYZ keeps
     return atoms
 
 

@@ -21,7 +21,8 @@ from eipnn.errors import InputError
 
 SOURCES = ("kim", "ase")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-RESERVED = "none"  # the classifier's p_0: no EIP is good enough
+NONE = "none"
+"""Name of the classifier's class p_0, no EIP is close to DFT; so no EIP may have it."""
 
 
 class EIPError(InputError):
@@ -118,9 +119,9 @@ def _eip(entry: Any, where: str, installed: list[str]) -> EIP:
     if len([key for key in SOURCES if key in entry]) != 1:
         raise EIPError(f"{where}: must have either kim or ase, as in '{_EXAMPLE}'")
     name = entry.get("name")
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name == RESERVED:
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name == NONE:
         raise EIPError(
-            f"{where}: name {name!r} must be letters, digits and _ . + - only, and not {RESERVED!r}"
+            f"{where}: name {name!r} must be letters, digits and _ . + - only, and not {NONE!r}"
         )
     if "kim" in entry:
         if "arguments" in entry:

@@ -4,6 +4,8 @@
 index.json       text                        layout version, EIPs with resolved ids, counts,
                                              units, content hash of the structures
 ids.txt          n_frames lines              the config ids, in the order of the rows
+checksums.npy    (n_frames,) uint64          of each structure, so that an id that has come to mean another
+                                             one is found out
 offsets.npy      (n_frames + 1,) int64       atoms of row i are `offsets[i]:offsets[i + 1]`
 energies.npy     (n_frames, n_eips) f8       eV, each EIP's own zero; NaN where there is no label
 forces.npy       (n_atoms, n_eips, 3) f8     eV/A, NaN where there is no label
@@ -33,7 +35,7 @@ from eipnn.structures import StructureError, resolve
 VERSION = 1
 PENDING, DONE, FAILED, IN_WORK = 0, 1, 2, 3
 INDEX, IDS, LEDGER = "index.json", "ids.txt", "failures.csv"
-ARRAYS = ("offsets", "energies", "forces", "status")
+ARRAYS = ("checksums", "offsets", "energies", "forces", "status")
 FILL_ROWS = 1 << 16  # rows of an array that are filled at a time
 
 
@@ -49,6 +51,7 @@ class LabelStore:
         self.index = index
         self.ids = ids
         self.eips = tuple(entry["name"] for entry in index["eips"])
+        self.checksums = _load(folder, "checksums", index)  # (n_frames,)
         self.offsets = _load(folder, "offsets", index)  # (n_frames + 1,)
         self.energies = _load(folder, "energies", index)  # (n_frames, n_eips) eV
         self.status = _load(folder, "status", index)  # (n_frames, n_eips)
@@ -103,6 +106,16 @@ class LabelStore:
                 "label the file that holds it"
             ) from None
 
+    def check(self, structures: Sequence[Atoms]) -> None:
+        """Raise `LabelError` where one of the structures is not what was labelled under its ``config_id``."""
+        for atoms in structures:
+            name = atoms.info["config_id"]
+            if self.checksums[self.row(name)] != checksum(atoms):
+                raise LabelError(
+                    f"{self.folder}: the labels of {name!r} are of another structure (species, positions, cell or "
+                    "periodicity differ): label the present files into a new folder"
+                )
+
     def forces(self, config_id: str) -> np.ndarray:
         """Forces of one configuration, (n_atoms, n_eips, 3) in eV/A, NaN where a label is missing."""
         row = self.row(config_id)
@@ -140,11 +153,19 @@ def content_hash(structures: Sequence[Atoms]) -> str:
     digest = hashlib.sha256()
     for atoms in structures:
         digest.update(f"{atoms.info['config_id']}\n{len(atoms)}\n".encode())
-        digest.update(atoms.numbers.astype("<i8").tobytes())
-        digest.update(atoms.positions.astype("<f8").tobytes())
-        digest.update(atoms.cell.array.astype("<f8").tobytes())
-        digest.update(atoms.pbc.tobytes())
+        digest.update(_content(atoms))
     return digest.hexdigest()
+
+
+def checksum(atoms: Atoms) -> int:
+    """64 bits of a SHA-256 over species, positions, cell and periodicity of one structure."""
+    return int.from_bytes(hashlib.sha256(_content(atoms)).digest()[:8], "little")
+
+
+def _content(atoms: Atoms) -> bytes:
+    numbers = atoms.numbers.astype("<i8").tobytes()
+    positions = atoms.positions.astype("<f8").tobytes()
+    return numbers + positions + atoms.cell.array.astype("<f8").tobytes() + atoms.pbc.tobytes()
 
 
 def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> None:
@@ -153,13 +174,16 @@ def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> 
     write_atomically(folder / IDS, "".join(f"{atoms.info['config_id']}\n" for atoms in structures))
     shapes = _shapes(index)
     sizes = [len(atoms) for atoms in structures]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    known = {
+        "offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        "checksums": np.array([checksum(atoms) for atoms in structures], dtype=np.uint64),
+    }
     for name in ARRAYS:
         shape, dtype = shapes[name]
         array = np.lib.format.open_memmap(_file(folder, name), "w+", dtype, shape)
         for start in range(0, shape[0], FILL_ROWS):
             rows = slice(start, start + FILL_ROWS)
-            array[rows] = offsets[rows] if name == "offsets" else _MISSING[name]
+            array[rows] = known[name][rows] if name in known else _MISSING[name]
         array.flush()
     write_atomically(folder / LEDGER, "config_id,eip,reason\n")
     write_json(folder / INDEX, index)
@@ -223,6 +247,7 @@ def _file(folder: Path, name: str) -> Path:
 def _shapes(index: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
     frames, atoms, eips = index["n_frames"], index["n_atoms"], len(index["eips"])
     return {
+        "checksums": ((frames,), "<u8"),
         "offsets": ((frames + 1,), "<i8"),
         "energies": ((frames, eips), "<f8"),
         "forces": ((atoms, eips, 3), "<f8"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from eipnn.eips import NONE
 from eipnn.files import write_atomically
 from eipnn.labels import LabelError
 from eipnn.labels.leaderboard import best_eip, leaderboard
@@ -212,7 +213,7 @@ class Report:
         title = f"Pool, as classified on {_named(there)}"
         plots.selection(counts, title, self.folder / "selection.png")
         yield self._picture("selection", "What the classifier chose for the structures of the pool")
-        chosen = counts.drop(folds.NONE).sum()
+        chosen = counts.drop(NONE).sum()
         each = ", ".join(f"{fold}: {n} of {counts[fold].sum()}" for fold, n in chosen.items())
         dots = " Bars are means, dots single splits." if len(there) > 1 else ""
         yield f"Structures of the pool that got an EIP label: {each}.{dots}"

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from eipnn.eips import NONE
 from eipnn.report.runs import Fold, ReportError, Training, damaged, read_config
-
-NONE = "none"
-"""Name of the class p_0: no EIP is close to DFT."""
 
 
 def predictions(training: Training) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from eipnn.eips import NONE
 from eipnn.report import folds
 from eipnn.report.runs import Experiment, Fold
 from eipnn.report.sources import FoldData
@@ -46,7 +47,7 @@ def _chosen(fold: Fold, data: FoldData) -> pd.DataFrame:
     """``config_id``, ``n_atoms`` and ``error`` (eV) of the labels that the classifier chose on test."""
     assert data.comparison is not None
     table = folds.classification([fold])
-    table = table[table["eip"] != folds.NONE]
+    table = table[table["eip"] != NONE]
     place = {name: i for i, name in enumerate(data.comparison.ids)}
     rows = table["config_id"].map(place).to_numpy()
     columns = table["eip"].map(data.comparison.eips.index).to_numpy()

@@ -13,13 +13,13 @@ from torch.optim import Adam
 from torch_geometric.data import Batch
 from torchmetrics import MeanMetric
 
+from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.heads import ClassHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.module import SchedulerCallable, StageModule
 from eipnn.stages.schedules import SlantedTriangular
-from eipnn.stages.source import NONE
 
 log = logging.getLogger("eipnn")
 

@@ -34,7 +34,7 @@ class FinetuneModule(StageModule):
 
     The loss of a batch is the mean squared residual of its DFT configurations + alpha x the mean loss of its
     EIP configurations (Eq. 3, whatever the share of each kind in a batch). The constant k of the biweight is
-    estimated on the residuals of the whole batch.
+    estimated on the residuals of the whole batch; with several processes, by each on its own batch.
 
     Args:
         representation: f_rep.

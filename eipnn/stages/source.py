@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms
 
+from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import alignment_warning
@@ -75,7 +76,7 @@ class Source:
 
     Raises:
         StructureError: a file is damaged or the split names an id that no file has.
-        LabelError: the label store lacks a structure or an EIP.
+        LabelError: the label store lacks a structure or an EIP, or labelled another structure under an id.
         ValueError: a part that is asked for (pool, labels) was not given.
     """
 
@@ -94,6 +95,7 @@ class Source:
         pool_ids = list(self.pool) if config.pool else self.split.pool
         self.split.check(list(self.dft), pool_ids, config.split)
         self._store: LabelStore | None = None
+        self._checked: set[str] = set()  # ids whose structures are those of the label store
         self.zero = self._fit_dft_zero()
         self._eip_zeros: dict[str, Zero] = {}
 
@@ -122,7 +124,7 @@ class Source:
 
     def eip_energies(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Aligned energies (n, len(eips)), eV; NaN where an EIP gave no label."""
-        raw = self.store.energies_of(ids, eips)
+        raw = self._raw_eip_energies(ids, eips)
         zeros = self.eip_zeros(eips)
         structures = self.structures(ids)
         return raw - np.array(
@@ -154,6 +156,13 @@ class Source:
         energies = np.array([_dft_energy(atoms) for atoms in train])
         return fit_zero(config.mode, train, energies, isolated=config.energies)
 
+    def _raw_eip_energies(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
+        """Energies (n, len(eips)) as in the label store, eV, of ids that mean the same structures there."""
+        new = [name for name in ids if name not in self._checked]
+        self.store.check(self.structures(new))
+        self._checked.update(new)
+        return self.store.energies_of(ids, eips)
+
     def _fit_eip_zero(self, name: str) -> Zero:
         configs = self.config.eip_energy_zero
         config = configs.get(name, configs.get("*"))
@@ -163,7 +172,7 @@ class Source:
         return fit_zero(
             config.mode,
             self.structures(train),
-            self.store.energies_of(train, [name])[:, 0],
+            self._raw_eip_energies(train, [name])[:, 0],
             isolated=config.energies,
             reference=self.dft_energies(train),
         )
@@ -209,15 +218,16 @@ def selected(file: str | Path) -> dict[str, str]:
     """Id -> EIP of the configurations for which the classifier chose one (`selection.csv`)."""
     import pandas as pd
 
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    what = "a selection is what `eipnn predict` writes with a ClassifierModule"
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except OSError:
+        raise InputError(f"{file}: no such file, or it cannot be read; {what}") from None
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{file}: is empty; {what}") from None
     if missing := {"config_id", "eip"} - set(table.columns):
-        raise InputError(
-            f"{file}: column {min(missing)!r} is missing; a selection is what `eipnn predict` writes "
-            "with a ClassifierModule"
-        )
+        raise InputError(f"{file}: column {min(missing)!r} is missing; {what}")
+    if len(again := table["config_id"][table["config_id"].duplicated()]):
+        raise InputError(f"{file}: {again.iloc[0]!r} stands in it twice; {what}")
     table = table[table["eip"] != NONE]
     return dict(zip(table["config_id"], table["eip"], strict=True))
-
-
-NONE = "none"
-"""Name of the class p_0: no EIP is within c of DFT."""
