@@ -54,7 +54,7 @@ def test_structures_are_those_that_were_labelled() -> None:
     frames[7].positions[0, 0] += 1e-6
     with pytest.raises(
         LabelError,
-        match=r"labels of 'Si_00007' are of another structure .* label the present files",
+        match="labels of another structure 'Si_00007' with other species, positions, cell or per",
     ):
         store.check(frames)
 

@@ -32,7 +32,7 @@ def test_an_id_that_has_come_to_mean_another_structure(tiny, tmp_path):
     ase.io.write(tmp_path / "pool.extxyz", frames, format="extxyz")
     moved = source(tiny, pool=str(tmp_path / "pool.extxyz"))
     moved.eip_energies(tiny.ids("train"), EIPS)
-    with pytest.raises(LabelError, match=f"labels of '{names[0]}' are of another structure"):
+    with pytest.raises(LabelError, match=f"has labels of another structure '{names[0]}' with"):
         moved.eip_energies(names, EIPS)
 
 

@@ -110,11 +110,19 @@ class LabelStore:
         """Raise `LabelError` where one of the structures is not what was labelled under its ``config_id``."""
         for atoms in structures:
             name = atoms.info["config_id"]
-            if self.checksums[self.row(name)] != checksum(atoms):
-                raise LabelError(
-                    f"{self.folder}: the labels of {name!r} are of another structure (species, positions, cell or "
-                    "periodicity differ): label the present files into a new folder"
-                )
+            row = self.row(name)
+            if self.checksums[row] == checksum(atoms):
+                continue
+            labelled = self.offsets[row + 1] - self.offsets[row]
+            difference = (
+                f"{labelled} atoms, and yours has {len(atoms)}"
+                if labelled != len(atoms)
+                else "other species, positions, cell or periodicity"
+            )
+            raise LabelError(
+                f"{self.folder}: has labels of another structure {name!r} with {difference}; "
+                "label the present files into a new folder"
+            )
 
     def forces(self, config_id: str) -> np.ndarray:
         """Forces of one configuration, (n_atoms, n_eips, 3) in eV/A, NaN where a label is missing."""
