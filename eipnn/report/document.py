@@ -190,7 +190,10 @@ class Report:
         plots.learning_curves(curves, names, f"Validation of {_named(self.experiment.folds)}", file)
         yield self._picture("learning_curves", "Validation config MAE by epoch and gradient step")
         if len(self.experiment.folds) > 1:
-            yield "Thick lines are means over splits and seeds, thin lines are single ones."
+            yield (
+                "Thick lines are means over splits and seeds, thin lines single ones; both are running means over a "
+                "hundredth of the epochs. The -long rows stand on the right only."
+            )
 
     def _classifier(self) -> Iterator[str]:
         there = folds.classified(self.experiment.folds)

@@ -162,7 +162,8 @@ def learning_curves(
         axes = figure.subplots(1, 2, sharey=True)
         for axis, by in zip(axes, ("epoch", "step"), strict=True):
             for strategy, tables in curves.items():
-                _curve(axis, tables, by, COLOURS[strategy], names[strategy])
+                if by == "step" or not strategy.endswith("-long"):  # many times the epochs
+                    _curve(axis, tables, by, COLOURS[strategy], names[strategy])
             axis.grid()
             axis.set(yscale="log", xlabel=by if by == "epoch" else "gradient step")
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
@@ -170,16 +171,22 @@ def learning_curves(
             axis.yaxis.set_minor_locator(NullLocator())
         axes[0].set_ylabel("validation config MAE (eV)")
         figure.suptitle(title)
-        handles, labels = axes[0].get_legend_handles_labels()
+        handles, labels = axes[1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         figure.savefig(file)
 
 
 def _curve(axis: Axes, tables: Sequence[pd.DataFrame], by: str, colour: str, name: str) -> None:
-    joined = pd.concat(tables)
     if len(tables) > 1:
-        for table in tables:
+        for table in map(_smooth, tables):
             axis.plot(table[by], table["val_config_mae"], color=colour, linewidth=0.6, alpha=0.4)
-    # Folds differ by a few steps an epoch: the mean is over epochs.
-    mean = joined.groupby("epoch")[["step", "val_config_mae"]].mean().reset_index()
+    # Folds differ by a few steps an epoch, and in length: the mean is over the epochs that all have.
+    joined = pd.concat(tables).groupby("epoch").filter(lambda rows: len(rows) == len(tables))
+    mean = _smooth(joined.groupby("epoch")[["step", "val_config_mae"]].mean().reset_index())
     axis.plot(mean[by], mean["val_config_mae"], color=colour, linewidth=1.8, label=name)
+
+
+def _smooth(table: pd.DataFrame) -> pd.DataFrame:
+    """Running means over a hundredth of the epochs: single epochs of a long training hide its course."""
+    window = max(len(table) // 100, 1)
+    return table.rolling(window, center=True, min_periods=1).mean()
