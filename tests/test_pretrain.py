@@ -175,3 +175,29 @@ def test_an_id_in_both_files_is_an_error(tiny):
     twice = tiny.arguments | {"pool": tiny.data["dft"]}
     with pytest.raises(InputError, match="both hold a structure with the config_id 'dft_000000'"):
         attached(PretrainDataModule(**twice), module())
+
+
+def test_a_store_of_other_structures_is_refused(tiny, tmp_path):
+    names = list(tiny.frames)
+    frames = [tiny.frames[name].copy() for name in names]
+    for atoms, name in zip(frames, names, strict=True):
+        atoms.info["config_id"] = name
+    energies = np.array([tiny.eip[name] for name in names])
+    some = write_labels(tmp_path / "some", frames[:-1], energies[:-1])
+    arguments = tiny.arguments | {"labels": str(some)}
+    with pytest.raises(InputError, match="no labels of the configuration 'pool_000039'"):
+        attached(PretrainDataModule(**arguments), module())
+    del frames[-1][0]
+    other = write_labels(tmp_path / "other", frames, energies)
+    arguments = tiny.arguments | {"labels": str(other)}
+    with pytest.raises(InputError, match="labels of another structure 'pool_000039'"):
+        attached(PretrainDataModule(**arguments), module())
+
+
+def test_a_part_of_the_split_that_is_empty_is_said(tiny, tmp_path):
+    rows = (tiny.folder / "split.csv").read_text().splitlines()
+    for mark in ("val", "pretrain"):
+        file = tmp_path / f"without-{mark}.csv"
+        file.write_text("\n".join(row for row in rows if not row.endswith(mark)) + "\n")
+        with pytest.raises(InputError, match=f"the split {file} marks none for this stage"):
+            attached(PretrainDataModule(**tiny.arguments | {"split": str(file)}), module())
