@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torch_geometric.data import Batch, Data
 
 from eipnn.inputs import Graph, Inputs, pair_vectors, prepare
+from eipnn.stages import data
+from eipnn.stages.data import Configurations
 
 numbers = st.floats(-1, 1, allow_nan=False)
 
@@ -197,3 +199,14 @@ def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("EIPNN_CACHE", str(tmp_path / "here"))
     prepare(frames(), Graph(4.0))
     assert len(list((tmp_path / "here").iterdir())) == 1
+
+
+def test_large_sets_keep_no_object_for_each_configuration(monkeypatch, tmp_path):
+    structures = [bulk("Cu", "fcc", a=a) for a in (3.5, 3.6, 3.7)]
+    inputs = prepare(structures, Graph(4.0), tmp_path)
+    small = Configurations(["a", "b", "c"], inputs, {})
+    assert small[1] is small[1]
+    monkeypatch.setattr(data, "KEPT", 2)
+    large = Configurations(["a", "b", "c"], inputs, {})
+    assert large[1] is not large[1]
+    assert torch.equal(large[1].edge_shift, small[1].edge_shift)

@@ -18,7 +18,7 @@ from eipnn.errors import InputError
 from eipnn.heads import ClassHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
-from eipnn.stages.module import SchedulerCallable, StageModule
+from eipnn.stages.module import SchedulerCallable, StageModule, finite
 from eipnn.stages.schedules import SlantedTriangular
 
 log = logging.getLogger("eipnn")
@@ -112,7 +112,7 @@ class ClassifierModule(StageModule):
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``class`` (B,) and ``probability`` (B,) of the most likely class."""
-        return self._outputs(batch, self(batch))
+        return self._outputs(batch, finite(self(batch)))
 
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file."""
@@ -135,7 +135,7 @@ class ClassifierModule(StageModule):
         }
 
     def _evaluate(self, batch: Batch, split: str) -> Tensor:
-        logits = self(batch)
+        logits = finite(self(batch))
         self.accuracy.update((logits.argmax(dim=-1) == batch.label).float(), batch.weight)
         self.cross_entropy.update(
             F.cross_entropy(logits, batch.label, reduction="none"), batch.weight

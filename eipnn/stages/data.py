@@ -22,6 +22,10 @@ from eipnn.structures import read_structures
 
 log = logging.getLogger("eipnn")
 
+KEPT = 100_000
+"""Configurations up to which a data set keeps each `Data` that it made: some kB each, and no work from the second
+epoch on. Larger sets make them anew from the flat tensors of their `InputSet`."""
+
 
 class Configurations(Dataset[Data]):
     """Model inputs with targets.
@@ -43,6 +47,8 @@ class Configurations(Dataset[Data]):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Data:
+        if len(self) > KEPT:
+            return self._make(index)
         if index not in self._items:
             self._items[index] = self._make(index)
         return self._items[index]

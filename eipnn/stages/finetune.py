@@ -19,7 +19,7 @@ from eipnn.heads import EnergyHead
 from eipnn.losses import tukey_biweight, tukey_scale
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
-from eipnn.stages.module import SchedulerCallable, StageModule, shift_table
+from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
 from eipnn.stages.schedules import LinearDecay
 from eipnn.stages.source import EnergyZero, ZeroMode, scale_and_shift, selected
 
@@ -129,7 +129,7 @@ class FinetuneModule(StageModule):
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``prediction`` (B,): total energies in eV, on the DFT file's own zero."""
-        return self._outputs(batch, self(batch))
+        return self._outputs(batch, finite(self(batch)))
 
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file."""
@@ -145,7 +145,7 @@ class FinetuneModule(StageModule):
         }
 
     def _evaluate(self, batch: Batch, split: str) -> Tensor:
-        prediction = self(batch)
+        prediction = finite(self(batch))
         error = (prediction - batch.energy).abs()
         self.config_mae.update(error, batch.weight)
         self.atom_mae.update(error / batch.n_atoms, batch.weight)

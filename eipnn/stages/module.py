@@ -304,6 +304,20 @@ def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return x.keys() == y.keys() and all(abs(x[k] - y[k]) < 1e-6 for k in x)
 
 
+def finite(output: Tensor) -> Tensor:
+    """The output of a network, as it is.
+
+    Raises:
+        InputError: it holds NaN or infinite values, which means would hide or carry on.
+    """
+    if not output.isfinite().all():
+        raise InputError(
+            "the network gives NaN or infinite values: its training has diverged; "
+            "lower the learning rate (model.init_args.optimizer.init_args.lr)"
+        )
+    return output
+
+
 def shift_table(shifts: Sequence[dict[int, float]]) -> Tensor:
     """Shifts by atomic number, one dict an output -> (MAX_Z + 1, K)."""
     table = torch.zeros(MAX_Z + 1, len(shifts))

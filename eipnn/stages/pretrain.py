@@ -15,7 +15,7 @@ from eipnn.errors import InputError
 from eipnn.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
-from eipnn.stages.module import SchedulerCallable, StageModule, shift_table
+from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
 from eipnn.stages.schedules import SlantedTriangular
 from eipnn.stages.source import scale_and_shift
 
@@ -98,14 +98,14 @@ class PretrainModule(StageModule):
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``prediction`` (B, |P|), eV."""
-        return {"row": batch.row, "weight": batch.weight, "prediction": self(batch)}
+        return {"row": batch.row, "weight": batch.weight, "prediction": finite(self(batch))}
 
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file."""
         return {name: outputs["prediction"][:, k].numpy() for k, name in enumerate(self.eips)}
 
     def _evaluate(self, batch: Batch) -> Tensor:
-        prediction = self(batch)
+        prediction = finite(self(batch))
         error = (prediction - torch.nan_to_num(batch.energies)).abs()
         for k, metric in enumerate(self.mae):
             metric.update(error[:, k], batch.weight * batch.known[:, k])
