@@ -476,16 +476,18 @@ def test_a_killed_run_ends_with_the_same_results(experiment, tmp_path, monkeypat
 
 
 MOMENTS = (
+    "pretrain/begun.json",
+    "pretrain/checkpoints/last.ckpt",
     "classify/begun.json",
     "classify/checkpoints/last.ckpt",
     "classify/fit.json",
     "classify/test.json",
-    "pretrain/begun.json",
-    "pretrain/checkpoints/last.ckpt",
     "mp+la/alpha-0.1/begun.json",
     "mp+la/alpha-0.1/checkpoints/last.ckpt",
     "mp+la/alpha-0.1/fit.json",
+    "la/alpha-0.1/checkpoints/last.ckpt",
 )
+"""Files, in the order in which they appear; each is waited for and the run is killed some moments later."""
 
 
 @pytest.mark.slow
