@@ -65,6 +65,16 @@ def test_the_table_has_the_papers_rows(full):
     assert "Not in the table" not in text(full)
 
 
+def test_the_energy_zeros_are_printed(full):
+    lines = text(full).partition("### Energy zeros")[2].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:6]]
+    assert cells[0] == ["of", "mode", "energies (eV)", "splits"]
+    assert cells[2:] == [
+        ["DFT", "isolated_atoms", f"Si {ZERO:.5f}", "1, 2"],
+        ["all EIPs", "none", "", "1, 2"],
+    ]
+
+
 def test_best_eip_is_chosen_on_train_and_val_and_reported_on_test(full, silicon):
     expected, store = [], LabelStore.open("bundled:si_mini/labels")
     for number in (1, 2):

@@ -15,7 +15,7 @@ from eipnn.report import folds, plots, tables
 from eipnn.report.duplicates import RADIUS, THRESHOLD, near_duplicates
 from eipnn.report.label_quality import label_quality
 from eipnn.report.runs import Experiment, Fold, ReportError
-from eipnn.report.sources import FoldData, read_data
+from eipnn.report.sources import FoldData, energy_zeros, read_data
 from eipnn.report.tables import Measured, markdown, measure
 from eipnn.run.experiment import STRATEGIES
 
@@ -36,6 +36,10 @@ STEPS = (
 BEST_EIP = (
     "The best EIP is the one with the lowest config MAE on train and validation, each split for itself; its test "
     "errors are on the same split and the same energy zeros as the other rows."
+)
+ZEROS = (
+    "What is taken off an energy for each atom of an element before training; the DFT part is put back in every "
+    "prediction. `isolated_atoms` is as given, `least_squares` fitted on the training split."
 )
 DUPLICATES = (
     f"Two structures are near-duplicates where the sorted distances of each atom to its neighbours within {RADIUS:g} Å "
@@ -70,6 +74,7 @@ class Report:
             self._parity,
             self._curves,
             self._classifier,
+            self._zeros,
             self._leaderboard,
             self._duplicates,
         )
@@ -229,6 +234,12 @@ class Report:
                 "Labels that are no closer to DFT than a network trained on DFT alone have little to teach it, "
                 "whatever their number."
             )
+
+    def _zeros(self) -> Iterator[str]:
+        if self.data:
+            yield "### Energy zeros"
+            yield markdown(energy_zeros(self.data).rename(columns={"energies": "energies (eV)"}))
+            yield ZEROS
 
     def _leaderboard(self) -> Iterator[str]:
         data = next((d for d in self.data if d.comparison is not None), None)

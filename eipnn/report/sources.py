@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from eipnn.errors import InputError
 from eipnn.labels.leaderboard import Comparison
@@ -68,6 +69,25 @@ def read_data(trainings: Sequence[Training]) -> FoldData:
             f"{fold.folder}: its structures, split or labels cannot be read ({error}); relative paths hold "
             "from the folder where `eipnn run` was called, so call `eipnn report` there"
         ) from error
+
+
+def energy_zeros(data: Sequence[FoldData]) -> pd.DataFrame:
+    """The zeros of DFT and of the EIPs as text: ``of``, ``mode``, ``energies`` (eV an atom), ``splits``.
+
+    Lines that differ in their splits alone are one, and so are EIPs with the same zero.
+    """
+    lines: dict[tuple[str, str, str], list[int]] = {}
+    for d in data:
+        zeros = {"DFT": d.source.zero}
+        if d.comparison is not None:
+            eips = d.source.eip_zeros(d.comparison.eips)
+            same = len({str(zero) for zero in eips.values()}) == 1
+            zeros |= {"all EIPs": next(iter(eips.values()))} if same else eips
+        for name, zero in zeros.items():
+            energies = ", ".join(f"{el} {e:.5f}" for el, e in sorted(zero.energies.items()))
+            lines.setdefault((name, zero.mode, energies), []).append(d.fold.split)
+    rows = [[*line, ", ".join(map(str, splits))] for line, splits in lines.items()]
+    return pd.DataFrame(rows, columns=["of", "mode", "energies", "splits"])
 
 
 def _source(settings: dict[str, Any]) -> "Source":
