@@ -16,7 +16,7 @@ from tiny import REPRESENTATION
 from eipnn import cli
 from eipnn.errors import InputError
 from eipnn.run import execute
-from eipnn.run.command import check_options
+from eipnn.run.command import _zero_options, check_options
 from eipnn.run.execute import Stage, StageError, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, read_experiment
 from eipnn.run.plan import Plan
@@ -157,3 +157,17 @@ def test_a_stage_that_sigterm_ends_has_failed(monkeypatch, capsys):
         cli.main()
     assert ending.value.code == 128 + signal.SIGTERM
     assert "eipnn fit: ended by SIGTERM" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("eips", "options", "said"),
+    [
+        ("none", [], ""),
+        ({"*": {"mode": "least_squares"}}, ["--eip-zero", "least_squares"], ""),
+        ({"sw": {"mode": "least_squares"}, "*": {}}, [], "leaves the EIPs' zeros as they are"),
+    ],
+)
+def test_the_leaderboard_of_the_labels_gets_the_zeros(tmp_path, capfd, eips, options, said):
+    given = _zero_options({"energy_zero": "least_squares", "eip_energy_zero": eips}, tmp_path)
+    assert given == ["--energy-zero", "least_squares", *options]
+    assert said in capfd.readouterr().out

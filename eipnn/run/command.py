@@ -151,11 +151,22 @@ def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
     if zero.get("energies"):
         write_json(root / "isolated_atoms.json", zero["energies"])
         options += ["--isolated-atoms", str(root / "isolated_atoms.json")]
-    if data.get("eip_energy_zero") == "least_squares":
+    eip_zeros = _modes(data.get("eip_energy_zero", "none"))
+    if eip_zeros == {"least_squares"}:
         options += ["--eip-zero", "least_squares"]
+    elif eip_zeros != {"none"}:
+        say(
+            "the leaderboard of the labels leaves the EIPs' zeros as they are; that of `eipnn report` does not"
+        )
     if data.get("energy_key"):
         options += ["--energy-key", data["energy_key"]]
     return options
+
+
+def _modes(zeros: Any) -> set[str]:
+    """The modes in an ``eip_energy_zero``: one for all EIPs, or a mapping from EIP to mode and energies."""
+    given = zeros.values() if isinstance(zeros, dict) else [zeros]
+    return {zero.get("mode", "none") if isinstance(zero, dict) else zero for zero in given}
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
