@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.logging import RichHandler
 
@@ -135,7 +136,9 @@ def quiet_lightning() -> None:
 
 def main() -> None:
     """Run the command that `sys.argv` names; DDP starts its other processes with the same command line."""
-    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_path=False)])
+    # Other processes of a run in several would say the same again.
+    level = "ERROR" if rank_zero_only.rank else "INFO"  # type: ignore[attr-defined]
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(show_path=False)])
     quiet_lightning()
     try:
         EipnnCLI()

@@ -15,8 +15,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from eipnn.eips import EIPError, load_eips, named_sets
+from eipnn.eips import load_eips, named_sets
 from eipnn.eips.installed import covering
+from eipnn.errors import InputError
 from eipnn.labels.engine import label_structures
 from eipnn.labels.leaderboard import (
     Comparison,
@@ -29,11 +30,10 @@ from eipnn.labels.leaderboard import (
     write_leaderboard,
 )
 from eipnn.labels.ledger import Ledger
-from eipnn.labels.store import DONE, LabelError, LabelStore
+from eipnn.labels.store import DONE, LabelStore
 from eipnn.structures import (
     MissingKeyError,
     Split,
-    SplitError,
     StructureError,
     energy,
     read_split,
@@ -43,7 +43,6 @@ from eipnn.structures import (
 from eipnn.zeros import MODES, ZeroError, fit_zero
 
 SHOWN = 10  # reasons of failure that are printed; the ledger has them all
-ERRORS = (StructureError, SplitError, EIPError, LabelError, ZeroError, OSError)
 
 
 def main_label(argv: Sequence[str]) -> int:
@@ -55,7 +54,7 @@ def main_label(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return 130
-    except ERRORS as error:
+    except (InputError, OSError) as error:
         print(f"eipnn label: {error}", file=sys.stderr)
         return 1
     return 0

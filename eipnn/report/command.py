@@ -50,7 +50,7 @@ def main_report(argv: Sequence[str]) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         reports = write_report(options.runs, output)
-    except InputError as error:
+    except (InputError, OSError) as error:
         errors.print(Text(f"eipnn report: {error}", "bold red"), soft_wrap=True)
         return 1
     for report in reports:

@@ -63,7 +63,7 @@ def main_run(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     try:
         rows = run(options)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"eipnn run: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -182,7 +182,8 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
         "epochs",
         "gradient steps",
     ):
-        table.add_column(name, justify="right" if name != "strategy" else "left")
+        first = name == "strategy"
+        table.add_column(name, justify="left" if first else "right", no_wrap=first)
     for row in rows:
         result = row["result"]
         alpha = "" if row["alpha"] is None else f"{row['alpha']:g}"

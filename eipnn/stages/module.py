@@ -166,11 +166,13 @@ class StageModule(LightningModule):
         checkpoint["eipnn"] = self.record()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        found = read_record(checkpoint, "the checkpoint", self.stage)
+        file = getattr(self._trainer, "ckpt_path", None) or "the checkpoint"
+        found = read_record(checkpoint, file, self.stage)
         for key, mine in (("representation", self.representation.config()), ("eips", self.eips)):
             if found[key] != mine:
                 raise CheckpointError(
-                    f"the checkpoint was trained with {key} {found[key]}, this run has {mine}; give it the same"
+                    f"{file}: the checkpoint was trained with {key} {found[key]}, this run has {mine}; "
+                    "give it the same"
                 )
         datamodule = getattr(self._trainer, "datamodule", None)
         current = (
@@ -178,7 +180,7 @@ class StageModule(LightningModule):
         )
         if not same_zeros(current, found["zeros"]):
             raise CheckpointError(
-                f"the checkpoint's energy zeros are {found['zeros']}, the data's {current}; "
+                f"{file}: the checkpoint's energy zeros are {found['zeros']}, the data's {current}; "
                 "use the energy_zero, labels and split that it was trained with"
             )
         self.elements, self.zeros = found["elements"], found["zeros"]
