@@ -91,6 +91,11 @@ def test_an_atom_alone_has_no_pairs():
     assert data.cell.abs().max() == 0
 
 
+def test_cell_vectors_of_open_axes_are_zero():
+    atoms = Atoms("Si", cell=[4.0, 5.0, 6.0], pbc=(True, False, True))
+    assert Graph(4.5)(atoms).cell[0].diagonal().tolist() == [4.0, 0.0, 6.0]
+
+
 @dataclass(frozen=True)
 class Counted(Inputs):
     """A graph that counts how often it is built."""

@@ -458,7 +458,7 @@ def kill(process: subprocess.Popen, how: signal.Signals = signal.SIGKILL) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the stages on Linux alone")
-def test_a_killed_run_ends_with_the_same_results(experiment, tmp_path, monkeypatch):
+def test_a_killed_run_ends_with_the_same_results(experiment, tmp_path, monkeypatch, capfd):
     experiment["trainer"]["max_epochs"] = 60
     file = tmp_path / "experiment.yaml"
     file.write_text(yaml.safe_dump(experiment))
@@ -469,7 +469,9 @@ def test_a_killed_run_ends_with_the_same_results(experiment, tmp_path, monkeypat
     kill(process)
     stage = cut / "split-1" / "seed-0" / "baseline"
     assert not (stage / "fit.json").exists(), "the kill came too late: more epochs are needed"
+    capfd.readouterr()
     finish(cut, file, monkeypatch, "baseline")
+    assert f"{stage}: resumed" in capfd.readouterr().out
     finish(whole, file, monkeypatch, "baseline")
     assert_same_results(cut, whole)
     assert len(list((stage / "logs").iterdir())) >= 3  # begun, resumed, tested
