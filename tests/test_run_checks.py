@@ -11,7 +11,7 @@ import torch
 import yaml
 from ase import Atoms
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from tiny import REPRESENTATION
+from tiny import EIPS, REPRESENTATION
 
 from eipnn import cli
 from eipnn.errors import InputError
@@ -60,6 +60,32 @@ def test_contradictions_in_an_experiment(tmp_path, change, message):
     (tmp_path / "silicon.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ExperimentError, match=message):
         read_experiment(tmp_path / "silicon.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": DATA | {"seed": 3}}, r"data\.seed would have no effect"),
+        ({"trainer": {"default_root_dir": "x"}}, r"trainer\.default_root_dir would have no effect"),
+        ({"finetune": {"data": {"dft": "x"}}}, r"finetune\.data\.dft would have no effect"),
+        ({"classify": {"data": {"split": "x"}}}, r"classify\.data\.split would have no effect"),
+        ({"finetune": {"model": {"alpha": 1}}}, r"finetune\.model\.alpha would have no effect"),
+    ],
+)
+def test_settings_that_would_do_nothing(tmp_path, change, message):
+    content = {"data": DATA, "representation": REPRESENTATION} | change
+    (tmp_path / "silicon.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ExperimentError, match=message):
+        read_experiment(tmp_path / "silicon.yaml")
+
+
+def test_a_stage_may_name_its_eips(tiny, tmp_path):
+    data = {k: v for k, v in tiny.data.items() if k not in ("split", "labels")}
+    named = {"model": {"eips": ["au"]}}
+    experiment = Experiment(data, REPRESENTATION, splits=tiny.data["split"], pretrain=named)
+    plan = Plan(experiment, tmp_path, 1, 0, Path(tiny.data["labels"]))
+    assert plan.pretrain().config["model"]["init_args"]["eips"] == ["au"]
+    assert plan.classify().config["model"]["init_args"]["eips"] == list(EIPS)
 
 
 def test_energies_that_a_zero_would_not_use():

@@ -14,6 +14,17 @@ STRATEGIES = ("baseline", "la", "mp", "mp+la", "baseline-long", "mp-long")
 
 STAGES = ("classify", "pretrain", "finetune")
 
+OWN = {
+    "data": ("split", "seed", "selection"),
+    "trainer": ("default_root_dir",),
+    "classify.data": ("dft", "pool", "labels"),
+    "pretrain.data": ("dft", "pool", "labels"),
+    "finetune.data": ("dft", "pool", "labels"),
+    "finetune.model": ("alpha", "init_from"),
+}
+"""Arguments that `eipnn run` sets itself, or reads from one place for all stages: elsewhere they would do nothing. What
+is said of ``data`` and ``trainer`` holds for those of each stage too."""
+
 
 class ExperimentError(InputError):
     """An experiment file is wrong, or asks for what its data does not have."""
@@ -84,6 +95,8 @@ def read_experiment(file: str | Path) -> Experiment:
     for key in ("dft", "energy_zero"):
         if key not in content["data"]:
             raise ExperimentError(f"{file}: data.{key} is missing")
+    for key in ("data", "trainer"):
+        _check_own(content.get(key, {}), key, OWN[key], file)
     _check_zero(content["data"]["energy_zero"], file)
     if content.get("eips") is not None and content["data"].get("labels") is not None:
         raise ExperimentError(
@@ -96,6 +109,12 @@ def read_experiment(file: str | Path) -> Experiment:
                     f"{file}: {stage}.{part} is unknown; use model, data or trainer"
                 )
             _check_mapping(values, f"{stage}.{part}", file)
+            _check_own(
+                values,
+                f"{stage}.{part}",
+                (*OWN.get(part, ()), *OWN.get(f"{stage}.{part}", ())),
+                file,
+            )
     content["alpha"] = _alphas(content.get("alpha", 0.1), file)
     splits = content.get("splits", "random")
     if splits != "random" and "{split}" not in str(splits):
@@ -106,6 +125,14 @@ def read_experiment(file: str | Path) -> Experiment:
 def _check_mapping(values: Any, key: str, file: Path) -> None:
     if not isinstance(values, dict):
         raise ExperimentError(f"{file}: {key} must be a mapping, not {values!r}")
+
+
+def _check_own(values: dict[str, Any], key: str, own: tuple[str, ...], file: Path) -> None:
+    if wrong := [name for name in own if name in values]:
+        raise ExperimentError(
+            f"{file}: {key}.{wrong[0]} would have no effect: `eipnn run` sets it from its options, from the keys at "
+            "the top of this file and from the stages before; remove it"
+        )
 
 
 def _check_zero(given: Any, file: Path) -> None:

@@ -64,12 +64,12 @@ class Plan:
     def classify(self) -> Stage:
         """Train the classifier, let it choose for the pool."""
         return self._stage(
-            "classify", "Classifier", {"eips": list(self.store.eips)}, {}, ("test", "predict")
+            "classify", "Classifier", self._eips("classify"), {}, ("test", "predict")
         )
 
     def pretrain(self) -> Stage:
         """Pretrain on all EIPs."""
-        return self._stage("pretrain", "Pretrain", {"eips": list(self.store.eips)}, {}, ())
+        return self._stage("pretrain", "Pretrain", self._eips("pretrain"), {}, ())
 
     def finetune(self, strategy: str, alpha: float) -> Stage:
         """Train the potential; the stages that it builds on are run first."""
@@ -151,6 +151,11 @@ class Plan:
         }
         about = {"stage": name, "split": self.split, "seed": self.seed}
         return Stage(root, config, digests, after, about)
+
+    def _eips(self, stage: str) -> dict[str, Any]:
+        """The EIPs that the experiment names for a stage, or all of the label store."""
+        named = self.experiment.stage(stage, "model").get("eips")
+        return {"eips": named or list(self.store.eips)}
 
     def _label_store(self, name: str, data: dict[str, Any]) -> dict[str, str]:
         """The label store, for the stages that read it."""
