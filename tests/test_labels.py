@@ -303,6 +303,8 @@ def test_species_that_an_eip_does_not_know(tmp_path: Path) -> None:
         EIPError, match=r"EIP edip \(EDIP_.*\) covers Si, and the structures hold Ge"
     ):
         label_structures(mixed[1:], [EDIP], tmp_path / "ge")
+    # The folder holds no label of theirs: another set takes it.
+    assert label_structures(mixed[1:], [SPRINGS], tmp_path / "ge").complete
 
 
 def test_calculators_that_cannot_be_made(tmp_path: Path) -> None:

@@ -118,6 +118,11 @@ def _create_or_check(folder: Path, structures: Sequence[Atoms], eips: Sequence[E
         create(folder, structures, index)
         return
     found = read_index(folder)
+    if found != index and not open_array(folder, "status", found, "r").any():
+        # Not one label was begun, as where the EIPs cover none of the elements.
+        (folder / INDEX).unlink()
+        create(folder, structures, index)
+        return
     if found["eips"] != index["eips"]:
         there = ", ".join(f"{e['name']} ({e['target']})" for e in found["eips"])
         raise LabelError(
