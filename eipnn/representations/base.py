@@ -1,6 +1,7 @@
 """What every representation is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
@@ -34,6 +35,16 @@ class Representation(nn.Module, HyperparametersMixin, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """Per-atom features (N, dim), invariant to translation, rotation and order of atoms."""
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Find from the training configurations what no gradient finds: a standardisation, scaling factors.
+
+        Called once, before the first step of a fresh representation and on every process alike, on the CPU, without
+        gradients. What it finds belongs into buffers: checkpoints and fine-tuning carry it on.
+
+        Args:
+            batches: the training configurations, in seeded random order; each pass over them begins anew.
+        """
 
     def config(self) -> dict[str, Any]:
         """``class_path`` and ``init_args`` that rebuild this representation, plain values."""

@@ -200,6 +200,11 @@ class StageDataModule(LightningDataModule):
         sampler = MixedSampler(n_dft, n_eip, self.plan, self.seed, world, rank)
         return self._loader(self.train_set, self.plan.size, sampler)
 
+    def calibration_batches(self) -> DataLoader:
+        """The training configurations, each once, for `Representation.calibrate`."""
+        order = torch.Generator().manual_seed(self.seed)
+        return DataLoader(self.train_set, batch_size=self.batch_size, shuffle=True, generator=order)
+
     dft_fraction: float = 1.0
     """Share of DFT configurations in a mixed batch."""
 

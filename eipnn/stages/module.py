@@ -85,9 +85,13 @@ class StageModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self.adopt(self.trainer.datamodule)  # type: ignore[attr-defined]
+            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.adopt(datamodule)
             if self.init_from is not None:
                 self._load_representation(self.init_from)
+            elif self.trainer.ckpt_path is None:  # a checkpoint that is resumed holds it
+                with torch.no_grad():
+                    self.representation.calibrate(datamodule.calibration_batches())
 
     def on_validation_start(self) -> None:
         if not self.elements:  # neither trained now nor loaded
