@@ -100,6 +100,23 @@ def fake(monkeypatch, tiny, tmp_path) -> Fake:
     return made
 
 
+def test_several_experiments_have_a_folder_each(experiment, fake, tmp_path, capfd):
+    files = [tmp_path / f"{name}.yaml" for name in ("small", "large")]
+    for features, file in zip((4, 8), files, strict=True):
+        sizes = REPRESENTATION["init_args"] | {"features": features}
+        net = REPRESENTATION | {"init_args": sizes}
+        file.write_text(yaml.safe_dump(experiment | {"representation": net}))
+    root = tmp_path / "run"
+    assert main_run([*map(str, files), "--strategy", "baseline", "-o", str(root)]) == 0
+    for features, name in zip((4, 8), ("small", "large"), strict=True):
+        done = root / name / "split-1" / "seed-0" / "baseline" / "config.yaml"
+        net = yaml.safe_load(done.read_text())["model"]["init_args"]["representation"]
+        assert net["init_args"]["features"] == features
+        assert read_experiment(root / name / "experiment.yaml").representation == net
+    out = capfd.readouterr().out
+    assert "small" in out and "large" in out
+
+
 CLASSIFY = [("classify", "fit"), ("classify", "test"), ("classify", "predict")]
 PRETRAIN = [("pretrain", "fit")]
 
@@ -327,7 +344,7 @@ def test_a_message_with_brackets_is_printed_as_it_is(experiment, run):
     [
         ({"epochs": 3}, "unknown key 'epochs'; the keys are data, representation, splits"),
         ({"data": None}, "data must be a mapping, not None"),
-        ({"representation": "SchNet"}, "representation must be a mapping, not 'SchNet'"),
+        ({"representation": "SchNet"}, "SchNet: no such representation file"),
         ({"data": {"energy_zero": "none"}}, r"data\.dft is missing"),
         ({"data": {"dft": "a.xyz"}}, r"data\.energy_zero is missing"),
         ({"splits": "split.csv"}, r"splits must be 'random' or a path with \{split\} in it"),

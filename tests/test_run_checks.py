@@ -16,7 +16,7 @@ from tiny import EIPS, REPRESENTATION
 from eipnn import cli
 from eipnn.errors import InputError
 from eipnn.run import execute
-from eipnn.run.command import _zero_options, check_options
+from eipnn.run.command import _zero_options, check_options, run
 from eipnn.run.execute import Stage, StageError, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, read_experiment
 from eipnn.run.plan import Plan
@@ -27,7 +27,10 @@ DATA = {"dft": "dft.extxyz", "energy_zero": "none"}
 
 
 def options(*strategies: str, alpha=None) -> Namespace:
-    return Namespace(experiment="silicon.yaml", strategy=list(strategies), alpha=alpha)
+    return Namespace(strategy=list(strategies), alpha=alpha)
+
+
+FILE = Path("silicon.yaml")
 
 
 @pytest.mark.parametrize(
@@ -40,11 +43,11 @@ def options(*strategies: str, alpha=None) -> Namespace:
 )
 def test_what_a_strategy_lacks_is_said_first(given, data, message):
     with pytest.raises(ExperimentError, match=message):
-        check_options(given, Experiment(DATA | data, REPRESENTATION))
+        check_options(given, Experiment(DATA | data, REPRESENTATION), FILE)
 
 
 def test_a_baseline_alone_lacks_nothing():
-    check_options(options("baseline"), Experiment(DATA, REPRESENTATION))
+    check_options(options("baseline"), Experiment(DATA, REPRESENTATION), FILE)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +80,28 @@ def test_settings_that_would_do_nothing(tmp_path, change, message):
     (tmp_path / "silicon.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ExperimentError, match=message):
         read_experiment(tmp_path / "silicon.yaml")
+
+
+def test_a_representation_may_have_a_file_of_its_own(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "base" / "net.yaml").write_text(yaml.safe_dump(REPRESENTATION))
+    file = tmp_path / "mine" / "silicon.yaml"
+    file.write_text(yaml.safe_dump({"data": DATA, "representation": "../base/net.yaml"}))
+    assert read_experiment(file).representation == REPRESENTATION
+    file.write_text(yaml.safe_dump({"data": DATA, "representation": "net.yaml"}))
+    with pytest.raises(ExperimentError, match=r"mine/net\.yaml: no such representation file"):
+        read_experiment(file)
+
+
+def test_experiments_of_one_name_are_refused(tmp_path):
+    files = [tmp_path / name / "silicon.yaml" for name in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(yaml.safe_dump({"data": DATA, "representation": REPRESENTATION}))
+    given = Namespace(**vars(options("baseline")), experiment=files, output=str(tmp_path))
+    with pytest.raises(ExperimentError, match="two experiment files are called silicon"):
+        run(given)
 
 
 def test_a_stage_may_name_its_eips(tiny, tmp_path):

@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.table import Table
 
 from eipnn.errors import InputError
@@ -22,7 +24,12 @@ def parser() -> argparse.ArgumentParser:
         description="Run an experiment: label, classify, pretrain, fine-tune, test. Each stage has its own process and "
         "folder; what is done is skipped, what was cut off goes on from its last epoch.",
     )
-    p.add_argument("experiment", help="experiment file (YAML)")
+    p.add_argument(
+        "experiment",
+        nargs="+",
+        type=Path,
+        help="experiment file (YAML); of several, each has a folder of its name in RUN",
+    )
     p.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=list(STRATEGIES[:4]), metavar="STRATEGY",
                    help=f"rows of the table, of: {', '.join(STRATEGIES)} (default: the first four)")  # fmt: skip
     p.add_argument(
@@ -74,11 +81,30 @@ def main_run(arguments: list[str]) -> int:
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All splits, seeds and strategies that the options name; their results."""
-    experiment, root = read_experiment(options.experiment), Path(options.output)
-    check_options(options, experiment)
-    content = Path(options.experiment).read_text(encoding="utf-8")
-    write_atomically(root / "experiment.yaml", content)
+    """All experiments, splits, seeds and strategies that the options name; their results."""
+    experiments = {file: read_experiment(file) for file in options.experiment}
+    for file, experiment in experiments.items():
+        check_options(options, experiment, file)
+    root = Path(options.output)
+    if len(experiments) == 1:
+        return run_experiment(options, experiment, root)
+    names = [file.stem for file in experiments]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ExperimentError(
+            f"two experiment files are called {min(twice)}, and each needs a folder of its own: rename one"
+        )
+    results = [
+        (file.stem, run_experiment(options, experiment, root / file.stem))
+        for file, experiment in experiments.items()
+    ]
+    return [{"experiment": name} | row for name, rows in results for row in rows]
+
+
+def run_experiment(
+    options: argparse.Namespace, experiment: Experiment, root: Path
+) -> list[dict[str, Any]]:
+    """One experiment in the folder `root`."""
+    write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(experiment), sort_keys=False))
     labels = label_store(experiment, root, options.workers)
     rows = []
     for split in options.split:
@@ -91,7 +117,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def check_options(options: argparse.Namespace, experiment: Experiment) -> None:
+def check_options(options: argparse.Namespace, experiment: Experiment, file: Path) -> None:
     """Raise before hours of training where the experiment does not have what a strategy needs."""
     if wrong := [alpha for alpha in options.alpha or () if alpha <= 0]:
         raise ExperimentError(f"--alpha {wrong[0]:g}: the weight of EIP labels must be positive")
@@ -105,7 +131,7 @@ def check_options(options: argparse.Namespace, experiment: Experiment) -> None:
         what = f"the experiment has no data.pool (structures without DFT), {mend}"
     else:
         return
-    raise ExperimentError(f"{options.experiment}: {what}")
+    raise ExperimentError(f"{file}: {what}")
 
 
 def run_strategy(plan: Plan, strategy: str, alphas: tuple[float, ...]) -> dict[str, Any]:
@@ -172,7 +198,9 @@ def _modes(zeros: Any) -> set[str]:
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """What the strategies reached on the test split."""
     table = Table(title="Test errors")
+    several = any("experiment" in row for row in rows)
     for name in (
+        *(["experiment"] if several else []),
         "strategy",
         "split",
         "seed",
@@ -182,12 +210,13 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
         "epochs",
         "gradient steps",
     ):
-        first = name == "strategy"
+        first = name in ("experiment", "strategy")
         table.add_column(name, justify="left" if first else "right", no_wrap=first)
     for row in rows:
         result = row["result"]
         alpha = "" if row["alpha"] is None else f"{row['alpha']:g}"
         table.add_row(
+            *([row["experiment"]] if several else []),
             row["strategy"], str(row["split"]), str(row["seed"]), alpha, f"{result['test_config_mae']:.4f}",
             f"{result['test_atom_mae']:.4f}", str(result["epochs"]), str(result["gradient_steps"]),
         )  # fmt: skip

@@ -37,7 +37,8 @@ class Experiment:
     Args:
         data: arguments of every data module: dft, energy_zero, and usually pool and labels
             (see `eipnn.stages.data.StageDataModule`). Without ``labels``, `eipnn label` makes them in the run's folder.
-        representation: ``class_path`` and ``init_args`` of f_rep.
+        representation: ``class_path`` and ``init_args`` of f_rep, or the path of a YAML file that holds them, relative
+            to the experiment file.
         splits: CSV path with ``{split}`` in it, or ``random``: seeded random splits by the paper's rule.
         eips: named set or YAML file to label with, where ``data.labels`` is not given.
         alpha: weight of the EIP labels (Eq. 3); several are searched on the validation split.
@@ -74,14 +75,12 @@ def read_experiment(file: str | Path) -> Experiment:
         ExperimentError: no such file, no YAML mapping, a key that is unknown, missing or of the wrong kind.
     """
     file = Path(file)
-    if not file.is_file():
-        raise ExperimentError(f"{file}: no such experiment file")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ExperimentError(f"{file}: not YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise ExperimentError(f"{file}: must be a mapping with the keys data, representation, ...")
+    content = _read_mapping(file, "experiment", "data, representation, ...")
+    if isinstance(content.get("representation"), str):
+        base = file.parent / content["representation"]
+        content["representation"] = _read_mapping(
+            base, "representation", "class_path and init_args"
+        )
     known = [f.name for f in fields(Experiment)]
     if unknown := set(content) - set(known):
         raise ExperimentError(
@@ -120,6 +119,18 @@ def read_experiment(file: str | Path) -> Experiment:
     if splits != "random" and "{split}" not in str(splits):
         raise ExperimentError(f"{file}: splits must be 'random' or a path with {{split}} in it")
     return Experiment(**content)
+
+
+def _read_mapping(file: Path, what: str, keys: str) -> dict[str, Any]:
+    if not file.is_file():
+        raise ExperimentError(f"{file}: no such {what} file")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{file}: not YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{file}: must be a mapping with the keys {keys}")
+    return content
 
 
 def _check_mapping(values: Any, key: str, file: Path) -> None:
