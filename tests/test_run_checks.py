@@ -90,7 +90,7 @@ def test_a_representation_may_have_a_file_of_its_own(tmp_path):
     file.write_text(yaml.safe_dump({"data": DATA, "representation": "../base/net.yaml"}))
     assert read_experiment(file).representation == REPRESENTATION
     file.write_text(yaml.safe_dump({"data": DATA, "representation": "net.yaml"}))
-    with pytest.raises(ExperimentError, match=r"mine/net\.yaml: no such representation file"):
+    with pytest.raises(ExperimentError, match=r"names .*mine/net\.yaml, and there is no"):
         read_experiment(file)
 
 

@@ -75,12 +75,17 @@ def read_experiment(file: str | Path) -> Experiment:
         ExperimentError: no such file, no YAML mapping, a key that is unknown, missing or of the wrong kind.
     """
     file = Path(file)
-    content = _read_mapping(file, "experiment", "data, representation, ...")
+    if not file.is_file():
+        raise ExperimentError(f"{file}: no such experiment file")
+    content = _read_mapping(file, "data, representation, ...")
     if isinstance(content.get("representation"), str):
         base = file.parent / content["representation"]
-        content["representation"] = _read_mapping(
-            base, "representation", "class_path and init_args"
-        )
+        if not base.is_file():
+            raise ExperimentError(
+                f"{file}: representation names {base}, and there is no such file; give class_path and init_args, or "
+                "the path of a file with them, seen from the experiment file"
+            )
+        content["representation"] = _read_mapping(base, "class_path and init_args")
     known = [f.name for f in fields(Experiment)]
     if unknown := set(content) - set(known):
         raise ExperimentError(
@@ -121,9 +126,7 @@ def read_experiment(file: str | Path) -> Experiment:
     return Experiment(**content)
 
 
-def _read_mapping(file: Path, what: str, keys: str) -> dict[str, Any]:
-    if not file.is_file():
-        raise ExperimentError(f"{file}: no such {what} file")
+def _read_mapping(file: Path, keys: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
