@@ -1,6 +1,7 @@
 """f_rep: per-atom features of a configuration. One file a backbone."""
 
 from eipnn.representations.base import Representation
+from eipnn.representations.cgcnn import CGCNN
 from eipnn.representations.schnet import SchNet
 
-__all__ = ["Representation", "SchNet"]
+__all__ = ["CGCNN", "Representation", "SchNet"]
