@@ -175,6 +175,27 @@ def test_two_backbones_have_a_section_each(run, silicon, tmp_path):
     assert "## SOAPNet on" in report
     assert "](2-SOAPNet/parity.png)" in report
     assert (tmp_path / "both" / "2-SOAPNet" / "parity.png").exists()
+    assert report.index("## All backbones on") < report.index("## SchNet on")
+    assert report.count("### Energy zeros") == 1 + 1  # the splits differ: each has zeros of its own
+    rows = pd.read_csv(tmp_path / "both" / "overview.csv")
+    names = rows[~rows["row"].str.startswith("Best EIP")]
+    assert names["backbone"].tolist() == ["SchNet"] * 4 + ["SOAPNet"]
+    assert names["row"].tolist() == ["SchNet", "+LA", "+MP", "+MP+LA", "SOAPNet"]
+    assert (tmp_path / "both" / "overview.png").exists()
+
+
+def test_a_run_of_several_experiments_is_reported_whole(full, silicon, tmp_path, capsys):
+    root = tmp_path / "root"
+    shutil.copytree(full, root / "schnet", ignore=shutil.ignore_patterns("report"))
+    write_run(root / "other", silicon, ("baseline", "mp"), splits=(1, 2))
+    for file in root.glob("other/**/config.yaml"):
+        file.write_text(file.read_text().replace("SchNet", "SOAPNet"))
+    assert main_report([str(root)]) == 0
+    report = (root / "report" / "report.md").read_text()
+    assert report.count("### Energy zeros") == 1
+    rows = pd.read_csv(root / "report" / "overview.csv")
+    assert rows["row"].str.startswith("Best EIP").sum() == 1
+    assert rows["row"].tolist()[1:] == ["SOAPNet", "+MP", "SchNet", "+LA", "+MP", "+MP+LA"]
 
 
 def test_runs_of_other_seeds_are_pooled(run, silicon, tmp_path):

@@ -13,6 +13,7 @@ from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.report import tables
 from eipnn.report.document import Report
+from eipnn.report.overview import overview
 from eipnn.report.runs import read_experiments
 
 HEAD = "# Report\n\nStrategies: +LA label augmentation, +MP multi-task pretraining (Shui et al., NeurIPS 2022)."
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="folder of a run; several runs of one backbone and data set make one table",
+        help="folder of a run, or of a run of several experiments; runs of one backbone and data set make one table",
     )
     p.add_argument(
         "-o",
@@ -64,19 +65,25 @@ def main_report(argv: Sequence[str]) -> int:
 def write_report(runs: Sequence[Path], output: Path) -> list[Report]:
     """Write ``report.md``, pictures and CSV tables into `output`; one section for each backbone and data set.
 
+    With several backbones, a table of all stands first, and what belongs to the data alone is told with the first of
+    them.
+
     Raises:
         ReportError: a run folder is absent, has nothing finished, or is damaged.
     """
     experiments = read_experiments(runs)
-    reports, sections = [], [HEAD]
+    reports, sections, told = [], [], set()
     for number, experiment in enumerate(experiments, start=1):
         name = f"{number}-{experiment.backbone}/" if len(experiments) > 1 else ""
         folder = output / name
         folder.mkdir(parents=True, exist_ok=True)
         report = Report(experiment, folder, name)
-        sections.append(report.markdown())
+        data = experiment.dft, tuple(experiment.splits)
+        sections.append(report.markdown(with_data=data not in told))
+        told.add(data)
         reports.append(report)
-    write_atomically(output / "report.md", "\n\n".join(sections) + "\n")
+    text = "\n\n".join(filter(None, [HEAD, overview(reports, output), *sections]))
+    write_atomically(output / "report.md", text + "\n")
     return reports
 
 

@@ -64,8 +64,8 @@ class Report:
         self.data = self._read_data()
         self.table = self._main_table()
 
-    def markdown(self) -> str:
-        """All sections, below one heading."""
+    def markdown(self, with_data: bool = True) -> str:
+        """All sections, below one heading; `with_data`: also those that tell of the data alone."""
         runs = ", ".join(f"`{run}`" for run in sorted({str(f.run) for f in self.experiment.folds}))
         head = f"## {self.experiment.backbone} on `{self.experiment.dft}`\n\nRuns: {runs}."
         sections = (
@@ -74,11 +74,9 @@ class Report:
             self._parity,
             self._curves,
             self._classifier,
-            self._zeros,
-            self._leaderboard,
-            self._duplicates,
         )
-        parts = [head, *(part for section in sections for part in section())]
+        data = (self._zeros, self._leaderboard, self._duplicates) if with_data else ()
+        parts = [head, *(part for section in (*sections, *data) for part in section())]
         if self.warnings:
             parts.append("### Warnings\n\n" + _bullets(self.warnings))
         return "\n\n".join(parts)

@@ -77,6 +77,51 @@ def parity(panels: Mapping[str, pd.DataFrame], title: str, file: Path) -> None:
         figure.savefig(file)
 
 
+def overview(errors: Mapping[str, Mapping[str, Sequence[float]]], file: Path) -> None:
+    """Test errors of several backbones: the mean over the folds as a bar, each fold as a dot.
+
+    Args:
+        errors: backbone -> strategy -> config MAE of each fold, eV.
+        file: PNG to write.
+    """
+    there = [s for s in STRATEGIES if any(s in found for found in errors.values())]
+    width = 0.8 / len(there)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.6 + 1.7 * len(errors), 4.2))
+        axis = figure.subplots()
+        for number, strategy in enumerate(there):
+            shift = (number - (len(there) - 1) / 2) * width
+            found = [
+                (n + shift, row[strategy])
+                for n, row in enumerate(errors.values())
+                if strategy in row
+            ]
+            heights = [np.mean(values) for _, values in found]
+            name = "DFT alone" if strategy == "baseline" else f"+{strategy.upper()}"
+            axis.bar(
+                [x for x, _ in found],
+                heights,
+                0.9 * width,
+                color=COLOURS[strategy],
+                alpha=0.75,
+                label=name,
+            )
+            for x, values in found:
+                axis.plot(
+                    [x] * len(values),
+                    values,
+                    "o",
+                    color="white",
+                    markeredgecolor="black",
+                    markersize=4,
+                )
+        axis.set_xticks(range(len(errors)), list(errors))
+        axis.grid(axis="y")
+        axis.set(ylabel="test config MAE (eV)")
+        figure.legend(loc="outside right center", frameon=False)
+        figure.savefig(file)
+
+
 def _errors(table: pd.DataFrame) -> str:
     error = (table["prediction"] - table["energy"]).abs()
     return f"{error.mean():.3f} eV\n{(error / table['n_atoms']).mean():.4f} eV/atom"

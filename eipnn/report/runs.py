@@ -137,13 +137,20 @@ def read_experiments(runs: Sequence[str | Path]) -> list[Experiment]:
             trained twice on the same split and seed.
     """
     groups: dict[str, list[Training]] = {}
-    for training in [t for run in runs for t in read_run(Path(run))]:
+    folders = [folder for run in runs for folder in run_folders(Path(run))]
+    for training in [t for folder in folders for t in read_run(folder)]:
         data = training.config["data"]["init_args"]
         same = (training.representation, data["dft"], data.get("energy_zero"))
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(training)
     for trainings in groups.values():
         _check_unique(trainings)
     return [Experiment(tuple(trainings)) for trainings in groups.values()]
+
+
+def run_folders(run: Path) -> list[Path]:
+    """The run itself, or the runs in it where `eipnn run` was given several experiments."""
+    inside = sorted({file.parents[2] for file in run.glob("*/split-*/seed-*/result-*.json")})
+    return inside if inside and not any(run.glob("split-*")) else [run]
 
 
 def read_run(run: Path) -> list[Training]:
