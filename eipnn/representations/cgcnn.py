@@ -96,9 +96,11 @@ class Convolution(nn.Module):
         edge = F.linear(expanded, pair)  # (P, 2 F)
         update = torch.zeros_like(x)
         for a, b in ((i, j), (j, i)):
-            gate, core = (centre[a] + neighbour[b] + edge).chunk(2, dim=1)  # (P, F) each
+            # added in place: on the CPU new memory costs more than the sums
+            z = centre.index_select(0, a).add_(neighbour.index_select(0, b)).add_(edge)
+            gate, core = z.chunk(2, dim=1)  # (P, F) each
             message = gate.sigmoid() * F.softplus(core)
-            update = update.index_add(0, a, message if envelope is None else message * envelope)
+            update.index_add_(0, a, message if envelope is None else message * envelope)
         return self.norm(update)
 
 
