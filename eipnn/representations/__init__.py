@@ -2,6 +2,7 @@
 
 from eipnn.representations.base import Representation
 from eipnn.representations.cgcnn import CGCNN
+from eipnn.representations.gemnet import GemNet
 from eipnn.representations.schnet import SchNet
 
-__all__ = ["CGCNN", "Representation", "SchNet"]
+__all__ = ["CGCNN", "GemNet", "Representation", "SchNet"]

@@ -1,0 +1,189 @@
+"""GemNet-T (Gasteiger, Becker, Guennemann, NeurIPS 2021, arXiv 2106.08903)."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch_geometric.data import Batch
+
+from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.representations.base import MAX_Z, Representation
+from eipnn.representations.gemnet.basis import BesselBasis, zonal_harmonics
+from eipnn.representations.gemnet.blocks import (
+    EdgeEmbedding,
+    InteractionBlock,
+    OutputBlock,
+    Sizes,
+    Surroundings,
+)
+from eipnn.representations.gemnet.layers import ScalingFactor, dense
+from eipnn.representations.gemnet.neighbourhoods import among_nearest, neighbourhoods
+
+CALIBRATION_ATOMS = 1000
+"""Atoms on which the scaling factors are found, about."""
+
+
+class GemNet(Representation):
+    """Directional messages on edges, updated over triplets: the paper's GemNet-T.
+
+    Each edge c -> a carries a message; triplets c -> a <- b couple it to the others that end at a, by the distance
+    d_ca and the angle at a. The features are the sum of the output blocks' (each has `features` outputs in place of
+    the paper's one energy), divided by the root of their number; they are zero for an atom without neighbours. The
+    frequencies of the radial basis stay at n pi. The rest is the paper's form, smooth at both cutoffs unless
+    `max_neighbours` is given.
+
+    Memory and time grow with the atoms' number of neighbours within `triplet_cutoff` squared and within `cutoff`. For
+    large cells lower `triplet_cutoff`, set `checkpointing`, or take smaller batches and
+    ``trainer.accumulate_grad_batches``, in this order.
+
+    Args:
+        cutoff: of edges, in A.
+        triplet_cutoff: of the edges that form triplets, in A; their bases have this cutoff, so that they vanish
+            smoothly at it. None, or more than `cutoff`: all edges, the paper's form.
+        max_neighbours: largest number of an atom's neighbours that form triplets, the nearest ones; a pair counts
+            only if it is among the nearest of both atoms. Energies jump where neighbours change places; None: all.
+        features: width of the atom features (and `dim`).
+        edge_features: width of the messages.
+        triplet_features: width of the messages that are summed over triplets.
+        rbf_features: width of the embedded radial basis.
+        cbf_features: width of the embedded circular basis.
+        bilinear_features: width after the bilinear layer.
+        spherical: number of orders l of the circular basis.
+        radial: number of radial functions, an order; at least 2.
+        interactions: number of interaction blocks.
+        checkpointing: keep only the inputs of each block for the backward pass and compute the block again in it:
+            the same results in about a quarter more time and a fraction of the memory.
+    """
+
+    def __init__(
+        self,
+        cutoff: float = 5.0,
+        triplet_cutoff: float | None = 4.0,
+        max_neighbours: int | None = None,
+        features: int = 128,
+        edge_features: int = 128,
+        triplet_features: int = 64,
+        rbf_features: int = 16,
+        cbf_features: int = 16,
+        bilinear_features: int = 64,
+        spherical: int = 7,
+        radial: int = 6,
+        interactions: int = 4,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.cutoff = cutoff
+        self.triplet_cutoff = min(cutoff, triplet_cutoff or cutoff)
+        self.max_neighbours = max_neighbours
+        self.checkpointing = checkpointing
+        self.dim = features
+        self.spherical = spherical
+        sizes = Sizes(
+            features,
+            edge_features,
+            triplet_features,
+            rbf_features,
+            cbf_features,
+            bilinear_features,
+        )
+        self.edge_basis = BesselBasis(1, radial, cutoff)
+        self.triplet_basis = BesselBasis(spherical, radial, self.triplet_cutoff)
+        self.rbf_atom = dense(radial, rbf_features)
+        self.rbf_out = dense(radial, rbf_features)
+        self.rbf_triplet = dense(radial, rbf_features)
+        # (L, N, cbf)
+        self.cbf = nn.Parameter(
+            dense(spherical * radial, cbf_features).weight.T.reshape(spherical, radial, -1)
+        )
+        self.embedding = nn.Embedding(MAX_Z + 1, features)
+        nn.init.uniform_(self.embedding.weight, -math.sqrt(3), math.sqrt(3))
+        self.edge_embedding = EdgeEmbedding(features, radial, edge_features)
+        self.blocks = nn.ModuleList(InteractionBlock(sizes) for _ in range(interactions))
+        self.outputs = nn.ModuleList(OutputBlock(sizes) for _ in range(interactions + 1))
+
+    @property
+    def inputs(self) -> Graph:
+        return Graph(self.cutoff)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch of graphs (see `Graph`) -> features (N, dim)."""
+        rbf, around = self.surroundings(batch)
+        h = self.embedding(batch.z)  # (N, atom)
+        m = self.edge_embedding(h, rbf, around)  # (2, P, edge)
+        features = self.outputs[0](h, m, around)  # (N, atom)
+        for block, output in zip(self.blocks, self.outputs[1:], strict=True):
+            h, m, update = self._interact(block, output, h, m, around)
+            features = features + update
+        return features / math.sqrt(len(self.outputs))
+
+    def surroundings(self, batch: Batch) -> tuple[Tensor, Surroundings]:
+        """Radial basis (P, N) and what the blocks know, of the batch's pairs with those in triplets put first."""
+        vector = pair_vectors(batch)  # (P, 3)
+        distance = vector.norm(dim=-1)  # (P,)
+        target, atoms = batch.edge_index, len(batch.z)  # row 0: messages j -> i
+        inner = distance < self.triplet_cutoff
+        if self.max_neighbours is not None:
+            inner &= among_nearest(target, distance, atoms, self.max_neighbours)
+        order = torch.cat([inner.nonzero().squeeze(1), (~inner).nonzero().squeeze(1)])
+        vector, distance, target = vector[order], distance[order], target[:, order]
+        count = int(inner.sum())
+
+        rbf = self.edge_basis(distance)[:, 0]  # (P, N)
+        radial = self.triplet_basis(distance[:count])  # (Q, L, N)
+        layout = neighbourhoods(target[:, :count], atoms)
+        unit = vector[:count] / distance[:count, None]  # (Q, 3) from i to j
+        unit = layout.spread(torch.stack([unit, -unit]))  # (N, K, 3)
+        return rbf, Surroundings(
+            source=target.flip(0),
+            target=target,
+            layout=layout,
+            rbf_atom=self.rbf_atom(rbf),
+            rbf_out=self.rbf_out(rbf),
+            rbf_triplet=self.rbf_triplet(radial[:, 0]),
+            cbf=self._circular(layout, radial, unit),
+        )
+
+    def _circular(self, layout, radial: Tensor, unit: Tensor) -> Tensor:
+        """Embedded circular basis (N, K * cbf, K) from its radial part (Q, L, N) and unit vectors (N, K, 3)."""
+        embedded = torch.einsum("qln,lnk->qkl", radial, self.cbf)  # (Q, cbf, L)
+        embedded = layout.spread(embedded.expand(2, -1, -1, -1))  # (N, K, cbf, L)
+        angular = torch.stack(
+            zonal_harmonics(unit @ unit.mT, self.spherical), dim=2
+        )  # (N, K, L, K)
+        other = 1 - torch.eye(layout.neighbours, device=unit.device, dtype=unit.dtype)
+        angular = angular * other.unsqueeze(1)  # an edge forms no triplet with itself
+        return (embedded @ angular).flatten(1, 2)
+
+    def _interact(
+        self,
+        block: nn.Module,
+        output: nn.Module,
+        h: Tensor,
+        m: Tensor,
+        around: Surroundings,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def interact(h: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            h, m = block(h, m, around)
+            return h, m, output(h, m, around)
+
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(interact, h, m, use_reentrant=False)
+        return interact(h, m)
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Find the scaling factors on the first training configurations, about `CALIBRATION_ATOMS` atoms."""
+        items, atoms = [], 0
+        for batch in batches:
+            items += batch.to_data_list()
+            atoms += len(batch.z)
+            if atoms >= CALIBRATION_ATOMS:
+                break
+        factors = [module for module in self.modules() if isinstance(module, ScalingFactor)]
+        for factor in factors:
+            factor.fitting = True
+        self(Batch.from_data_list(items))
+        for factor in factors:
+            factor.fitting = False
