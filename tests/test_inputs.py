@@ -142,7 +142,7 @@ def test_a_hit_builds_nothing(tmp_path):
     assert len(inputs.built) == 4
     prepare(frames(), Counted(built=inputs.built), tmp_path)
     assert len(inputs.built) == 4
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.pt"))) == 1
 
 
 def changed(what: str) -> list[Atoms]:
@@ -183,7 +183,7 @@ def test_other_settings_are_built(tmp_path):
 @pytest.mark.parametrize("damage", ["cut short", "garbage", "empty", "another layout"])
 def test_a_damaged_file_is_said_and_built_again(tmp_path, caplog, damage):
     prepare(frames(), Counted(), tmp_path)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.pt")
     whole = file.read_bytes()
     contents = {"cut short": whole[: len(whole) // 2], "garbage": b"no tensors", "empty": b""}
     if damage == "another layout":
@@ -203,7 +203,7 @@ def test_a_damaged_file_is_said_and_built_again(tmp_path, caplog, damage):
 def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("EIPNN_CACHE", str(tmp_path / "here"))
     prepare(frames(), Graph(4.0))
-    assert len(list((tmp_path / "here").iterdir())) == 1
+    assert len(list((tmp_path / "here").glob("*.pt"))) == 1
 
 
 def test_large_sets_keep_no_object_for_each_configuration(monkeypatch, tmp_path):

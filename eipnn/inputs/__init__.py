@@ -3,5 +3,6 @@
 from eipnn.inputs.base import Inputs
 from eipnn.inputs.cache import prepare
 from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.inputs.soap import Soap
 
-__all__ = ["Graph", "Inputs", "pair_vectors", "prepare"]
+__all__ = ["Graph", "Inputs", "Soap", "pair_vectors", "prepare"]

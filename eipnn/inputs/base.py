@@ -1,6 +1,7 @@
 """What turns atoms into the input of a representation."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from ase import Atoms
@@ -21,6 +22,9 @@ class Inputs(ABC):
     n_atoms  (1,)      int64   N
     ======== ========= ======= =====================
     """
+
+    costly: ClassVar[bool] = False
+    """Whether one takes milliseconds; many are then built by several processes."""
 
     @abstractmethod
     def __call__(self, atoms: Atoms, dtype: torch.dtype = torch.float32) -> Data:

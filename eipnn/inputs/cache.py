@@ -3,22 +3,32 @@
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import torch
 from ase import Atoms
-from rich.progress import track
+from filelock import FileLock
+from joblib import Parallel, cpu_count, delayed
+from joblib.externals.loky import get_reusable_executor
 from torch.utils.data import Dataset
 from torch_geometric.data import Data
 from torch_geometric.data.collate import collate
 from torch_geometric.data.separate import separate
 
 from eipnn.inputs.base import Inputs
+from eipnn.progress import progress_bar
 
 log = logging.getLogger("eipnn")
+
+MANY = 1000
+"""Structures from which on there is a progress bar."""
+MANY_ATOMS = 50_000
+"""Atoms from which on costly inputs are built by several processes; for fewer it takes as long to start them."""
+BLOCK = 32
+"""Structures that a process builds in one go."""
 
 
 def cache_folder() -> Path:
@@ -39,27 +49,59 @@ class InputSet(Dataset[Data]):
         return separate(Data, self.data, index, self.slices, decrement=False)
 
 
-def prepare(structures: Sequence[Atoms], inputs: Inputs, folder: Path | None = None) -> InputSet:
+def prepare(
+    structures: Sequence[Atoms],
+    inputs: Inputs,
+    folder: Path | None = None,
+    workers: int | None = None,
+) -> InputSet:
     """Inputs of the structures, in their order; from the cache where the same were built before.
 
     Args:
         structures: not empty.
         inputs: the kind of input and its settings.
         folder: of the cache; `cache_folder()` where none is given.
+        workers: processes that build them; where none is given, one for each core if it is worth it.
     """
     file = (folder or cache_folder()) / f"{_digest(structures, inputs)}.pt"
-    if file.exists():
-        try:
-            return _read(file)
-        except Exception as error:  # torch and pickle raise many kinds
-            log.warning("%s: damaged file of the input cache (%s): built again", file, error)
-    items = [
-        inputs(atoms)
-        for atoms in track(structures, description="model inputs", disable=len(structures) < 1000)
-    ]
-    data, slices, _ = collate(Data, items, increment=False, add_batch=False)
-    _write(file, {"data": data.to_dict(), "slices": dict(slices)})
+    if (found := _read(file)) is not None:
+        return found
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):  # of several processes that train together one builds
+        if (found := _read(file)) is not None:
+            return found
+        if workers is None:
+            atoms = sum(len(a) for a in structures) if inputs.costly else 0
+            workers = cpu_count() if atoms >= MANY_ATOMS else 1
+        items = list(_build(structures, inputs, workers))
+        data, slices = _flat(items)
+        _write(file, {"data": data.to_dict(), "slices": slices})
     return InputSet(data, slices)
+
+
+def _build(structures: Sequence[Atoms], inputs: Inputs, workers: int) -> Iterator[Data]:
+    """The inputs of each structure, with a progress bar where it takes a while."""
+    starts = range(0, len(structures), BLOCK)
+    jobs = (delayed(_block)(structures[k : k + BLOCK], inputs) for k in starts)
+    shown = workers > 1 or len(structures) >= MANY
+    with progress_bar("model inputs", len(structures), "structures", shown) as advance:
+        for data, slices in Parallel(n_jobs=workers, return_as="generator")(jobs):
+            block = InputSet(Data.from_dict(data), slices)
+            yield from (block[k] for k in range(len(block)))
+            advance(len(block))
+    if workers > 1:
+        get_reusable_executor().shutdown()  # idle, they would keep their memory while a model trains
+
+
+def _block(structures: Sequence[Atoms], inputs: Inputs) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs of a few structures in flat tensors: few objects, which go from process to process in little time."""
+    data, slices = _flat([inputs(atoms) for atoms in structures])
+    return data.to_dict(), slices
+
+
+def _flat(items: list[Data]) -> tuple[Data, dict[str, torch.Tensor]]:
+    data, slices, _ = collate(Data, items, increment=False, add_batch=False)
+    return data, dict(slices)
 
 
 def _digest(structures: Sequence[Atoms], inputs: Inputs) -> str:
@@ -71,13 +113,20 @@ def _digest(structures: Sequence[Atoms], inputs: Inputs) -> str:
     return digest.hexdigest()
 
 
-def _read(file: Path) -> InputSet:
-    content = torch.load(file, weights_only=True)
-    return InputSet(Data.from_dict(content["data"]), content["slices"])
+def _read(file: Path) -> InputSet | None:
+    """The inputs in the file, None where there is no such file or it is damaged."""
+    if not file.exists():
+        return None
+    try:
+        content = torch.load(file, weights_only=True)
+        return InputSet(Data.from_dict(content["data"]), content["slices"])
+    except Exception as error:  # torch and pickle raise many kinds
+        log.warning("%s: damaged file of the input cache (%s): built again", file, error)
+        file.unlink(missing_ok=True)
+        return None
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
     torch.save(content, part)
     part.replace(file)

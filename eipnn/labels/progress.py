@@ -8,21 +8,11 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
-
-class RateColumn(ProgressColumn):
-    """Labels a second."""
-
-    def render(self, task: Task) -> Text:
-        """The rate, once there is one."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} labels/s")
+from eipnn.progress import RateColumn
 
 
 class LabelProgress:
@@ -33,7 +23,7 @@ class LabelProgress:
             TextColumn("labels"),
             BarColumn(),
             MofNCompleteColumn(),
-            RateColumn(),
+            RateColumn("labels"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[failed]} failed"),
             console=console,

@@ -4,5 +4,6 @@ from eipnn.representations.base import Representation
 from eipnn.representations.cgcnn import CGCNN
 from eipnn.representations.gemnet import GemNet
 from eipnn.representations.schnet import SchNet
+from eipnn.representations.soapnet import SOAPNet
 
-__all__ = ["CGCNN", "GemNet", "Representation", "SchNet"]
+__all__ = ["CGCNN", "GemNet", "Representation", "SOAPNet", "SchNet"]

@@ -1,0 +1,39 @@
+"""Progress bars with a rate and an end."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class RateColumn(ProgressColumn):
+    """What is done in a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """The rate, once there is one."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} {self.unit}/s")
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int, unit: str, shown: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar while the body runs; what is yielded moves it by so many units of `total`."""
+    columns = (BarColumn(), MofNCompleteColumn(), RateColumn(unit), TimeRemainingColumn())
+    with Progress(TextColumn(description), *columns, disable=not shown) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.advance(task, done)

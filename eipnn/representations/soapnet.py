@@ -1,0 +1,82 @@
+"""SOAPNet: SOAP features and an MLP (Shui et al., NeurIPS 2022, arXiv 2210.08047)."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from eipnn.inputs.soap import Soap, power_spectrum
+from eipnn.representations.base import Representation
+
+LEAST_SPREAD = 1e-4
+"""A standard deviation that is smaller than this part of the mean is rounding: features are kept in float32."""
+
+
+class SOAPNet(Representation):
+    """The SOAP power spectrum of each atom, standardised, through an MLP.
+
+    Training and prediction read the features that dscribe computed (`Soap`). Where gradients with respect to positions
+    are asked for, the same features are computed in torch from the neighbour graph (`power_spectrum`): dscribe has no
+    analytic derivatives for periodic systems.
+
+    Args:
+        elements: symbols of all elements that may occur.
+        cutoff: of SOAP in A; with ``smooth=False`` atoms are seen beyond it, see `Soap`.
+        n_max: number of radial functions of SOAP.
+        l_max: highest degree of its spherical harmonics.
+        sigma: width in A of the Gaussian that stands for an atom in it.
+        smooth: whether neighbours fade out towards the cutoff, so that forces are continuous.
+        width: of the MLP's layers (and `dim`).
+        layers: of the MLP.
+    """
+
+    def __init__(
+        self,
+        elements: list[str],
+        cutoff: float = 5.0,
+        n_max: int = 8,
+        l_max: int = 6,
+        sigma: float = 1.0,
+        smooth: bool = True,
+        width: int = 128,
+        layers: int = 5,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.soap = Soap(tuple(elements), cutoff, n_max, l_max, sigma, smooth)
+        self.cutoff = self.soap.reach
+        self.dim = width
+        self.register_buffer("mean", torch.zeros(self.soap.dim))  # (F,)
+        self.register_buffer("spread", torch.ones(self.soap.dim))  # (F,)
+        self.mean: Tensor
+        self.spread: Tensor
+        sizes = [self.soap.dim] + [width] * layers
+        pairs = pairwise(sizes)
+        self.mlp = nn.Sequential(*(part for n, m in pairs for part in (nn.Linear(n, m), nn.SiLU())))
+
+    @property
+    def inputs(self) -> Soap:
+        return self.soap
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch of `Soap` inputs -> features (N, dim)."""
+        moving = batch.pos.requires_grad or batch.cell.requires_grad
+        features = power_spectrum(batch, self.soap) if moving else batch.soap  # (N, F)
+        return self.mlp((features - self.mean) / self.spread)
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Mean and standard deviation of each feature over the atoms of the training configurations."""
+        features = torch.zeros(2, self.soap.dim, dtype=torch.float64)
+        atoms = 0
+        for batch in batches:
+            atoms += len(batch.soap)
+            features[0] += batch.soap.double().sum(dim=0)
+        mean = features[0] / atoms
+        for batch in batches:
+            features[1] += (batch.soap.double() - mean).square().sum(dim=0)
+        spread = (features[1] / atoms).sqrt()
+        spread = spread.maximum(LEAST_SPREAD * mean.abs())
+        self.mean.copy_(mean)
+        self.spread.copy_(torch.where(spread > 0, spread, 1.0))
