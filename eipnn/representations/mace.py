@@ -1,0 +1,188 @@
+"""MACE (Batatia et al., NeurIPS 2022, arXiv 2206.07697): a wrapper of the library `mace-torch`."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from ase.data import atomic_numbers
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from eipnn.errors import InputError
+from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.representations.base import MAX_Z, Representation
+
+UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+class MACE(Representation):
+    """Equivariant message passing with many-body messages; the features are the scalars of all layers.
+
+    Embedding, interactions and products are the library's own, put together as in its ``MACE``; its readouts and
+    atomic energies are left out. Needs the extra: ``pip install 'eipnn[mace]'``.
+
+    Args:
+        elements: symbols of all elements that may occur.
+        cutoff: neighbour cutoff in A.
+        channels: width of each kind of feature; `dim` is channels * interactions.
+        max_L: largest order of the features between layers: 0 for scalars, 1 for vectors too, and so on.
+        max_ell: largest order of the spherical harmonics of directions.
+        correlation: number of neighbours that one message correlates (body order less one).
+        interactions: number of layers.
+        bessel: number of radial functions.
+        envelope: power of the polynomial that takes them to zero at the cutoff, with two derivatives.
+
+    Raises:
+        InputError: the library is not installed, or an element is none; in `forward`, an atom is of no named element.
+    """
+
+    def __init__(
+        self,
+        elements: list[str],
+        cutoff: float = 5.0,
+        channels: int = 64,
+        max_L: int = 1,
+        max_ell: int = 3,
+        correlation: int = 2,
+        interactions: int = 2,
+        bessel: int = 8,
+        envelope: int = 5,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.elements, self.cutoff, self.channels = list(elements), cutoff, channels
+        self.dim = channels * interactions
+        self.register_buffer("species", element_rows(self.elements), persistent=False)
+        self.species: Tensor
+
+        modules = import_mace()
+        from e3nn.o3 import Irreps
+        from mace.tools.compile import disable_e3nn_codegen
+        from mace.tools.torch_tools import default_dtype
+
+        # Without TorchScript: it is no faster here, is slow to start and deprecated.
+        with default_dtype(torch.float64), disable_e3nn_codegen():
+            model = modules.MACE(
+                r_max=cutoff,
+                num_bessel=bessel,
+                num_polynomial_cutoff=envelope,
+                max_ell=max_ell,
+                interaction_cls=modules.RealAgnosticResidualInteractionBlock,
+                interaction_cls_first=modules.RealAgnosticInteractionBlock,
+                num_interactions=interactions,
+                num_elements=len(elements),
+                hidden_irreps=Irreps(
+                    [(channels, (order, (-1) ** order)) for order in range(max_L + 1)]
+                ),
+                MLP_irreps=Irreps("1x0e"),
+                atomic_energies=[0.0] * len(elements),
+                avg_num_neighbors=1.0,  # found in `calibrate`
+                atomic_numbers=[atomic_numbers[symbol] for symbol in elements],
+                correlation=correlation,
+                gate=None,
+                use_reduced_cg=False,
+            )
+        self.node_embedding = model.node_embedding
+        self.radial_embedding = model.radial_embedding
+        self.spherical_harmonics = model.spherical_harmonics
+        self.interactions = model.interactions
+        self.products = model.products
+        for part in self.modules():  # a mark of e3nn's, for copying modules by way of TorchScript
+            part.__dict__.pop("__codegen__", None)
+        # Coupling coefficients and the like, exact; see `_apply`.
+        floats = ((k, v) for k, v in self.named_buffers() if v.is_floating_point())
+        self._constants = {name: buffer.clone() for name, buffer in floats}
+        for block in self.interactions:
+            del block.avg_num_neighbors  # a plain number, which no checkpoint would keep
+            block.register_buffer("avg_num_neighbors", torch.tensor(1.0))
+            # The radial network sees each pair once; its output serves i-j and j-i.
+            block.conv_tp_weights.register_forward_hook(twice)
+        self.to(torch.get_default_dtype())
+
+    @property
+    def inputs(self) -> Graph:
+        return Graph(self.cutoff)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch of graphs (see `Graph`) -> features (N, dim)."""
+        species = self.species[batch.z]  # (N,)
+        if (species < 0).any():
+            raise InputError(
+                f"an atom of atomic number {batch.z[species < 0][0]} is none of {', '.join(self.elements)}: "
+                "name every element in the representation's `elements`"
+            )
+        vectors = pair_vectors(batch)  # (P, 3)
+        node_attrs = F.one_hot(species, len(self.elements)).to(vectors.dtype)  # (N, S)
+        edge_index = torch.cat([batch.edge_index, batch.edge_index.flip(0)], dim=1)  # (2, 2P)
+        edge_attrs = self.spherical_harmonics(torch.cat([vectors, -vectors]))  # (2P, (ell + 1)^2)
+        edge_feats, _ = self.radial_embedding(
+            vectors.norm(dim=-1, keepdim=True), node_attrs, edge_index, batch.z
+        )  # (P, bessel)
+        features = self.node_embedding(node_attrs)  # (N, channels)
+        scalars = []
+        for interaction, product in zip(self.interactions, self.products, strict=True):
+            message, residual = interaction(
+                node_attrs, features, edge_attrs, edge_feats, edge_index
+            )
+            features = product(message, residual, node_attrs)  # (N, channels * (L + 1)^2)
+            scalars.append(features[:, : self.channels])
+        return torch.cat(scalars, dim=-1)
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """The mean number of neighbours, by which messages are divided."""
+        pairs, atoms = 0, 0
+        for batch in batches:
+            pairs += batch.edge_index.shape[1]
+            atoms += batch.num_nodes
+        for block in self.interactions:
+            block.avg_num_neighbors.fill_(max(2 * pairs / atoms, 1.0))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Take the constants anew from their exact values: rounded to float32, they would spoil float64."""
+        super()._apply(fn, recurse)
+        for name, value in self._constants.items():
+            self.get_buffer(name).copy_(value)
+        return self
+
+
+def twice(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """(P, K) -> (2P, K)."""
+    return torch.cat([output, output])
+
+
+def element_rows(elements: list[str]) -> Tensor:
+    """The place of each atomic number in the list, -1 for the others (MAX_Z + 1,)."""
+    unknown = [symbol for symbol in elements if symbol not in atomic_numbers]
+    if unknown or not elements or len(set(elements)) < len(elements):
+        raise InputError(f"elements must be a list of different chemical symbols, not {elements}")
+    rows = torch.full((MAX_Z + 1,), -1)
+    rows[[atomic_numbers[symbol] for symbol in elements]] = torch.arange(len(elements))
+    return rows
+
+
+def import_mace() -> ModuleType:
+    """The module `mace.modules`, without the side effects of its import.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    before = os.environ.get(UNSAFE)
+    try:
+        # e3nn reads a file of its own that holds slices; mace, to allow that, lets torch.load run any code.
+        with torch.serialization.safe_globals([slice]), contextlib.redirect_stdout(io.StringIO()):
+            import e3nn.o3  # noqa: F401 (before mace)
+            import mace.modules
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the representation MACE needs mace-torch ({error}): pip install 'eipnn[mace]'"
+        ) from error
+    finally:
+        os.environ.pop(UNSAFE, None)
+        if before is not None:
+            os.environ[UNSAFE] = before
+    return mace.modules
