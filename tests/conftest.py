@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 
 import pytest
+from backbones import BACKBONES, make_potential
 from hypothesis import settings
 from tiny import Tiny, eipnn_stage, make_tiny, stage_config
 
@@ -35,3 +36,15 @@ def trained(tiny, own_cache, tmp_path_factory) -> dict:
     """Root folders of the three stages, trained for two epochs by the command line; tests only read them."""
     root = tmp_path_factory.mktemp("trained")
     return {stage: eipnn_stage("fit", stage_config(tiny, stage, root / stage)) for stage in STAGES}
+
+
+@pytest.fixture(scope="session", params=BACKBONES, ids=lambda cls: cls.__name__)
+def backbone(request) -> type:
+    """Each class of representations in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def potential(backbone):
+    """A calibrated, untrained potential in float64; tests only read it."""
+    return make_potential(backbone).double()

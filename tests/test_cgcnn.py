@@ -113,3 +113,17 @@ def test_equal_and_isolated_atoms_train(frames):
     features.square().sum().backward()
     assert features.isfinite().all()
     assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+class Rough(CGCNN):
+    """A subclass with arguments of its own."""
+
+    def __init__(self, cutoff: float = 5.0, width: int = 8) -> None:
+        super().__init__(cutoff, features=width, smooth=False)
+
+
+def test_a_subclass_is_rebuilt_from_its_own_arguments():
+    net = Rough(4.0)
+    assert net.config()["init_args"] == {"cutoff": 4.0, "width": 8}
+    again = Rough(**net.config()["init_args"])
+    again.load_state_dict(net.state_dict())

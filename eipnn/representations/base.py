@@ -1,5 +1,6 @@
 """What every representation is."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -49,7 +50,9 @@ class Representation(nn.Module, HyperparametersMixin, ABC):
     def config(self) -> dict[str, Any]:
         """``class_path`` and ``init_args`` that rebuild this representation, plain values."""
         cls = type(self)
+        # of a subclass with other arguments, Lightning notes those of its bases too
+        own = inspect.signature(cls).parameters
         return {
             "class_path": f"{cls.__module__}.{cls.__qualname__}",
-            "init_args": dict(self.hparams),
+            "init_args": {name: value for name, value in self.hparams.items() if name in own},
         }

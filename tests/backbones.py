@@ -1,0 +1,140 @@
+"""Every representation at a tiny size, and structures of all kinds, for the contract tests.
+
+The contract is tests/test_physics.py and tests/test_contract.py. A class of your own takes it by
+
+    EIPNN_REPRESENTATION=my_backbone.MyNet pytest tests/test_physics.py tests/test_contract.py
+"""
+
+import importlib
+import inspect
+import os
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from torch_geometric.data import Batch
+
+import eipnn.representations
+from eipnn import FinetuneModule
+from eipnn.errors import InputError
+from eipnn.representations import Representation
+from eipnn.stages.module import shift_table
+
+CUTOFF = 4.5  # more than the default of a triplet cutoff, so that both count
+ELEMENTS = ["C", "Si"]
+
+
+def find_backbones() -> list[type[Representation]]:
+    """The class that ``EIPNN_REPRESENTATION`` names, or all that `eipnn.representations` holds."""
+    if name := os.environ.get("EIPNN_REPRESENTATION"):
+        module, _, cls = name.rpartition(".")
+        return [getattr(importlib.import_module(module), cls)]
+    return [
+        cls
+        for cls in vars(eipnn.representations).values()
+        if isinstance(cls, type) and issubclass(cls, Representation) and not inspect.isabstract(cls)
+    ]
+
+
+BACKBONES = find_backbones()
+
+
+def arguments(cls: type[Representation], elements: list[str], cutoff: float = CUTOFF) -> dict:
+    """Arguments of a quick instance: every whole number of the defaults cut to at most 8."""
+    parameters = inspect.signature(cls).parameters
+    sizes = {p.name: min(p.default, 8) for p in parameters.values() if type(p.default) is int}
+    known = {"elements": list(elements)} if "elements" in parameters else {}
+    return {**known, **sizes, "cutoff": cutoff}
+
+
+def small(cls: type[Representation]) -> Representation:
+    """A quick instance; where its library is not installed the test is skipped."""
+    torch.manual_seed(0)
+    try:
+        return cls(**arguments(cls, ELEMENTS))
+    except InputError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            pytest.skip(str(error))
+        raise
+
+
+def calibrated(cls: type[Representation]) -> Representation:
+    """A quick instance that knows its training configurations."""
+    net = small(cls)
+    with torch.no_grad():
+        net.calibrate([batch_of(net, *CRYSTALS), batch_of(net, FRAMES["molecule"], FRAMES["wire"])])
+    return net
+
+
+def make_potential(cls: type[Representation]) -> FinetuneModule:
+    """An untrained potential whose energies vary by about 1 eV an atom."""
+    module = FinetuneModule(calibrated(cls)).eval()
+    net = module.representation
+    with torch.no_grad():
+        spread = module.head.mlp(net(batch_of(net, *FRAMES.values()))).std()
+    module.head.set_scale((1 / spread).view(1), shift_table([{14: -2.0, 6: 1.5}]))
+    module.elements = list(ELEMENTS)
+    module.zeros = {"dft": {"mode": "isolated_atoms", "energies": {"C": -10.25, "Si": -100.5}}}
+    return module
+
+
+def batch_of(net: Representation, *frames: Atoms, dtype: torch.dtype = torch.float32) -> Batch:
+    return Batch.from_data_list([net.inputs(atoms, dtype) for atoms in frames])
+
+
+def energies(potential: FinetuneModule, *frames: Atoms) -> np.ndarray:
+    """Energies (B,) in eV of the frames in one batch, in float64."""
+    batch = batch_of(potential.representation, *frames, dtype=torch.float64)
+    with torch.no_grad():
+        return potential(batch).numpy()
+
+
+def rattled(atoms: Atoms, seed: int = 0) -> Atoms:
+    atoms.rattle(0.15, seed=seed)
+    return atoms
+
+
+def carbide(**kwargs) -> Atoms:
+    return rattled(bulk("SiC", "zincblende", a=4.36, **kwargs))
+
+
+def sheared() -> Atoms:
+    """A skewed cell with atoms several cells away from their images."""
+    atoms = carbide(cubic=True)
+    atoms.set_cell(atoms.cell @ [[1, 0.4, -0.3], [0, 1, 0.7], [0, 0.1, 1.1]], scale_atoms=True)
+    atoms.positions += np.random.default_rng(1).integers(-3, 4, (len(atoms), 3)) @ atoms.cell
+    return atoms
+
+
+def slab() -> Atoms:
+    atoms = carbide(cubic=True)
+    atoms.pbc = (True, True, False)
+    atoms.cell[2] = 0
+    return atoms
+
+
+def wire() -> Atoms:
+    atoms = carbide(cubic=True)
+    atoms.pbc = (False, True, False)  # the cell vectors of the open axes stay: they mean nothing
+    return atoms
+
+
+FRAMES = {
+    "crystal": carbide(),
+    "cubic": carbide(cubic=True),
+    "sheared, outside its cell": sheared(),
+    "one atom a cell": bulk("Si", "fcc", a=3.9),
+    "cell smaller than the cutoff": Atoms("Si", cell=np.diag([2.1, 2.3, 9.0]), pbc=True),
+    "one atom a skewed slab cell": Atoms(
+        "C", cell=[[2.6, 0.2, 0], [0.9, 2.4, 0.3], [0, 0, 0]], pbc=(True, True, False)
+    ),
+    "slab": slab(),
+    "wire": wire(),
+    "molecule": Atoms("SiC2Si", rattled(bulk("Si", "diamond", 5.4, cubic=True)).positions[:4]),
+    "single atom": Atoms("C"),
+}
+"""Tests copy what they change."""
+CRYSTALS = [FRAMES[name] for name in ("crystal", "cubic", "one atom a cell")]
+every_frame = pytest.mark.parametrize("atoms", FRAMES.values(), ids=FRAMES.keys())
