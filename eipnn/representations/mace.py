@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterable
+from itertools import islice
 from types import ModuleType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from eipnn.inputs.graph import Graph, pair_vectors
 from eipnn.representations.base import MAX_Z, Representation
 
 UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+CALIBRATION_BATCHES = 32
 
 
 class MACE(Representation):
@@ -59,6 +61,8 @@ class MACE(Representation):
         self.dim = channels * interactions
         self.register_buffer("species", element_rows(self.elements), persistent=False)
         self.species: Tensor
+        self.register_buffer("spread", torch.tensor(1.0))  # of the features, see `calibrate`
+        self.spread: Tensor
 
         modules = import_mace()
         from e3nn.o3 import Irreps
@@ -131,16 +135,24 @@ class MACE(Representation):
             )
             features = product(message, residual, node_attrs)  # (N, channels * (L + 1)^2)
             scalars.append(features[:, : self.channels])
-        return torch.cat(scalars, dim=-1)
+        return torch.cat(scalars, dim=-1) / self.spread
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
-        """The mean number of neighbours, by which messages are divided."""
+        """The mean number of neighbours, by which messages are divided, and the spread of the features.
+
+        The library's own readouts take features as small as they come; a head starts better from a spread of one.
+        """
         pairs, atoms = 0, 0
         for batch in batches:
             pairs += batch.edge_index.shape[1]
             atoms += batch.num_nodes
         for block in self.interactions:
             block.avg_num_neighbors.fill_(max(2 * pairs / atoms, 1.0))
+        self.spread.fill_(1.0)
+        features = torch.cat([self(batch) for batch in islice(batches, CALIBRATION_BATCHES)])
+        spread = features.std(dim=0, correction=0).mean()
+        if spread > 0:  # not where all atoms are alike
+            self.spread.copy_(spread)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Take the constants anew from their exact values: rounded to float32, they would spoil float64."""
