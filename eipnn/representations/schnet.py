@@ -9,6 +9,7 @@ from torch_geometric.data import Batch
 
 from eipnn.inputs.graph import Graph, pair_vectors
 from eipnn.representations.base import MAX_Z, Representation
+from eipnn.representations.filter_convolution import filter_convolution
 
 NEGLIGIBLE = 30.0
 """A Gaussian whose exponent is beyond -30 is zero: 1e-13, less than the rounding of float32 sums and of float64
@@ -59,10 +60,9 @@ class SchNet(Representation):
         distance = pair_vectors(batch).norm(dim=-1)  # (P,)
         expanded = self.expansion(distance)  # (P, G)
         envelope = cosine_cutoff(distance, self.cutoff).unsqueeze(-1)  # (P, 1)
-        i, j = batch.edge_index
         features = self.embedding(batch.z)  # (N, F)
         for block in self.blocks:
-            features = features + block(features, i, j, expanded, envelope)
+            features = features + block(features, batch.edge_index, expanded, envelope)
         return features
 
 
@@ -87,15 +87,11 @@ class InteractionBlock(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(
-        self, h: Tensor, i: Tensor, j: Tensor, expanded: Tensor, envelope: Tensor
-    ) -> Tensor:
-        """h (N, F), i and j (P,), expanded (P, G), envelope (P, 1) -> update (N, F)."""
-        weight = self.filter(expanded) * envelope  # (P, filters)
-        source = self.source(h)  # (N, filters)
-        message = torch.zeros_like(source)
-        message = message.index_add(0, i, source[j] * weight).index_add(0, j, source[i] * weight)
-        return self.update(message)
+    def forward(self, h: Tensor, pairs: Tensor, expanded: Tensor, envelope: Tensor) -> Tensor:
+        """h (N, F), pairs (2, P), expanded (P, G), envelope (P, 1) -> update (N, F)."""
+        weights = self.filter.parameters()
+        message = filter_convolution(self.source(h), pairs, expanded, envelope, *weights)
+        return self.update(message)  # from (N, filters)
 
 
 class GaussianExpansion(nn.Module):
