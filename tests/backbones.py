@@ -8,6 +8,7 @@ The contract is tests/test_physics.py and tests/test_contract.py. A class of you
 import importlib
 import inspect
 import os
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -50,10 +51,15 @@ def arguments(cls: type[Representation], elements: list[str], cutoff: float = CU
 
 
 def small(cls: type[Representation]) -> Representation:
-    """A quick instance; where its library is not installed the test is skipped."""
+    """A quick instance."""
     torch.manual_seed(0)
+    return build(cls, **arguments(cls, ELEMENTS))
+
+
+def build(make: Callable[..., Representation], *args, **kwargs) -> Representation:
+    """What `make` returns; where the representation's library is not installed the test is skipped."""
     try:
-        return cls(**arguments(cls, ELEMENTS))
+        return make(*args, **kwargs)
     except InputError as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
             pytest.skip(str(error))

@@ -1,21 +1,25 @@
 """Every configuration that is shipped or shown trains, at toy size."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import ase.io
 import pytest
 import yaml
-from tiny import in_process, read_json
+from backbones import build
+from tiny import eipnn, in_process, read_json
 
 from eipnn.eips import load_eips
 from eipnn.run import execute
 from eipnn.run.command import main_run
-from eipnn.run.experiment import STAGES, read_experiment
+from eipnn.run.experiment import STAGES, Experiment, read_experiment
+from eipnn.stages.module import build_representation
 from eipnn.structures import Split, read_split, read_structures, write_split
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
+BASES = sorted((ROOT / "experiments" / "base").glob("*.yaml"))
+EXPERIMENTS = sorted(set((ROOT / "experiments").rglob("*.yaml")) - set(BASES))
 README = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
@@ -43,8 +47,9 @@ def toy(tmp_path_factory) -> Path:
     return folder
 
 
-def shrunk(content: dict, toy: Path) -> dict:
+def shrunk(experiment: Experiment, toy: Path) -> dict:
     """An experiment with its own settings, but with toy sizes and data, for one epoch."""
+    content = asdict(experiment) | {"alpha": list(experiment.alpha)}
     assert content["data"]["dft"] == "bundled:si_mini/dft.extxyz", "give its data a toy above"
     content["data"] |= {
         "dft": str(toy / "dft.extxyz"),
@@ -63,6 +68,27 @@ def shrunk(content: dict, toy: Path) -> dict:
 
 def test_there_are_experiments():
     assert "schnet.yaml" in {file.name for file in EXPERIMENTS}
+    assert "schnet.yaml" in {file.name for file in BASES}
+
+
+@pytest.mark.parametrize("file", BASES, ids=lambda file: file.name)
+def test_a_base_is_trained_by_its_path(file, toy, tmp_path):
+    """One step at its full size, as ``--model.representation FILE``."""
+    config = yaml.safe_load(file.read_text())
+    assert set(config) == {"class_path", "init_args"}
+    built = build(build_representation, config)
+    assert built.cutoff == config["init_args"]["cutoff"] == 5.0
+    data = {"dft": toy / "dft.extxyz", "split": toy / "split_1.csv", "energy_zero": "none"}
+    trainer = {"fast_dev_run": 1, "accelerator": "cpu", "enable_progress_bar": "false"}
+    eipnn(
+        "fit",
+        "--model=eipnn.FinetuneModule",
+        f"--model.representation={file}",
+        "--data=eipnn.FinetuneDataModule",
+        *(f"--data.{key}={value}" for key, value in data.items()),
+        *(f"--trainer.{key}={value}" for key, value in trainer.items()),
+        f"--trainer.default_root_dir={tmp_path}",
+    )
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: str(file.relative_to(ROOT)))
@@ -70,7 +96,8 @@ def test_an_experiment_trains(file, toy, tmp_path, monkeypatch):
     experiment = read_experiment(file)
     assert experiment.data.get("labels") or experiment.eips
     small = tmp_path / "small.yaml"
-    small.write_text(yaml.safe_dump(shrunk(yaml.safe_load(file.read_text()), toy)))
+    build(build_representation, experiment.representation)  # or skip it
+    small.write_text(yaml.safe_dump(shrunk(experiment, toy)))
     monkeypatch.setattr(execute, "call", in_process)
     run = tmp_path / "run"
     assert main_run([str(small), "-o", str(run), "--strategy", "mp+la", "--alpha", "0.1"]) == 0
