@@ -1,5 +1,7 @@
 """Neighbour graphs against ASE's, and the cache of prepared inputs."""
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +12,10 @@ from ase.build import bulk, molecule
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib import Parallel
 from torch_geometric.data import Batch, Data
 
-from eipnn.inputs import Graph, Inputs, pair_vectors, prepare
+from eipnn.inputs import Graph, Inputs, Soap, cache, pair_vectors, prepare
 from eipnn.stages import data
 from eipnn.stages.data import Configurations
 
@@ -198,6 +201,65 @@ def test_a_damaged_file_is_said_and_built_again(tmp_path, caplog, damage):
     after = Counted()
     prepare(frames(), after, tmp_path)
     assert not after.built  # mended
+
+
+def silicon(n: int) -> list[Atoms]:
+    """Crystals of two atoms, no two alike."""
+    structures = [bulk("Si", "diamond", a=5.43) for _ in range(n)]
+    for seed, atoms in enumerate(structures):
+        atoms.rattle(0.1, seed=seed)
+    return structures
+
+
+def test_two_workers_build_what_one_builds(tmp_path):
+    structures, inputs = silicon(70), Soap(("Si",), 3.0, n_max=3, l_max=2)
+    one = prepare(structures, inputs, tmp_path / "one", workers=1)
+    two = prepare(structures, inputs, tmp_path / "two", workers=2)
+    assert len(one) == len(two) == 70
+    for k, atoms in enumerate(structures):
+        assert_same(two[k], one[k])
+        if k % 10 == 0:
+            assert_same(two[k], inputs(atoms))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "atoms", "workers"),
+    [
+        (Soap(("Si",), 3.0, n_max=2, l_max=0), 8, 7),
+        (Soap(("Si",), 3.0, n_max=2, l_max=0), 9, 1),
+        (Graph(3.0), 8, 1),
+    ],
+    ids=["costly and many", "costly and few", "many"],
+)
+def test_every_core_builds_where_it_is_worth_it(tmp_path, monkeypatch, inputs, atoms, workers):
+    asked = []
+
+    def one_process(n_jobs, **kwargs):
+        asked.append(n_jobs)
+        return Parallel(n_jobs=1, **kwargs)
+
+    monkeypatch.setattr(cache, "Parallel", one_process)
+    monkeypatch.setattr(cache, "cpu_count", lambda: 7)
+    monkeypatch.setattr(cache, "MANY_ATOMS", atoms)
+    prepare(silicon(4), inputs, tmp_path)
+    assert asked == [workers]
+
+
+def test_long_work_shows_its_rate_and_its_end(tmp_path, monkeypatch, capsys):
+    prepare(silicon(40), Graph(3.0), tmp_path)
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(cache, "MANY", 41)
+    prepare(silicon(41), Graph(3.0), tmp_path)
+    assert re.search(r"model inputs.* 41/41 [\d,]+ structures/s 0:00:00", capsys.readouterr().out)
+
+
+def test_of_processes_that_train_together_one_builds(tmp_path):
+    """The second finds the file when it gets the lock."""
+    first, second = Counted(), Counted()
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda i: prepare(frames(), i, tmp_path), (first, second)))
+    assert sorted((len(first.built), len(second.built))) == [0, 4]
+    assert_same(results[0][2], results[1][2])
 
 
 def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):

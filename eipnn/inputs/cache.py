@@ -84,13 +84,15 @@ def _build(structures: Sequence[Atoms], inputs: Inputs, workers: int) -> Iterato
     starts = range(0, len(structures), BLOCK)
     jobs = (delayed(_block)(structures[k : k + BLOCK], inputs) for k in starts)
     shown = workers > 1 or len(structures) >= MANY
-    with progress_bar("model inputs", len(structures), "structures", shown) as advance:
-        for data, slices in Parallel(n_jobs=workers, return_as="generator")(jobs):
-            block = InputSet(Data.from_dict(data), slices)
-            yield from (block[k] for k in range(len(block)))
-            advance(len(block))
-    if workers > 1:
-        get_reusable_executor().shutdown()  # idle, they would keep their memory while a model trains
+    try:
+        with progress_bar("model inputs", len(structures), "structures", shown) as advance:
+            for data, slices in Parallel(n_jobs=workers, return_as="generator")(jobs):
+                block = InputSet(Data.from_dict(data), slices)
+                yield from (block[k] for k in range(len(block)))
+                advance(len(block))
+    finally:
+        if workers > 1:
+            get_reusable_executor().shutdown()  # idle, they would keep their memory while a model trains
 
 
 def _block(structures: Sequence[Atoms], inputs: Inputs) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,8 +10,10 @@ from torch_geometric.data import Batch
 from eipnn.inputs.soap import Soap, power_spectrum
 from eipnn.representations.base import Representation
 
-LEAST_SPREAD = 1e-4
-"""A standard deviation that is smaller than this part of the mean is rounding: features are kept in float32."""
+ROUNDING = 1e-5
+"""A standard deviation below this part of the mean is the rounding of features, which are kept in float32."""
+NOTHING = 1e-10
+"""A standard deviation below this part of the largest one is the rounding of dscribe's sums: the feature is zero."""
 
 
 class SOAPNet(Representation):
@@ -29,7 +31,7 @@ class SOAPNet(Representation):
         sigma: width in A of the Gaussian that stands for an atom in it.
         smooth: whether neighbours fade out towards the cutoff, so that forces are continuous.
         width: of the MLP's layers (and `dim`).
-        layers: of the MLP.
+        layers: number of the MLP's layers.
     """
 
     def __init__(
@@ -49,9 +51,9 @@ class SOAPNet(Representation):
         self.cutoff = self.soap.reach
         self.dim = width
         self.register_buffer("mean", torch.zeros(self.soap.dim))  # (F,)
-        self.register_buffer("spread", torch.ones(self.soap.dim))  # (F,)
+        self.register_buffer("scale", torch.ones(self.soap.dim))  # (F,)
         self.mean: Tensor
-        self.spread: Tensor
+        self.scale: Tensor
         sizes = [self.soap.dim] + [width] * layers
         pairs = pairwise(sizes)
         self.mlp = nn.Sequential(*(part for n, m in pairs for part in (nn.Linear(n, m), nn.SiLU())))
@@ -64,19 +66,22 @@ class SOAPNet(Representation):
         """A batch of `Soap` inputs -> features (N, dim)."""
         moving = batch.pos.requires_grad or batch.cell.requires_grad
         features = power_spectrum(batch, self.soap) if moving else batch.soap  # (N, F)
-        return self.mlp((features - self.mean) / self.spread)
+        return self.mlp((features - self.mean) * self.scale)
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Mean and standard deviation of each feature over the atoms of the training configurations."""
-        features = torch.zeros(2, self.soap.dim, dtype=torch.float64)
-        atoms = 0
+        """Standardise each feature over the atoms of the training configurations.
+
+        A feature that is the same in all of them tells nothing: it is left out, whatever it is elsewhere.
+        """
+        atoms, total = 0, torch.zeros(self.soap.dim, dtype=torch.float64)
         for batch in batches:
             atoms += len(batch.soap)
-            features[0] += batch.soap.double().sum(dim=0)
-        mean = features[0] / atoms
+            total += batch.soap.double().sum(dim=0)
+        mean = total / atoms
+        squares = torch.zeros_like(mean)
         for batch in batches:
-            features[1] += (batch.soap.double() - mean).square().sum(dim=0)
-        spread = (features[1] / atoms).sqrt()
-        spread = spread.maximum(LEAST_SPREAD * mean.abs())
+            squares += (batch.soap.double() - mean).square().sum(dim=0)
+        deviation = (squares / atoms).sqrt()
+        varies = deviation > (ROUNDING * mean.abs()).clamp(min=NOTHING * deviation.max().item())
         self.mean.copy_(mean)
-        self.spread.copy_(torch.where(spread > 0, spread, 1.0))
+        self.scale.copy_(torch.where(varies, 1 / deviation, 0.0))
