@@ -6,6 +6,7 @@ arXiv 2003.03123) the radial basis is ``sqrt(2 / c) sin(n pi d / c) / d``, and t
 function j_l. The radial basis is the order l = 0 of the radial part of the circular one, so that one class gives both.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -79,7 +80,7 @@ def bessel_zeros(orders: int, radial: int) -> np.ndarray:
         bounds = np.array(
             [
                 brentq(lambda x, order=order: spherical_jn(order, x), a, b, xtol=1e-13)
-                for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+                for a, b in itertools.pairwise(bounds)
             ]
         )
         rows.append(bounds[:radial])

@@ -13,6 +13,7 @@ from eipnn.representations.gemnet.layers import (
     ROOT_HALF,
     Residual,
     ScalingFactor,
+    add,
     dense,
     scaled_silu,
 )
@@ -39,7 +40,9 @@ class Surroundings(NamedTuple):
     rbf_atom: Tensor  # (P, rbf) embedded radial basis, for atom updates
     rbf_out: Tensor  # (P, rbf) the same for outputs
     rbf_triplet: Tensor  # (Q, rbf) and for triplets, with their cutoff
-    cbf: Tensor  # (N, K * cbf, K) embedded circular basis of the triplets of each atom; 0 where b is c
+    cbf: list[
+        Tensor
+    ]  # (N_g, K_g * cbf, K_g) embedded circular basis of the triplets; 0 where b is c
 
 
 class EdgeEmbedding(nn.Module):
@@ -53,8 +56,8 @@ class EdgeEmbedding(nn.Module):
     def forward(self, h: Tensor, x: Tensor, around: Surroundings) -> Tensor:
         """h (N, atom), x (P, inputs) or (2, P, inputs) -> (2, P, edge)."""
         source, target, edge = self.weight.split(self.widths, dim=1)
-        ends = gather(h @ source.T, around.source) + gather(h @ target.T, around.target)
-        return scaled_silu(ends + x @ edge.T)
+        ends = gather(h @ source.T, around.source).add_(gather(h @ target.T, around.target))
+        return scaled_silu(ends.add_(x @ edge.T))
 
 
 def gather(h: Tensor, index: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ class AtomUpdate(nn.Module):
         damped = (m * self.rbf(rbf)).flatten(0, 1)  # (2P, edge)
         total = damped.new_zeros(atoms, damped.shape[1])
         total = total.index_add(0, around.target.flatten(), damped)
-        return self.residual(scaled_silu(self.dense(self.scale(m, total))))
+        return self.residual(scaled_silu(self.dense(self.scale(total, m))))
 
 
 class OutputBlock(nn.Module):
@@ -121,13 +124,15 @@ class TripletInteraction(nn.Module):
         """Messages (2, Q, edge) of the pairs in triplets -> their updates (2, Q, edge)."""
         layout = around.layout
         x = scaled_silu(self.dense(m))
-        x = self.scale_rbf(x, x * self.rbf(around.rbf_triplet))
+        x = self.scale_rbf(x * self.rbf(around.rbf_triplet), x)
         x = scaled_silu(self.down(x))  # (2, Q, triplet)
-        summed = around.cbf @ layout.spread(x)  # (N, K * cbf, triplet)
         width = self.bilinear.in_features
-        summed = summed.view(layout.atoms, layout.neighbours, width)  # (N, K, cbf * triplet)
-        y = self.scale_sum(x, self.bilinear(layout.collect(summed)))  # (2, Q, bilinear)
-        return (scaled_silu(self.up(y)) + scaled_silu(self.up_reverse(y)).flip(0)) * ROOT_HALF
+        summed = [
+            self.bilinear((cbf @ table).view(*table.shape[:2], width))  # (N_g, K_g, bilinear)
+            for cbf, table in zip(around.cbf, layout.spread(x), strict=True)
+        ]
+        y = self.scale_sum(layout.collect(summed), x)  # (2, Q, bilinear)
+        return add(scaled_silu(self.up(y)), scaled_silu(self.up_reverse(y)).flip(0))
 
 
 class InteractionBlock(nn.Module):
@@ -150,10 +155,10 @@ class InteractionBlock(nn.Module):
     def forward(self, h: Tensor, m: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
         """h (N, atom), m (2, P, edge) -> the same, updated."""
         inner = len(around.rbf_triplet)
-        x = scaled_silu(self.skip(m))
         update = self.triplets(m[:, :inner], around)
-        x = torch.cat([x[:, :inner] + update, x[:, inner:]], dim=1) * ROOT_HALF
-        m = self.after((m + self.before(x)) * ROOT_HALF)
-        h = (h + self.update(m, around.rbf_atom, around, len(h))) * ROOT_HALF
-        m = (m + self.joined(self.join(h, m, around))) * ROOT_HALF
+        x = scaled_silu(self.skip(m))
+        x = torch.cat([x[:, :inner] + update, x[:, inner:]], dim=1).mul_(ROOT_HALF)
+        m = self.after(add(self.before(x), m))
+        h = add(self.update(m, around.rbf_atom, around, len(h)), h)
+        m = add(self.joined(self.join(h, m, around)), m)
         return h, m

@@ -30,7 +30,12 @@ def dense(inputs: int, outputs: int) -> nn.Linear:
 
 def scaled_silu(x: Tensor) -> Tensor:
     """``silu(x) / 0.6``."""
-    return F.silu(x) * SILU_SCALE
+    return F.silu(x).mul_(SILU_SCALE)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """``(x + y) / sqrt(2)``, in the memory of x: no layer needs what its output was before it is added."""
+    return x.add_(y).mul_(ROOT_HALF)
 
 
 class Residual(nn.Module):
@@ -42,7 +47,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        return (x + scaled_silu(self.second(scaled_silu(self.first(x))))) * ROOT_HALF
+        return add(scaled_silu(self.second(scaled_silu(self.first(x)))), x)
 
 
 class ScalingFactor(nn.Module):
@@ -58,8 +63,8 @@ class ScalingFactor(nn.Module):
         self.factor: Tensor
         self.fitting = False
 
-    def forward(self, reference: Tensor, x: Tensor) -> Tensor:
-        """``factor * x``; reference (..., F) and x (..., G), samples in rows, are compared while fitting."""
+    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
+        """``factor * x``; x (..., F) and reference (..., G), samples in rows, are compared while fitting."""
         if self.fitting:
             ratio = (variance(reference) / variance(x)).sqrt()
             if ratio.isfinite() and ratio > 0:

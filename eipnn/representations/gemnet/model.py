@@ -80,7 +80,6 @@ class GemNet(Representation):
         self.max_neighbours = max_neighbours
         self.checkpointing = checkpointing
         self.dim = features
-        self.spherical = spherical
         sizes = Sizes(
             features,
             edge_features,
@@ -135,7 +134,9 @@ class GemNet(Representation):
         radial = self.triplet_basis(distance[:count])  # (Q, L, N)
         layout = neighbourhoods(target[:, :count], atoms)
         unit = vector[:count] / distance[:count, None]  # (Q, 3) from i to j
-        unit = layout.spread(torch.stack([unit, -unit]))  # (N, K, 3)
+        embedded = torch.einsum("qln,lnk->qkl", radial, self.cbf)  # (Q, cbf, L)
+        units = layout.spread(torch.stack([unit, -unit]))
+        tables = layout.spread(embedded.expand(2, -1, -1, -1))
         return rbf, Surroundings(
             source=target.flip(0),
             target=target,
@@ -143,19 +144,8 @@ class GemNet(Representation):
             rbf_atom=self.rbf_atom(rbf),
             rbf_out=self.rbf_out(rbf),
             rbf_triplet=self.rbf_triplet(radial[:, 0]),
-            cbf=self._circular(layout, radial, unit),
+            cbf=[circular(*parts) for parts in zip(tables, units, strict=True)],
         )
-
-    def _circular(self, layout, radial: Tensor, unit: Tensor) -> Tensor:
-        """Embedded circular basis (N, K * cbf, K) from its radial part (Q, L, N) and unit vectors (N, K, 3)."""
-        embedded = torch.einsum("qln,lnk->qkl", radial, self.cbf)  # (Q, cbf, L)
-        embedded = layout.spread(embedded.expand(2, -1, -1, -1))  # (N, K, cbf, L)
-        angular = torch.stack(
-            zonal_harmonics(unit @ unit.mT, self.spherical), dim=2
-        )  # (N, K, L, K)
-        other = 1 - torch.eye(layout.neighbours, device=unit.device, dtype=unit.dtype)
-        angular = angular * other.unsqueeze(1)  # an edge forms no triplet with itself
-        return (embedded @ angular).flatten(1, 2)
 
     def _interact(
         self,
@@ -187,3 +177,18 @@ class GemNet(Representation):
         self(Batch.from_data_list(items))
         for factor in factors:
             factor.fitting = False
+
+
+def circular(embedded: Tensor, unit: Tensor) -> Tensor:
+    """Embedded circular basis of the triplets of N_g atoms with K_g neighbours.
+
+    Args:
+        embedded: its radial part (N_g, K_g, cbf, L).
+        unit: (N_g, K_g, 3) directions of the neighbours.
+
+    Returns:
+        (N_g, K_g * cbf, K_g), neighbours c and cbf in the rows and b in the columns; 0 where b is c.
+    """
+    angular = zonal_harmonics(unit @ unit.mT, embedded.shape[-1])
+    other = 1 - torch.eye(unit.shape[1], device=unit.device, dtype=unit.dtype)
+    return (embedded @ torch.stack([y * other for y in angular], dim=2)).flatten(1, 2)

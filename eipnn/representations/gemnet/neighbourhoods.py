@@ -1,4 +1,4 @@
-"""Which pairs take part in triplets, and their edges in a dense layout, atom by atom.
+"""Which pairs take part in triplets, and their edges in tables, atom by atom.
 
 A triplet c -> a <- b is two edges that end at the same atom a. With the edges of each atom side by side, the triplets
 of an atom with K neighbours are the K x K table of them without its diagonal, so that no list of triplets is needed:
@@ -10,37 +10,47 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+STEP = 4
+"""Atoms whose numbers of neighbours round up to the same multiple of this share a table."""
+
 
 class Neighbourhoods(NamedTuple):
-    """Place of each directed edge (d, p), direction d of pair p, in a table (N, K) of atoms and their neighbours.
+    """Place of each directed edge (d, q), direction d of pair q, among the rows of tables (N_g, K_g, ...).
 
-    Rows with fewer neighbours than K are filled up with zeros.
+    A table holds N_g atoms of similar numbers of neighbours, each with K_g rows of which the last are zero where it
+    has fewer. The R rows of all tables follow one another.
     """
 
-    place: Tensor  # (2 * pairs,) row of an edge in the flattened table
-    atoms: int  # N
-    neighbours: int  # K
+    place: Tensor  # (2Q,) row of an edge
+    tables: list[tuple[int, int]]  # (N_g, K_g)
 
-    def spread(self, edges: Tensor) -> Tensor:
-        """(2, pairs, ...) -> (N, K, ...)."""
+    def spread(self, edges: Tensor) -> list[Tensor]:
+        """(2, Q, ...) -> tables (N_g, K_g, ...)."""
         shape = edges.shape[2:]
-        table = edges.new_zeros(self.atoms * self.neighbours, *shape)
-        return table.index_copy(0, self.place, edges.flatten(0, 1)).view(
-            self.atoms, self.neighbours, *shape
-        )
+        sizes = [atoms * neighbours for atoms, neighbours in self.tables]
+        rows = edges.new_zeros(sum(sizes), *shape).index_copy(0, self.place, edges.flatten(0, 1))
+        return [
+            part.view(*table, *shape)
+            for part, table in zip(rows.split(sizes), self.tables, strict=True)
+        ]
 
-    def collect(self, table: Tensor) -> Tensor:
-        """(N, K, F) -> (2, pairs, F), the reverse of `spread`."""
-        edges = table.flatten(0, 1).index_select(0, self.place)
-        return edges.view(2, len(self.place) // 2, table.shape[-1])
+    def collect(self, tables: list[Tensor]) -> Tensor:
+        """Tables (N_g, K_g, F) -> (2, Q, F), the reverse of `spread`."""
+        rows = torch.cat([table.flatten(0, 1) for table in tables])
+        return rows.index_select(0, self.place).view(2, len(self.place) // 2, rows.shape[1])
 
 
 def neighbourhoods(target: Tensor, atoms: int) -> Neighbourhoods:
-    """The layout of the edges that end at the atoms `target` (2, pairs) of N."""
+    """The tables of the edges that end at the atoms `target` (2, Q) of N."""
     target = target.flatten()
     rank, count = rank_at_target(target, atoms)
-    neighbours = max(1, int(count.max()))
-    return Neighbourhoods(target * neighbours + rank, atoms, neighbours)
+    width = (count + STEP - 1) // STEP * STEP  # (N,)
+    order = torch.argsort(width, stable=True)
+    start = torch.empty_like(width)
+    start[order] = width[order].cumsum(0) - width[order]
+    widths, numbers = torch.unique_consecutive(width[order], return_counts=True)
+    tables = [(n, k) for n, k in zip(numbers.tolist(), widths.tolist(), strict=True)]
+    return Neighbourhoods(start[target] + rank, tables)
 
 
 def rank_at_target(target: Tensor, atoms: int) -> tuple[Tensor, Tensor]:
