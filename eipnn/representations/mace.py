@@ -20,13 +20,15 @@ from eipnn.representations.base import MAX_Z, Representation
 
 UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 CALIBRATION_BATCHES = 32
+"""Batches whose features are standardised: enough atoms, and no longer than that."""
 
 
 class MACE(Representation):
     """Equivariant message passing with many-body messages; the features are the scalars of all layers.
 
     Embedding, interactions and products are the library's own, put together as in its ``MACE``; its readouts and
-    atomic energies are left out. Needs the extra: ``pip install 'eipnn[mace]'``.
+    atomic energies are left out. Needs the extra: ``pip install 'eipnn[mace]'``. The defaults suit a CPU; larger is the
+    library's own ``max_ell=3, correlation=3``, and 128 channels.
 
     Args:
         elements: symbols of all elements that may occur.
@@ -49,7 +51,7 @@ class MACE(Representation):
         cutoff: float = 5.0,
         channels: int = 64,
         max_L: int = 1,
-        max_ell: int = 3,
+        max_ell: int = 2,
         correlation: int = 2,
         interactions: int = 2,
         bessel: int = 8,
@@ -61,8 +63,6 @@ class MACE(Representation):
         self.dim = channels * interactions
         self.register_buffer("species", element_rows(self.elements), persistent=False)
         self.species: Tensor
-        self.register_buffer("spread", torch.tensor(1.0))  # of the features, see `calibrate`
-        self.spread: Tensor
 
         modules = import_mace()
         from e3nn.o3 import Irreps
@@ -98,7 +98,7 @@ class MACE(Representation):
         self.products = model.products
         for part in self.modules():  # a mark of e3nn's, for copying modules by way of TorchScript
             part.__dict__.pop("__codegen__", None)
-        # Coupling coefficients and the like, exact; see `_apply`.
+        # Coupling coefficients and the like, exact; see `_apply`. What `calibrate` finds is registered after them.
         floats = ((k, v) for k, v in self.named_buffers() if v.is_floating_point())
         self._constants = {name: buffer.clone() for name, buffer in floats}
         for block in self.interactions:
@@ -106,6 +106,10 @@ class MACE(Representation):
             block.register_buffer("avg_num_neighbors", torch.tensor(1.0))
             # The radial network sees each pair once; its output serves i-j and j-i.
             block.conv_tp_weights.register_forward_hook(twice)
+        self.register_buffer("mean", torch.zeros(self.dim))
+        self.register_buffer("spread", torch.ones(self.dim))
+        self.mean: Tensor
+        self.spread: Tensor
         self.to(torch.get_default_dtype())
 
     @property
@@ -114,6 +118,10 @@ class MACE(Representation):
 
     def forward(self, batch: Batch) -> Tensor:
         """A batch of graphs (see `Graph`) -> features (N, dim)."""
+        return (self.scalars(batch) - self.mean) / self.spread
+
+    def scalars(self, batch: Batch) -> Tensor:
+        """The library's own features (N, dim)."""
         species = self.species[batch.z]  # (N,)
         if (species < 0).any():
             raise InputError(
@@ -135,12 +143,12 @@ class MACE(Representation):
             )
             features = product(message, residual, node_attrs)  # (N, channels * (L + 1)^2)
             scalars.append(features[:, : self.channels])
-        return torch.cat(scalars, dim=-1) / self.spread
+        return torch.cat(scalars, dim=-1)
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
-        """The mean number of neighbours, by which messages are divided, and the spread of the features.
+        """The mean number of neighbours, by which messages are divided, and a standardisation of each feature.
 
-        The library's own readouts take features as small as they come; a head starts better from a spread of one.
+        The features of the untrained network vary by 0.01 or so; a head learns much faster from a spread of one.
         """
         pairs, atoms = 0, 0
         for batch in batches:
@@ -148,11 +156,11 @@ class MACE(Representation):
             atoms += batch.num_nodes
         for block in self.interactions:
             block.avg_num_neighbors.fill_(max(2 * pairs / atoms, 1.0))
-        self.spread.fill_(1.0)
-        features = torch.cat([self(batch) for batch in islice(batches, CALIBRATION_BATCHES)])
-        spread = features.std(dim=0, correction=0).mean()
-        if spread > 0:  # not where all atoms are alike
-            self.spread.copy_(spread)
+        scalars = torch.cat([self.scalars(b) for b in islice(batches, CALIBRATION_BATCHES)])
+        spread, mean = torch.std_mean(scalars, dim=0, correction=0)
+        varies = spread > 1e-5 * mean.abs()  # more than rounding
+        self.mean.copy_(mean)
+        self.spread.copy_(torch.where(varies, spread, 1.0))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Take the constants anew from their exact values: rounded to float32, they would spoil float64."""
