@@ -6,6 +6,8 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from dscribe.descriptors import SOAP
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import sph_harm_y
 from torch_geometric.data import Batch
 
@@ -56,19 +58,19 @@ FRAMES = {
     "single atom": Atoms("C"),
 }
 every_frame = pytest.mark.parametrize("atoms", FRAMES.values(), ids=FRAMES.keys())
-SETTINGS = {
+OPTIONS = {
     "smooth": {},
-    "as in the paper": {"smooth": False},
+    "as in the paper": {"smooth": False, "sigma": 1.0},
     "narrow, no angles": {"sigma": 0.4, "n_max": 3, "l_max": 0},
     "high degrees": {"n_max": 3, "l_max": 9},
 }
 
 
-def reference(atoms: Atoms, **settings) -> np.ndarray:
+def reference(atoms: Atoms, **options) -> np.ndarray:
     """dscribe's features of atoms in a large enough piece of their crystal, which has no periodicity."""
-    smooth = settings.pop("smooth", True)
+    smooth = options.pop("smooth", True)
     weighting = {"function": "poly", "r0": CUTOFF, "c": 1, "m": 1} if smooth else None
-    soap = SOAP(species=["C", "Si"], r_cut=CUTOFF, weighting=weighting, **settings)
+    soap = SOAP(species=["C", "Si"], r_cut=CUTOFF, weighting=weighting, **options)
     if atoms.pbc.all():
         atoms = atoms.copy()
         atoms.wrap()
@@ -85,13 +87,13 @@ def reference(atoms: Atoms, **settings) -> np.ndarray:
     return soap.create(piece, centers=atoms.positions.tolist())
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @every_frame
-def test_features_are_those_of_dscribe(atoms, settings):
-    settings = {"n_max": 8, "l_max": 6, "sigma": 1.0} | settings
-    soap = Soap(("Si", "C"), CUTOFF, **settings)
+def test_features_are_those_of_dscribe(atoms, options):
+    options = {"n_max": 8, "l_max": 6, "sigma": 0.5} | options
+    soap = Soap(("Si", "C"), CUTOFF, **options)
     data = soap(atoms, torch.float64)
-    expected = torch.from_numpy(reference(atoms, **settings))
+    expected = torch.from_numpy(reference(atoms, **options))
     assert data.soap.shape == (len(atoms), soap.dim)
     torch.testing.assert_close(data.soap, expected, rtol=0, atol=1e-8)
     ours = power_spectrum(Batch.from_data_list([data]), soap)
@@ -99,10 +101,35 @@ def test_features_are_those_of_dscribe(atoms, settings):
 
 
 def test_the_papers_sizes_have_252_features():
-    data = Soap(("Si",), 5.0, smooth=False)(silicon())
+    data = Soap(("Si",), 5.0, sigma=1.0, smooth=False)(silicon())
     assert data.soap.shape == (2, 252)
     expected = SOAP(species=["Si"], r_cut=5.0, n_max=8, l_max=6, periodic=True).create(silicon())
     np.testing.assert_allclose(data.soap, expected, rtol=1e-6, atol=1e-6)
+
+
+numbers = st.floats(-1, 1, allow_nan=False)
+
+
+@st.composite
+def cells(draw) -> Atoms:
+    """One to four atoms in a skewed cell, some of whose axes may be open, at times far outside it."""
+    lengths = np.diag(draw(st.tuples(*[st.floats(2.0, 9.0)] * 3)))
+    shear = np.array(draw(st.lists(numbers, min_size=9, max_size=9))).reshape(3, 3)
+    pbc = draw(st.tuples(*[st.booleans()] * 3))
+    n = draw(st.integers(1, 4))
+    positions = np.array(draw(st.lists(numbers, min_size=3 * n, max_size=3 * n))).reshape(n, 3)
+    symbols = draw(st.lists(st.sampled_from(["C", "Si"]), min_size=n, max_size=n))
+    cell = lengths @ (np.eye(3) + np.triu(0.9 * shear, 1))
+    return Atoms(symbols, 20 * positions, cell=cell, pbc=pbc)
+
+
+@settings(max_examples=40, derandomize=True)
+@given(cells(), st.booleans())
+def test_any_cell_gives_the_features_of_dscribe(atoms, smooth):
+    soap = Soap(("C", "Si"), 3.0, n_max=3, l_max=3, smooth=smooth)
+    data = soap(atoms, torch.float64)
+    ours = power_spectrum(Batch.from_data_list([data]), soap)
+    torch.testing.assert_close(ours, data.soap, rtol=1e-9, atol=1e-9)
 
 
 def test_a_batch_equals_its_frames():
@@ -117,7 +144,7 @@ def test_a_batch_equals_its_frames():
 def test_gradients_are_those_of_dscribe(smooth):
     """Its analytic ones for a molecule without weights, else its numerical ones."""
     atoms = FRAMES["molecule"]
-    soap = Soap(("C", "Si"), CUTOFF, n_max=4, l_max=4, smooth=smooth)
+    soap = Soap(("C", "Si"), CUTOFF, n_max=4, l_max=4, sigma=1.0, smooth=smooth)
     batch = Batch.from_data_list([soap(atoms, torch.float64)])
     batch.pos.requires_grad_()
     weights = torch.linspace(-1, 1, soap.dim, dtype=torch.float64)
@@ -149,7 +176,7 @@ def test_harmonics_are_orthonormal_and_those_of_scipy():
 
 @pytest.mark.parametrize("smooth", [True, False])
 def test_no_atom_beyond_the_stated_cutoff_is_seen(smooth):
-    net = SOAPNet(["Si"], cutoff=CUTOFF, n_max=4, l_max=2, smooth=smooth)
+    net = SOAPNet(["Si"], cutoff=CUTOFF, n_max=4, l_max=2, sigma=1.0, smooth=smooth)
     assert net.cutoff == CUTOFF if smooth else CUTOFF + 3.7 < net.cutoff < CUTOFF + 3.8
     alone = net.inputs(Atoms("Si"), torch.float64).soap
     for gap, same in ((-0.1, False), (1e-6, True)):
@@ -168,6 +195,20 @@ def test_an_unknown_element_is_said_with_the_mend():
         soap(atoms)
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"cutoff": 0.9}, "bigger than 1 angstrom"),
+        ({"n_max": 0}, "at least one radial basis"),
+        ({"l_max": -1}, "l_max cannot be negative"),
+        ({"sigma": 0.0}, "sigma"),
+    ],
+)
+def test_impossible_settings_are_said(options, match):
+    with pytest.raises(InputError, match=match):
+        Soap(("Si",), **({"cutoff": CUTOFF} | options))(silicon())
+
+
 def test_the_key_tells_settings_apart():
     others = (
         Soap(("Si",), 5.0),
@@ -175,7 +216,7 @@ def test_the_key_tells_settings_apart():
         Soap(("Si", "C"), 5.0),
         Soap(("Si",), 5.0, n_max=7),
         Soap(("Si",), 5.0, l_max=5),
-        Soap(("Si",), 5.0, sigma=0.5),
+        Soap(("Si",), 5.0, sigma=0.4),
         Soap(("Si",), 5.0, smooth=False),
     )
     assert len({soap.key() for soap in (*others, Graph(5.0))}) == len(others) + 1

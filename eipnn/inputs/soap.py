@@ -38,15 +38,15 @@ class Soap(Inputs):
 
     The radial basis is dscribe's orthonormalised Gaussian-type orbitals (``rbf="gto"``). A neighbour counts with the
     weight ``1 - 3 (r/cutoff)^2 + 2 (r/cutoff)^3``, which ends with zero slope, so that energies and forces are
-    continuous. With ``smooth=False``, dscribe's own form, every atom counts fully out to `reach`, the cutoff and
-    3.7 sigma, and ends there with a small step.
+    continuous. With ``smooth=False``, dscribe's form without weights and likely the paper's, every atom counts fully
+    out to `reach`, the cutoff and 3.7 sigma, and there drops out with a step.
 
     Args:
         elements: symbols of all elements that may occur.
         cutoff: in A, more than 1; dscribe's ``r_cut``.
         n_max: number of radial functions.
         l_max: highest degree of the spherical harmonics.
-        sigma: width in A of the Gaussian that stands for an atom.
+        sigma: width in A of the Gaussian that stands for an atom. dscribe's default is 1.
         smooth: whether neighbours fade out towards the cutoff.
     """
 
@@ -54,7 +54,7 @@ class Soap(Inputs):
     cutoff: float
     n_max: int = 8
     l_max: int = 6
-    sigma: float = 1.0
+    sigma: float = 0.5
     smooth: bool = True
 
     costly: ClassVar[bool] = True
@@ -95,15 +95,18 @@ def _descriptor(soap: Soap) -> SOAP:
     from dscribe.descriptors import SOAP  # takes seconds: it brings numba
 
     weighting = {"function": "poly", "r0": soap.cutoff, "c": 1.0, "m": 1.0}
-    return SOAP(
-        species=sorted(set(soap.elements)),
-        r_cut=soap.cutoff,
-        n_max=soap.n_max,
-        l_max=soap.l_max,
-        sigma=soap.sigma,
-        weighting=weighting if soap.smooth else None,
-        periodic=True,  # along the axes of atoms.pbc
-    )
+    try:
+        return SOAP(
+            species=sorted(set(soap.elements)),
+            r_cut=soap.cutoff,
+            n_max=soap.n_max,
+            l_max=soap.l_max,
+            sigma=soap.sigma,
+            weighting=weighting if soap.smooth else None,
+            periodic=True,  # along the axes of atoms.pbc
+        )
+    except ValueError as error:
+        raise InputError(f"{soap}: dscribe cannot make such features: {error}") from error
 
 
 def _for_dscribe(atoms: Atoms) -> Atoms:
