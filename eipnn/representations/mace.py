@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from ase.data import atomic_numbers
 from torch import Tensor, nn
 from torch_geometric.data import Batch
@@ -61,8 +60,8 @@ class MACE(Representation):
         self.save_hyperparameters()
         self.elements, self.cutoff, self.channels = list(elements), cutoff, channels
         self.dim = channels * interactions
-        self.register_buffer("species", element_rows(self.elements), persistent=False)
-        self.species: Tensor
+        self.register_buffer("one_hot", one_hot_rows(self.elements), persistent=False)
+        self.one_hot: Tensor
 
         modules = import_mace()
         from e3nn.o3 import Irreps
@@ -122,14 +121,14 @@ class MACE(Representation):
 
     def scalars(self, batch: Batch) -> Tensor:
         """The library's own features (N, dim)."""
-        species = self.species[batch.z]  # (N,)
-        if (species < 0).any():
+        node_attrs = self.one_hot[batch.z]  # (N, S)
+        if not torch.compiler.is_compiling() and not node_attrs.any(dim=1).all():
+            stranger = batch.z[~node_attrs.any(dim=1)][0]
             raise InputError(
-                f"an atom of atomic number {batch.z[species < 0][0]} is none of {', '.join(self.elements)}: "
+                f"an atom of atomic number {stranger} is none of {', '.join(self.elements)}: "
                 "name every element in the representation's `elements`"
             )
         vectors = pair_vectors(batch)  # (P, 3)
-        node_attrs = F.one_hot(species, len(self.elements)).to(vectors.dtype)  # (N, S)
         edge_index = torch.cat([batch.edge_index, batch.edge_index.flip(0)], dim=1)  # (2, 2P)
         edge_attrs = self.spherical_harmonics(torch.cat([vectors, -vectors]))  # (2P, (ell + 1)^2)
         edge_feats, _ = self.radial_embedding(
@@ -175,13 +174,13 @@ def twice(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
     return torch.cat([output, output])
 
 
-def element_rows(elements: list[str]) -> Tensor:
-    """The place of each atomic number in the list, -1 for the others (MAX_Z + 1,)."""
+def one_hot_rows(elements: list[str]) -> Tensor:
+    """For each atomic number a row with a one for its element, zeros where it is none of them (MAX_Z + 1, S)."""
     unknown = [symbol for symbol in elements if symbol not in atomic_numbers]
     if unknown or not elements or len(set(elements)) < len(elements):
         raise InputError(f"elements must be a list of different chemical symbols, not {elements}")
-    rows = torch.full((MAX_Z + 1,), -1)
-    rows[[atomic_numbers[symbol] for symbol in elements]] = torch.arange(len(elements))
+    rows = torch.zeros(MAX_Z + 1, len(elements))
+    rows[[atomic_numbers[symbol] for symbol in elements]] = torch.eye(len(elements))
     return rows
 
 
