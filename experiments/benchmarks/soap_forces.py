@@ -4,8 +4,8 @@
 
 dscribe differentiates each feature of each atom with respect to each position by central differences; the chain rule
 through the MLP follows. Both run in float64 in this process, in turns. Without weights (``smooth=False``), atoms drop
-out at a radius with a step; where a numerical derivative reaches across it (dscribe moves atoms by 1e-4 A), its force is
-off by far, so the difference is then no fault of either.
+out at a radius with a step; where a numerical derivative reaches across it (dscribe moves atoms by 1e-4 A), its force
+is far off.
 """
 
 import argparse
