@@ -9,6 +9,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from eipnn.errors import InputError
 from eipnn.inputs.base import Inputs
 
 MAX_Z = 118
@@ -46,6 +47,19 @@ class Representation(nn.Module, HyperparametersMixin, ABC):
         Args:
             batches: the training configurations, in seeded random order; each pass over them begins anew.
         """
+
+    def tabulate(self, points: int = 1000) -> "Representation":
+        """The same with functions of the distance alone read from tables: quicker, for fixed weights.
+
+        Args:
+            points: number of distances in a table.
+
+        Raises:
+            InputError: there is nothing to tabulate in this representation.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no tables over the distance: leave out `tabulate`"
+        )
 
     def config(self) -> dict[str, Any]:
         """``class_path`` and ``init_args`` that rebuild this representation, plain values."""
