@@ -2,14 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from ase import Atoms
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from eipnn.inputs import Graph, pair_vectors
 from eipnn.representations import Representation
+from eipnn.stages.module import build_representation
+
+BASE = Path(__file__).parents[2] / "base"
+"""Settings of each backbone."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,13 @@ class Contender:
 
     name: str
     prepare: Callable[[list[Atoms], float], Prepared]
+
+
+def base(name: str, cutoff: float, **changes: Any) -> Representation:
+    """The backbone of a file of `experiments/base`, with some settings changed."""
+    config = yaml.safe_load((BASE / f"{name}.yaml").read_text())
+    config["init_args"] |= {"cutoff": cutoff, **changes}
+    return build_representation(config)
 
 
 def ours(representation: Representation, frames: list[Atoms]) -> Prepared:

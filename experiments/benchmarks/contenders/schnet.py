@@ -14,8 +14,7 @@ from ase import Atoms
 from torch import Tensor, nn
 from torch_geometric.nn.models.schnet import InteractionBlock as PygBlock
 
-from contenders.prepared import Contender, FullGraph, Prepared, full_graph, ours
-from eipnn.representations import SchNet
+from contenders.prepared import Contender, FullGraph, Prepared, base, full_graph, ours
 from eipnn.representations.base import MAX_Z
 from eipnn.representations.schnet import GaussianExpansion, ShiftedSoftplus, cosine_cutoff
 
@@ -26,8 +25,7 @@ GAMMA = 10.0
 
 
 def eipnn(frames: list[Atoms], cutoff: float) -> Prepared:
-    sizes = {"features": FEATURES, "filters": FEATURES, "gaussians": GAUSSIANS}
-    return ours(SchNet(cutoff, **sizes, gamma=GAMMA, interactions=BLOCKS), frames)
+    return ours(base("schnet", cutoff), frames)
 
 
 class Stack(nn.Module):
