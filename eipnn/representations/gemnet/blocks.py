@@ -96,7 +96,7 @@ class OutputBlock(nn.Module):
 
     def forward(self, h: Tensor, m: Tensor, around: Surroundings) -> Tensor:
         """m (2, P, edge) -> (N, atom)."""
-        return self.linear(self.update(m, around.rbf_out, around, len(h)))
+        return self.linear(self.update(m, around.rbf_out, around, h.shape[0]))
 
 
 class TripletInteraction(nn.Module):
@@ -154,11 +154,12 @@ class InteractionBlock(nn.Module):
 
     def forward(self, h: Tensor, m: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
         """h (N, atom), m (2, P, edge) -> the same, updated."""
-        inner = len(around.rbf_triplet)
-        update = self.triplets(m[:, :inner], around)
-        x = scaled_silu(self.skip(m))
-        x = torch.cat([x[:, :inner] + update, x[:, inner:]], dim=1).mul_(ROOT_HALF)
+        parts = [around.rbf_triplet.shape[0], m.shape[1] - around.rbf_triplet.shape[0]]
+        inner, _ = m.split(parts, dim=1)
+        update = self.triplets(inner, around)
+        inner, outer = scaled_silu(self.skip(m)).split(parts, dim=1)
+        x = torch.cat([inner + update, outer], dim=1).mul_(ROOT_HALF)
         m = self.after(add(self.before(x), m))
-        h = add(self.update(m, around.rbf_atom, around, len(h)), h)
+        h = add(self.update(m, around.rbf_atom, around, h.shape[0]), h)
         m = add(self.joined(self.join(h, m, around)), m)
         return h, m

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -122,13 +123,14 @@ class GemNet(Representation):
         """Radial basis (P, N) and what the blocks know, of the batch's pairs with those in triplets put first."""
         vector = pair_vectors(batch)  # (P, 3)
         distance = vector.norm(dim=-1)  # (P,)
-        target, atoms = batch.edge_index, len(batch.z)  # row 0: messages j -> i
+        target, atoms = batch.edge_index, batch.z.shape[0]  # row 0: messages j -> i
         inner = distance < self.triplet_cutoff
         if self.max_neighbours is not None:
             inner &= among_nearest(target, distance, atoms, self.max_neighbours)
-        order = torch.cat([inner.nonzero().squeeze(1), (~inner).nonzero().squeeze(1)])
+        order = torch.argsort((~inner).to(torch.uint8), stable=True)
         vector, distance, target = vector[order], distance[order], target[:, order]
-        count = int(inner.sum())
+        count = cast(int, inner.sum().item())
+        torch._check(count <= distance.shape[0])  # for torch.export
 
         rbf = self.edge_basis(distance)[:, 0]  # (P, N)
         radial = self.triplet_basis(distance[:count])  # (Q, L, N)

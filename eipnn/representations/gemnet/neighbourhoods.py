@@ -5,13 +5,15 @@ of an atom with K neighbours are the K x K table of them without its diagonal, s
 angles are one product of unit vectors and sums over b are one matrix product an atom.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 STEP = 4
 """Atoms whose numbers of neighbours round up to the same multiple of this share a table."""
+ROWS = 4096
+"""Rows of a table, about, above which it is split: what is wide in a row exists for one table at a time."""
 
 
 class Neighbourhoods(NamedTuple):
@@ -37,19 +39,26 @@ class Neighbourhoods(NamedTuple):
     def collect(self, tables: list[Tensor]) -> Tensor:
         """Tables (N_g, K_g, F) -> (2, Q, F), the reverse of `spread`."""
         rows = torch.cat([table.flatten(0, 1) for table in tables])
-        return rows.index_select(0, self.place).view(2, len(self.place) // 2, rows.shape[1])
+        return rows.index_select(0, self.place).view(2, self.place.shape[0] // 2, rows.shape[1])
 
 
 def neighbourhoods(target: Tensor, atoms: int) -> Neighbourhoods:
     """The tables of the edges that end at the atoms `target` (2, Q) of N."""
     target = target.flatten()
     rank, count = rank_at_target(target, atoms)
+    if torch.compiler.is_compiling():  # an exported program has one table, whatever the atoms
+        widest = cast(int, count.max().clamp(min=1).item())
+        torch._check(widest >= 1)
+        return Neighbourhoods(target * widest + rank, [(atoms, widest)])
     width = (count + STEP - 1) // STEP * STEP  # (N,)
     order = torch.argsort(width, stable=True)
     start = torch.empty_like(width)
     start[order] = width[order].cumsum(0) - width[order]
     widths, numbers = torch.unique_consecutive(width[order], return_counts=True)
-    tables = [(n, k) for n, k in zip(numbers.tolist(), widths.tolist(), strict=True)]
+    tables = []
+    for number, neighbours in zip(numbers.tolist(), widths.tolist(), strict=True):
+        largest = max(1, ROWS // max(1, neighbours))
+        tables += [(min(largest, number - done), neighbours) for done in range(0, number, largest)]
     return Neighbourhoods(start[target] + rank, tables)
 
 
@@ -57,9 +66,9 @@ def rank_at_target(target: Tensor, atoms: int) -> tuple[Tensor, Tensor]:
     """Number of each edge (E,) among those with its target, in their order; number of edges of each atom (N,)."""
     count = torch.bincount(target, minlength=atoms)
     order = torch.argsort(target, stable=True)
-    start = torch.repeat_interleave(count.cumsum(0) - count, count)
+    start = (count.cumsum(0) - count)[target[order]]
     rank = torch.empty_like(target)
-    rank[order] = torch.arange(len(target), device=target.device) - start
+    rank[order] = torch.arange(target.shape[0], device=target.device) - start
     return rank, count
 
 
