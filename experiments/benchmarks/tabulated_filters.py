@@ -1,0 +1,150 @@
+"""SchNet with filters from tables (``EIPNNCalculator(..., tabulate=True)``): its error, and its speed in dynamics.
+
+    python experiments/benchmarks/tabulated_filters.py --checkpoint runs/demo/split-1/seed-0/mp/checkpoints/best.ckpt
+
+Without a checkpoint the weights are random and the sizes the default ones: the speed is that of a trained
+network, the errors are not.
+
+Errors are the largest over the DFT frames of si_mini, against the exact filters in float64: energy an atom, forces,
+virial an atom. Speed is that of molecular dynamics of silicon, a velocity Verlet step with its neighbour list, on one
+thread. The exact and the tabulated calculator take turns in every round; steps are counted by the
+process's own processor time, which other processes do not run up, and a ratio is taken within a round.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pandas as pd
+import torch
+from ase import Atoms, units
+from ase.build import bulk
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from eipnn import EIPNNCalculator, FinetuneModule
+from eipnn.calculator import energy_forces_virial
+from eipnn.representations import SchNet
+from eipnn.structures import read_structures
+
+POINTS = (250, 500, 1000, 2000, 4000)
+CELLS = {64: 2, 512: 4}
+"""Atoms, and the cubic cells of eight along each axis."""
+
+
+def main() -> None:
+    """Print both tables."""
+    options = arguments()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = options.checkpoint or untrained(Path(folder) / "random.ckpt")
+        print(f"weights: {options.checkpoint or 'random'}; torch {torch.__version__}, one thread")
+        print(pd.DataFrame(errors(checkpoint)).to_markdown(index=False, floatfmt=".1e"))
+        print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        rows = [speed(checkpoint, atoms, options) for atoms in options.atoms]
+        print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", help="of a fine-tuned SchNet for silicon")
+    parser.add_argument("--atoms", type=int, nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=10, help="of dynamics in a round")
+    return parser.parse_args()
+
+
+def untrained(file: Path) -> Path:
+    """A checkpoint of random weights."""
+    torch.manual_seed(0)
+    module = FinetuneModule(SchNet())
+    module.elements = ["Si"]
+    module.zeros = {"dft": {"mode": "isolated_atoms", "energies": {"Si": 0.0}}}
+    torch.save({"state_dict": module.state_dict(), "eipnn": module.record()}, file)
+    return file
+
+
+def errors(checkpoint: str | Path) -> list[dict]:
+    """One row a table and precision."""
+    frames = read_structures("bundled:si_mini/dft.extxyz")
+    double = EIPNNCalculator(checkpoint, dtype="float64").potential
+    single = EIPNNCalculator(checkpoint, dtype="float32").potential
+    exact = properties(double, frames, torch.float64)
+    rows = [row("none", "float32", properties(single, frames, torch.float32), exact)]
+    for potential, dtype in ((double, torch.float64), (single, torch.float32)):
+        network = potential.representation
+        for points in POINTS:
+            potential.representation = network.tabulate(points)
+            found = properties(potential, frames, dtype)
+            rows.append(row(str(points), str(dtype).removeprefix("torch."), found, exact))
+    return rows
+
+
+def properties(
+    potential: FinetuneModule, frames: list[Atoms], dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Energies an atom (B,), forces (N, 3) and virials an atom (B, 3, 3), in float64."""
+    batch = Batch.from_data_list([potential.representation.inputs(a, dtype) for a in frames])
+    energy, forces, virial = energy_forces_virial(potential, batch, virial=True)
+    assert virial is not None
+    atoms = batch.n_atoms.double()
+    return energy.double() / atoms, forces.double(), virial.double() / atoms.view(-1, 1, 1)
+
+
+def row(points: str, dtype: str, found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> dict:
+    energy, forces, virial = ((a - b).abs().max().item() for a, b in zip(found, exact, strict=True))
+    return {
+        "points": points,
+        "precision": dtype,
+        "energy eV/atom": energy,
+        "forces eV/A": forces,
+        "virial eV/atom": virial,
+    }
+
+
+def speed(checkpoint: str | Path, atoms: int, options: argparse.Namespace) -> dict:
+    """Steps a second with exact and tabulated filters."""
+    exact, table = (dynamics(checkpoint, atoms, tabulate) for tabulate in (False, True))
+    times = [
+        (timed(exact, options.steps), timed(table, options.steps)) for _ in range(options.rounds)
+    ]
+    ratios = [a / b for a, b in times]
+    return {
+        "atoms": atoms,
+        "exact, steps/s": 1 / median(a for a, _ in times),
+        "tabulated, steps/s": 1 / median(b for _, b in times),
+        "faster by": median(ratios),
+        "least": min(ratios),
+        "most": max(ratios),
+    }
+
+
+def dynamics(checkpoint: str | Path, number: int, tabulate: bool) -> Callable[[int], None]:
+    """A run of so many steps of 1 fs, goes on where it ended."""
+    atoms = bulk("Si", "diamond", 5.43, cubic=True).repeat(CELLS[number])
+    assert len(atoms) == number
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    atoms.calc = EIPNNCalculator(checkpoint, tabulate=tabulate)
+    run = VelocityVerlet(atoms, timestep=1.0 * units.fs).run
+    run(1)
+    return run
+
+
+def timed(run: Callable[[int], None], steps: int) -> float:
+    """Seconds of processor time a step."""
+    start = time.process_time()
+    run(steps)
+    return (time.process_time() - start) / steps
+
+
+if __name__ == "__main__":
+    main()
