@@ -16,9 +16,10 @@ set before the first (Linux only): activations, gradients and the optimiser's st
 The peers are no dependencies of eipnn; one that is not installed is named and left out. To have them all, in an
 environment of their own on top of eipnn's:
 
-    pip install --no-deps dgl==1.1.3 schnetpack==2.1.1 graph-pes==1.0.2
+    pip install --no-deps dgl==1.1.3 schnetpack==2.1.1 graph-pes==1.0.2 fairchem-core==1.10.0
+    pip install 'eipnn[mace]'
 
-and what their imports ask for (matscipy, dirsync, hydra-core ...).
+and what their imports ask for (matscipy, dirsync, hydra-core, huggingface_hub ...).
 """
 
 import argparse
@@ -27,7 +28,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -65,6 +67,8 @@ SYSTEMS = {
     "Si64": System(bulk("Si", "diamond", 5.43, cubic=True).repeat(2), 5.0, 8),
     "Al108": System(ALUMINIUM.repeat(3), 7.0, 4),
 }
+SMALLER_BATCHES = {("GemNet", "Al108"): 1, ("MACE", "Al108"): 1}
+"""Whose networks take several seconds and GiB a frame there."""
 
 
 def main() -> None:
@@ -74,20 +78,19 @@ def main() -> None:
     torch.set_flush_denormal(True)
     if options.peak_memory:
         backbone, name, system = options.peak_memory
-        print(peak_memory(find(backbone, name), SYSTEMS[system]))
+        print(peak_memory(find(backbone, name), system_for(backbone, system)))
         return
     print(
         f"torch {torch.__version__}, {options.threads} thread(s), {options.rounds} rounds of "
         f"{options.seconds} s a contender, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
-    rows = [
-        row
-        for backbone in options.backbones
-        for system in options.systems
-        for row in compare(backbone, system, options)
-    ]
+    rows = []
+    for backbone, system in product(options.backbones, options.systems):
+        for row in compare(backbone, system, options):
+            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            rows.append(row)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
-    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".4g"))
+    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g", intfmt=","))
 
 
 def arguments() -> argparse.Namespace:
@@ -105,10 +108,11 @@ def arguments() -> argparse.Namespace:
 
 def compare(backbone: str, system: str, options: argparse.Namespace) -> Iterable[dict]:
     """The rows of one backbone on one system; ours is the first contender."""
-    steps = {}
+    chosen = system_for(backbone, system)
+    steps, weights = {}, {}
     for contender in CONTENDERS[backbone]:
         try:
-            steps[contender.name] = training_step(contender, SYSTEMS[system])
+            steps[contender.name], weights[contender.name] = training_step(contender, chosen)
         except ImportError as error:
             print(f"{backbone}: {contender.name} is left out: {error}")
     counts = {name: turns(step, options.seconds) for name, step in steps.items()}
@@ -121,8 +125,9 @@ def compare(backbone: str, system: str, options: argparse.Namespace) -> Iterable
         ratios = [theirs / mine for mine, theirs in zip(seconds[own], times, strict=True)]
         yield {
             "backbone": backbone,
-            "system": f"{SYSTEMS[system].batch_size} x {system}, {SYSTEMS[system].cutoff} A",
+            "system": f"{chosen.batch_size} x {system}, {chosen.cutoff} A",
             "network": name,
+            "weights": weights[name],
             "steps/s": 1 / median(times),
             "eipnn is faster by": median(ratios),
             "least": min(ratios),
@@ -131,15 +136,24 @@ def compare(backbone: str, system: str, options: argparse.Namespace) -> Iterable
         }
 
 
-def training_step(contender: Contender, system: System) -> Callable[[], None]:
-    """One step of training, on a batch that is prepared once."""
+def system_for(backbone: str, name: str) -> System:
+    """The frames that a backbone is timed on."""
+    system = SYSTEMS[name]
+    size = SMALLER_BATCHES.get((backbone, name), system.batch_size)
+    return replace(system, batch_size=size)
+
+
+def training_step(contender: Contender, system: System) -> tuple[Callable[[], None], int]:
+    """One step of training, on a batch that is prepared once, and the number of weights."""
     torch.manual_seed(0)
     frames = system.frames()
     prepared = contender.prepare(frames, system.cutoff)
-    return step_of(prepared, [len(atoms) for atoms in frames])
+    count = sum(weight.numel() for weight in prepared.network.parameters())
+    return step_of(prepared, [len(atoms) for atoms in frames]), count
 
 
 def step_of(prepared: Prepared, sizes: list[int]) -> Callable[[], None]:
+    """Energies with a readout, loss, gradients and Adam."""
     head = nn.Sequential(
         nn.Linear(prepared.dim, prepared.dim), nn.SiLU(), nn.Linear(prepared.dim, 1)
     )
@@ -182,7 +196,7 @@ def measured_memory(backbone: str, name: str, system: str, threads: int) -> floa
 
 def peak_memory(contender: Contender, system: System) -> float:
     """MiB that training takes at most beyond what is there before its first step."""
-    step = training_step(contender, system)
+    step, _ = training_step(contender, system)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from the present
     before = status("VmRSS")
     timed(step, WARM_UP + 1)

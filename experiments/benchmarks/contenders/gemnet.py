@@ -2,7 +2,8 @@
 
 It forms triplets among all edges, as the paper; eipnn's default lets the edges within 4 A form them. Both find the
 triplets in every step from the neighbour list. The peer's output blocks give an atom's energy, those of eipnn
-128 features for the readout. The peer needs torch_scatter and torch_sparse besides.
+128 features for the readout. Where torch_scatter and torch_sparse are not installed, the peer runs on torch's own
+operations (`fairchem_stubs`).
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from ase import Atoms
 from torch_geometric.data import Batch, Data
 
+from contenders import fairchem_stubs
 from contenders.prepared import Contender, Prepared, base, ours
 from eipnn.inputs import Graph
 from eipnn.representations import GemNet as Ours
@@ -28,6 +30,7 @@ def eipnn(frames: list[Atoms], cutoff: float) -> Prepared:
 
 
 def fairchem(frames: list[Atoms], cutoff: float) -> Prepared:
+    fairchem_stubs.provide()
     from fairchem.core.models.gemnet.gemnet import GemNetTBackbone
 
     network = GemNetTBackbone(
