@@ -1,6 +1,7 @@
 """`eipnn COMMAND ...`: dispatch only; each command's own module is imported when it is called."""
 
 import sys
+from pathlib import Path
 
 from eipnn import __version__
 from eipnn.processes import die_with_caller
@@ -24,6 +25,7 @@ usage: eipnn COMMAND [OPTIONS]      (eipnn COMMAND --help for the options)
 def main() -> None:
     """Entry point of the `eipnn` command."""
     die_with_caller()
+    sys.path.append(str(Path.cwd()))  # a class_path may name a module of the working directory
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if command in ("-h", "--help"):
         print(USAGE)
