@@ -131,13 +131,13 @@ def power_spectrum(batch: Batch, soap: Soap) -> Tensor:
     """
     numbers = sorted(atomic_numbers[symbol] for symbol in set(soap.elements))
     species = torch.searchsorted(torch.tensor(numbers, device=batch.z.device), batch.z)  # (N,)
-    exponents, mixing = (t.to(batch.pos.device) for t in _orbitals(soap))
+    exponents, mixing = (torch.from_numpy(a).to(batch.pos.device) for a in _orbitals(soap))
     i, j = batch.edge_index
     vectors = pair_vectors(batch).double()  # (P, 3)
     square = vectors.square().sum(dim=-1)  # (P,)
     weight = _fade(square, soap.cutoff) if soap.smooth else torch.ones_like(square)
     harmonics = solid_harmonics(vectors, square, soap.l_max)
-    size = len(batch.z) * len(numbers)
+    size = batch.z.shape[0] * len(numbers)  # shape[0]: torch.export takes len() for a constant
     coefficients = []
     for degree, exponent in enumerate(exponents):  # (n_max,)
         radial = weight.unsqueeze(-1) * torch.exp(-exponent * square.unsqueeze(-1))  # (P, n_max)
@@ -147,10 +147,10 @@ def power_spectrum(batch: Batch, soap: Soap) -> Tensor:
         # from j, the neighbour i lies in the opposite direction
         summed = summed.index_add(0, j * len(numbers) + species[i], (-1) ** degree * overlap)
         if degree == 0:  # the atom itself, at r = 0
-            own = torch.arange(len(species), device=species.device) * len(numbers) + species
-            summed = summed.index_add(0, own, summed.new_full((len(own), soap.n_max, 1), Y_00))
+            own = torch.arange(species.shape[0], device=species.device) * len(numbers) + species
+            summed = summed.index_add(0, own, summed.new_full((own.shape[0], soap.n_max, 1), Y_00))
         mixed = torch.einsum("nk,akm->anm", mixing[degree], summed)
-        coefficients.append(mixed.view(len(species), len(numbers), soap.n_max, -1))
+        coefficients.append(mixed.view(species.shape[0], len(numbers), soap.n_max, -1))
     return _spectrum(coefficients).to(batch.pos.dtype)
 
 
@@ -177,7 +177,7 @@ def _spectrum(coefficients: list[Tensor]) -> Tensor:
 
 
 @lru_cache
-def _orbitals(soap: Soap) -> tuple[Tensor, Tensor]:
+def _orbitals(soap: Soap) -> tuple[np.ndarray, np.ndarray]:
     """Exponents (l_max + 1, n_max) and mixing (l_max + 1, n_max, n_max) of the overlaps, float64.
 
     ``b_nl(r) = sum_k mixing_lnk exp(-exponent_lk r^2)``: dscribe's orbitals, each ``sum_k beta_lnk r^l
@@ -188,7 +188,7 @@ def _orbitals(soap: Soap) -> tuple[Tensor, Tensor]:
     shrink = 1 / (1 + alphas / eta)  # (L, n_max)
     power = np.arange(soap.l_max + 1)[:, None] + 1.5
     norm = (math.pi / eta) ** 1.5 * shrink**power
-    return torch.from_numpy(alphas * shrink), torch.from_numpy(betas * norm[:, None, :])
+    return alphas * shrink, betas * norm[:, None, :]
 
 
 def _fade(square: Tensor, cutoff: float) -> Tensor:
