@@ -19,12 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import pandas as pd
 import torch
 from ase import Atoms, units
 from ase.build import bulk
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from torch import Tensor
 from torch_geometric.data import Batch
@@ -132,7 +130,7 @@ def dynamics(checkpoint: str | Path, number: int, tabulate: bool) -> Callable[[i
     """A run of so many steps of 1 fs, goes on where it ended."""
     atoms = bulk("Si", "diamond", 5.43, cubic=True).repeat(CELLS[number])
     assert len(atoms) == number
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    atoms.rattle(0.1, seed=0)  # at rest: what it moves by is this potential energy
     atoms.calc = EIPNNCalculator(checkpoint, tabulate=tabulate)
     run = VelocityVerlet(atoms, timestep=1.0 * units.fs).run
     run(1)

@@ -40,6 +40,8 @@ from ase.build import bulk
 from contenders import CONTENDERS, Contender, Prepared
 from torch import nn
 
+from eipnn.errors import InputError
+
 WARM_UP = 3
 """Steps before the clock starts: allocators, kernel choices, the optimiser's state."""
 
@@ -113,8 +115,10 @@ def compare(backbone: str, system: str, options: argparse.Namespace) -> Iterable
     for contender in CONTENDERS[backbone]:
         try:
             steps[contender.name], weights[contender.name] = training_step(contender, chosen)
-        except ImportError as error:
+        except (ImportError, InputError) as error:
             print(f"{backbone}: {contender.name} is left out: {error}")
+    if not steps:  # the extra of this backbone is not installed
+        return
     counts = {name: turns(step, options.seconds) for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(options.rounds):

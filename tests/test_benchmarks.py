@@ -1,0 +1,54 @@
+"""The benchmarks' scripts run, on toy sizes."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Import one of the scripts by its name."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def script(name):
+        __import__(name)
+        return sys.modules[name]
+
+    return script
+
+
+@pytest.mark.parametrize("backbone", ["SchNet", "CGCNN", "GemNet", "SOAPNet"])
+def test_training_speed_takes_a_step(benchmark, backbone):
+    """With eipnn and PyG; other libraries are no dependencies."""
+    script = benchmark("training_speed")
+    system = script.System(script.SILICON, 3.0, 2)
+    contenders = [c for c in script.CONTENDERS[backbone] if c.name.startswith(("eipnn", "PyG"))]
+    assert contenders[0].name.startswith("eipnn")
+    for contender in contenders:
+        step, weights = script.training_step(contender, system)
+        assert weights > 0
+        step()
+
+
+def test_tabulated_filters_reports_errors_and_speed(benchmark, tmp_path, monkeypatch):
+    script = benchmark("tabulated_filters")
+    torch.manual_seed(0)
+    monkeypatch.setattr(script, "POINTS", (100,))
+    monkeypatch.setattr(script, "SchNet", lambda: script_net(4))
+    checkpoint = script.untrained(tmp_path / "random.ckpt")
+    rows = script.errors(checkpoint)
+    assert [row["precision"] for row in rows] == ["float32", "float64", "float32"]
+    assert all(0 < row["forces eV/A"] < 1e-2 for row in rows)
+    options = argparse.Namespace(rounds=1, steps=1)
+    assert script.speed(checkpoint, 64, options)["faster by"] > 0
+
+
+def script_net(size):
+    from eipnn.representations import SchNet
+
+    return SchNet(features=size, filters=size, gaussians=16, interactions=1)
