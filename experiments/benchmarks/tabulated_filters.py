@@ -130,7 +130,7 @@ def dynamics(checkpoint: str | Path, number: int, tabulate: bool) -> Callable[[i
     """A run of so many steps of 1 fs, goes on where it ended."""
     atoms = bulk("Si", "diamond", 5.43, cubic=True).repeat(CELLS[number])
     assert len(atoms) == number
-    atoms.rattle(0.1, seed=0)  # at rest: what it moves by is this potential energy
+    atoms.rattle(0.1, seed=0)  # starts at rest
     atoms.calc = EIPNNCalculator(checkpoint, tabulate=tabulate)
     run = VelocityVerlet(atoms, timestep=1.0 * units.fs).run
     run(1)
