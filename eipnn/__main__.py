@@ -15,6 +15,7 @@ usage: eipnn COMMAND [OPTIONS]      (eipnn COMMAND --help for the options)
   label      energies and forces of structures under empirical potentials
   run        a whole experiment: label, classify, pretrain, fine-tune, test
   report     tables and pictures of finished runs
+  export     a fine-tuned potential as a torch.export program
 
   fit | validate | test | predict
              one stage by a LightningCLI configuration:
@@ -47,6 +48,10 @@ def main() -> None:
         from eipnn.report.command import main_report
 
         sys.exit(main_report(arguments))
+    elif command == "export":
+        from eipnn.export import main_export
+
+        sys.exit(main_export(arguments))
     elif command in ("fit", "validate", "test", "predict"):
         from eipnn.cli import main as main_cli
 

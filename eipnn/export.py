@@ -1,0 +1,164 @@
+"""A fine-tuned potential as a `torch.export` program, which runs without eipnn.
+
+    energy = torch.export.load("potential.pt2").module()(z, pos, cell, edge_index, edge_shift, batch)
+    forces = -torch.autograd.grad(energy.sum(), pos)[0]
+
+The arguments describe N atoms with P pairs in B configurations; ``float`` is the precision that was exported:
+
+=========== ========= ======= ==================================================================
+argument    shape     dtype   what
+=========== ========= ======= ==================================================================
+z           (N,)      int64   atomic numbers
+pos         (N, 3)    float   positions, A
+cell        (B, 3, 3) float   lattice vectors as rows, A; zero where there is none
+edge_index  (2, P)    int64   atoms i and j of each pair closer than the cutoff, j-i not again
+edge_shift  (P, 3)    float   lattice translation of j, in whole cells
+batch       (N,)      int64   the configuration that an atom belongs to, 0 ... B - 1, ascending
+=========== ========= ======= ==================================================================
+
+An atom whose own image lies within the cutoff forms pairs i-i, each of both directions once. The result is the total
+energy of each configuration (B,), float64, in eV on the zero of the DFT data, as the ASE calculator gives it; NaN where
+an atom is of an element that the training data did not hold. The stress of a configuration is ``(cell.T @ dE/dcell +
+pos.T @ dE/dpos) / volume``, symmetrised. The cutoff (A), the elements and the rest of the checkpoint's record stand as
+JSON in the extra file `RECORD` of the program.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Literal
+
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.data import atomic_numbers
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch_geometric.data import Batch
+
+from eipnn.checkpoint import load
+from eipnn.errors import InputError
+from eipnn.representations.base import MAX_Z
+from eipnn.stages.finetune import FinetuneModule
+from eipnn.stages.module import CheckpointError
+
+RECORD = "eipnn.json"
+FIELDS = ("z", "pos", "cell", "edge_index", "edge_shift", "batch")
+
+
+class PlainPotential(nn.Module):
+    """A fine-tuned potential that takes tensors (see the head of this file)."""
+
+    def __init__(self, potential: FinetuneModule) -> None:
+        super().__init__()
+        self.representation, self.head = potential.representation, potential.head
+        zero = torch.full((MAX_Z + 1,), torch.nan, dtype=torch.float64)  # eV
+        energies = potential.zeros["dft"]["energies"]
+        for symbol in potential.elements:
+            zero[atomic_numbers[symbol]] = energies.get(symbol, 0.0)
+        self.register_buffer("zero", zero)
+        self.zero: Tensor
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        cell: Tensor,
+        edge_index: Tensor,
+        edge_shift: Tensor,
+        batch: Tensor,
+    ) -> Tensor:
+        """-> energies (B,) in eV, float64."""
+        size = cell.shape[0]
+        graph = Batch(z=z, pos=pos, cell=cell, edge_index=edge_index, edge_shift=edge_shift)
+        graph.batch, graph._num_graphs = batch, size
+        energy = self.head(self.representation(graph), z, batch, size).squeeze(-1).double()
+        zero = energy.new_zeros(size).index_add(0, batch, self.zero[z])
+        return energy * (1 + 0 * zero) + zero  # of an unknown element, the forces are NaN too
+
+
+def export_potential(
+    checkpoint: str | Path, dtype: Literal["float32", "float64"] = "float32"
+) -> ExportedProgram:
+    """The program of a fine-tuned potential, for any number of atoms, pairs and configurations.
+
+    Args:
+        checkpoint: of the fine-tuning stage.
+        dtype: precision of positions and of the network.
+
+    Raises:
+        CheckpointError: the checkpoint is of another stage.
+        InputError: the representation cannot be exported.
+    """
+    potential = load(checkpoint)
+    if not isinstance(potential, FinetuneModule):
+        raise CheckpointError(
+            f"{checkpoint}: of stage {potential.stage!r}; a potential is a fine-tuned checkpoint"
+        )
+    precision = getattr(torch, dtype)
+    plain = PlainPotential(potential).requires_grad_(False).eval()
+    for part in (plain.representation, plain.head):
+        part.to(precision)
+    for tensor in (*plain.parameters(), *plain.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)  # no views in files
+    atoms, pairs, configurations = Dim("atoms"), Dim("pairs"), Dim("configurations")
+    dynamic = {name: {0: atoms} for name in ("z", "pos", "batch")}
+    dynamic |= {"cell": {0: configurations}, "edge_index": {1: pairs}, "edge_shift": {0: pairs}}
+    try:
+        example = [example_batch(potential, precision)[name] for name in FIELDS]
+        return torch.export.export(plain, tuple(example), dynamic_shapes=dynamic, strict=False)
+    except InputError:
+        raise
+    except Exception as error:  # torch has many kinds
+        name = type(potential.representation).__name__
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"{checkpoint}: torch.export cannot take the representation {name}: {reason[0] if reason else error!r}"
+        ) from error
+
+
+def example_batch(potential: FinetuneModule, dtype: torch.dtype) -> Batch:
+    """Three crystals of all elements; positions ask for gradients, as for forces."""
+    lattice = bulk("X", "fcc", a=0.9 * potential.cutoff)  # 12 neighbours and more
+    frames = []
+    for repeats in (1, 2, 4):
+        atoms: Atoms = lattice.repeat((repeats, 1, 1))
+        atoms.symbols[:] = list(islice(cycle(potential.elements), len(atoms)))
+        atoms.rattle(0.01, seed=repeats)
+        frames.append(potential.representation.inputs(atoms, dtype))
+    batch = Batch.from_data_list(frames)
+    batch.pos.requires_grad_()
+    return batch
+
+
+def main_export(argv: Sequence[str]) -> int:
+    """The command `eipnn export`; 0 when the program is written."""
+    p = argparse.ArgumentParser(
+        prog="eipnn export",
+        description="Write a fine-tuned potential as a torch.export program, which runs without eipnn: "
+        "from positions, cell and neighbour pairs to energies, differentiable for forces and stress.",
+    )
+    p.add_argument("checkpoint", type=Path, help="of the fine-tuning stage")
+    p.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("potential.pt2"),
+        metavar="FILE",
+        help="what torch.export.load reads (default: %(default)s)",
+    )
+    p.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    options = p.parse_args(argv)
+    try:
+        program = export_potential(options.checkpoint, options.dtype)
+        record = load(options.checkpoint).record() | {"dtype": options.dtype}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        torch.export.save(program, options.output, extra_files={RECORD: json.dumps(record)})
+    except (InputError, OSError) as error:
+        print(f"eipnn export: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.output}: takes {', '.join(FIELDS)}; see the head of eipnn.export")
+    return 0
