@@ -87,7 +87,7 @@ def start(tiny, file, representation: dict = SMALL) -> eipnn.FinetuneModule:
     torch.manual_seed(1)
     net = eipnn.FinetuneModule(SchNet(**representation), init_from=file and str(file))
     data = attached(eipnn.FinetuneDataModule(**tiny.arguments), net)
-    net._trainer = SimpleNamespace(datamodule=data)
+    net._trainer = SimpleNamespace(datamodule=data, ckpt_path=None)
     net.setup("fit")
     return net
 
