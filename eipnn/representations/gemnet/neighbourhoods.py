@@ -64,9 +64,8 @@ def neighbourhoods(target: Tensor, atoms: int) -> Neighbourhoods:
 
 def rank_at_target(target: Tensor, atoms: int) -> tuple[Tensor, Tensor]:
     """Number of each edge (E,) among those with its target, in their order; number of edges of each atom (N,)."""
-    count = target.new_zeros(atoms).index_add(
-        0, target, torch.ones_like(target)
-    )  # not bincount: its size is data
+    # not bincount, whose length torch.export takes for data
+    count = target.new_zeros(atoms).index_add(0, target, torch.ones_like(target))
     order = torch.argsort(target, stable=True)
     start = (count.cumsum(0) - count)[target[order]]
     rank = torch.empty_like(target)
