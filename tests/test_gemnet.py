@@ -12,6 +12,7 @@ from scipy.integrate import quad_vec
 from scipy.optimize import brentq
 from scipy.special import eval_legendre, spherical_jn
 
+from eipnn.errors import InputError
 from eipnn.representations import GemNet
 from eipnn.representations.gemnet.basis import BesselBasis, envelope, zonal_harmonics
 from eipnn.representations.gemnet.layers import ScalingFactor, variance
@@ -443,7 +444,7 @@ def test_a_cap_keeps_the_nearest_neighbours_of_both_atoms():
 def test_a_cap_takes_a_shell_of_equal_distances_whole():
     atoms = bulk("Al") * (2, 2, 2)  # 12 nearest neighbours
     full = network(triplet_cutoff=3.5, calibrate=False)
-    for number in (1, 11, 12):
+    for number in (2, 11, 12):
         capped = network(max_neighbours=number, triplet_cutoff=3.5, calibrate=False)
         with torch.no_grad():
             batch = batch_of(full, atoms, dtype=torch.float64)
@@ -459,3 +460,11 @@ def test_a_cap_does_not_depend_on_the_order_of_atoms():
         uncapped = network()(batch_of(net, atoms, dtype=torch.float64))
     torch.testing.assert_close(other, one[order], rtol=0, atol=1e-9)
     assert (one - uncapped).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("triplet_cutoff", 0.0), ("max_neighbours", 1), ("radial", 1)]
+)
+def test_settings_without_triplets_are_refused(setting, value):
+    with pytest.raises(InputError, match=f"{setting} must be"):
+        GemNet(**{setting: value})

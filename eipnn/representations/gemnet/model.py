@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Batch
 
+from eipnn.errors import InputError
 from eipnn.inputs.graph import Graph, pair_vectors
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.representations.gemnet.basis import BesselBasis, zonal_harmonics
@@ -55,7 +56,10 @@ class GemNet(Representation):
         radial: number of radial functions, an order; at least 2.
         interactions: number of interaction blocks.
         checkpointing: keep only the inputs of each block for the backward pass and compute the block again in it:
-            the same results in about a quarter more time and a fraction of the memory.
+            the same results in about a third more time, and about a third of the memory.
+
+    Raises:
+        InputError: a triplet cutoff that is not positive, fewer than two neighbours or radial functions.
     """
 
     def __init__(
@@ -75,9 +79,10 @@ class GemNet(Representation):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check(triplet_cutoff, max_neighbours, radial)
         self.save_hyperparameters()
         self.cutoff = cutoff
-        self.triplet_cutoff = min(cutoff, triplet_cutoff or cutoff)
+        self.triplet_cutoff = cutoff if triplet_cutoff is None else min(cutoff, triplet_cutoff)
         self.max_neighbours = max_neighbours
         self.checkpointing = checkpointing
         self.dim = features
@@ -179,6 +184,18 @@ class GemNet(Representation):
         self(Batch.from_data_list(items))
         for factor in factors:
             factor.fitting = False
+
+
+def check(triplet_cutoff: float | None, max_neighbours: int | None, radial: int) -> None:
+    """Raise `InputError` for settings under which there are no triplets, or no weights."""
+    if triplet_cutoff is not None and triplet_cutoff <= 0:
+        raise InputError(f"triplet_cutoff must be positive, not {triplet_cutoff}; null: `cutoff`")
+    if max_neighbours is not None and max_neighbours < 2:
+        raise InputError(
+            f"max_neighbours must be at least 2, not {max_neighbours}: a triplet has two; null: all"
+        )
+    if radial < 2:
+        raise InputError(f"radial must be at least 2, not {radial}")
 
 
 def circular(embedded: Tensor, unit: Tensor) -> Tensor:
