@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from backbones import BACKBONES, arguments, build, small
 from lightning.pytorch import Callback, Trainer
 from tiny import N_POOL, N_TEST, N_TRAIN, best, eipnn_stage, read_json, stage_config
+
+from eipnn.representations import Representation
 
 STAGES = ("Classifier", "Pretrain", "Finetune")
 COMPARED = {"Classifier": ["test"], "Pretrain": ["test"], "Finetune": ["validate", "test"]}
@@ -41,6 +44,14 @@ class Metrics(Callback):
         if trainer.is_global_zero and not trainer.training:
             metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
             (Path(trainer.default_root_dir) / "validate.json").write_text(json.dumps(metrics))
+
+
+class Weights(Callback):
+    """Writes what each process holds after the last validation."""
+
+    def on_train_end(self, trainer: Trainer, module) -> None:
+        file = Path(trainer.default_root_dir) / f"weights-{trainer.global_rank}.pt"
+        torch.save(module.state_dict(), file)
 
 
 # DDP starts its second process with the same command line, so that one script can run several commands in a pair.
@@ -191,6 +202,49 @@ def test_a_selection_of_two_processes_holds_every_frame_once(tiny, trained, pair
     )
     assert two["config_id"].tolist() == tiny.ids("pool")
     pd.testing.assert_frame_equal(one, two, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def every_backbone(tiny, tmp_path_factory) -> Path:
+    """An epoch of fine-tuning with every representation, a folder each, by one pair of processes."""
+    root = tmp_path_factory.mktemp("backbones")
+    commands = []
+    for cls in BACKBONES:
+        try:
+            small(cls)
+        except pytest.skip.Exception:  # its library is not installed
+            continue
+        config = stage_config(tiny, "Finetune", root / cls.__name__, max_epochs=1)
+        config["model"]["init_args"]["representation"] = {
+            "class_path": f"{cls.__module__}.{cls.__qualname__}",
+            "init_args": arguments(cls, ["Au", "Cu"], cutoff=3.5),
+        }
+        commands.append(command_of("fit", written(config, "Weights")))
+    driver = root / "driver.py"
+    driver.write_text(DRIVER.format(commands=commands))
+    run_to_end([sys.executable, str(driver)])
+    return root
+
+
+def test_both_processes_hold_the_same(backbone, every_backbone):
+    """Weights, running means and what was calibrated, as the checkpoint has them too."""
+    folder = every_backbone / backbone.__name__
+    files = (folder / "weights-0.pt", folder / "weights-1.pt", folder / "checkpoints" / "last.ckpt")
+    first, second, kept = (torch.load(file, weights_only=True) for file in files)
+    assert first.keys() == second.keys() == kept["state_dict"].keys()
+    for name, value in first.items():
+        assert value.isfinite().all()
+        torch.testing.assert_close(second[name], value, rtol=0, atol=0)
+        torch.testing.assert_close(kept["state_dict"][name], value, rtol=0, atol=0)
+    torch.manual_seed(0)
+    fresh = build(backbone, **arguments(backbone, ["Au", "Cu"], cutoff=3.5))
+
+    def moved(tensors) -> bool:
+        return any(not torch.equal(first[f"representation.{n}"], value) for n, value in tensors)
+
+    assert moved(fresh.named_parameters())
+    if backbone.calibrate is not Representation.calibrate:
+        assert moved((n, v) for n, v in fresh.named_buffers() if f"representation.{n}" in first)
 
 
 @pytest.mark.slow
