@@ -1,10 +1,10 @@
 """f_pred: from per-atom features to energies or EIP classes (Shui et al. 2022; sizes of the authors' code)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import global_add_pool
 
+from eipnn.batch_norm import BatchNorm
 from eipnn.representations.base import MAX_Z
 
 
@@ -43,17 +43,10 @@ class ClassHead(nn.Module):
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(dim)
+        self.norm = BatchNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, classes))
 
     def forward(self, features: Tensor, batch: Tensor, size: int) -> Tensor:
         """features (N, d), batch (N,) -> logits (size, classes)."""
         pooled = global_add_pool(features, batch, size)  # (size, d)
-        if self.training and size == 1:
-            # one configuration has no variance: it is normalised as in evaluation
-            norm = self.norm
-            mean, variance = norm.running_mean, norm.running_var
-            return self.mlp(
-                F.batch_norm(pooled, mean, variance, norm.weight, norm.bias, eps=norm.eps)
-            )
         return self.mlp(self.norm(pooled))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from eipnn.batch_norm import BatchNorm
 from eipnn.inputs.graph import Graph, pair_vectors
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.representations.schnet import GaussianExpansion, cosine_cutoff
@@ -83,7 +84,7 @@ class Convolution(nn.Module):
         super().__init__()
         # rows: W_f above W_s; columns: x_i, x_j, e_ij
         self.gates = nn.Linear(2 * features + gaussians, 2 * features)
-        self.norm = AtomNorm(features) if batch_norm else nn.Identity()
+        self.norm = BatchNorm(features) if batch_norm else nn.Identity()
 
     def forward(
         self, x: Tensor, i: Tensor, j: Tensor, expanded: Tensor, envelope: Tensor | None
@@ -102,14 +103,3 @@ class Convolution(nn.Module):
             message = gate.sigmoid() * F.softplus(core)
             update.index_add_(0, a, message if envelope is None else message * envelope)
         return self.norm(update)
-
-
-class AtomNorm(nn.BatchNorm1d):
-    """Batch normalisation over atoms; one atom, which has no variance, is normalised as in evaluation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, F) -> (N, F)."""
-        if self.training and len(x) == 1:
-            mean, variance = self.running_mean, self.running_var
-            return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
