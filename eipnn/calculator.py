@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from eipnn.checkpoint import load
+from eipnn.errors import InputError
 from eipnn.stages.finetune import FinetuneModule
 from eipnn.stages.module import CheckpointError
 
@@ -27,11 +28,13 @@ class EIPNNCalculator(Calculator):
         device: of torch.
         dtype: ``float32``, as trained, or ``float64`` for tight relaxations and vibrations.
         cohesive: see above.
+        eip: ASE calculator of the EIP on top of which the potential was trained, with delta learning only.
         tabulate: read the functions of the distance alone from tables, see `SchNet.tabulate`; about twice as quick.
 
     Raises:
         CheckpointError: the checkpoint is of another stage.
-        InputError: `tabulate` with a representation that has no such tables.
+        InputError: `tabulate` with a representation that has no such tables; `eip` where the potential needs none, none
+            where it needs one.
         ValueError: (when calculating) an element that the training data did not hold.
     """
 
@@ -44,6 +47,7 @@ class EIPNNCalculator(Calculator):
         dtype: str = "float32",
         cohesive: bool = False,
         tabulate: bool = False,
+        eip: Calculator | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,11 +58,24 @@ class EIPNNCalculator(Calculator):
             )
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {dtype!r}")
+        if (eip is None) != (potential.delta_eip is None):
+            raise InputError(
+                f"{checkpoint}: "
+                + (
+                    "was not trained on top of an EIP: give none"
+                    if eip
+                    else f"gives DFT less {potential.delta_eip}: give that EIP's ASE calculator as eip"
+                )
+            )
+        self.eip = eip
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.potential = potential.to(device=device, dtype=self.dtype).requires_grad_(False)
         if tabulate:
             self.potential.representation = self.potential.representation.tabulate()
         self.zero: dict[str, float] = {} if cohesive else potential.zeros["dft"]["energies"]
+        self.eip_zero = (
+            potential.zeros[potential.delta_eip]["energies"] if potential.delta_eip else {}
+        )
 
     def calculate(
         self,
@@ -83,6 +100,19 @@ class EIPNNCalculator(Calculator):
         if virial is not None:
             stress = virial[0].cpu().double().numpy() / current.get_volume()
             self.results["stress"] = full_3x3_to_voigt_6_stress((stress + stress.T) / 2)
+        if self.eip is not None:
+            self._add_eip(current)
+
+    def _add_eip(self, atoms: Atoms) -> None:
+        """Add energy, forces and stress of the EIP, its energy on the aligned zero."""
+        assert self.eip is not None
+        zero = sum(self.eip_zero.get(symbol, 0.0) for symbol in atoms.symbols)
+        energy = self.eip.get_potential_energy(atoms) - zero
+        self.results["energy"] += energy
+        self.results["free_energy"] += energy
+        self.results["forces"] = self.results["forces"] + self.eip.get_forces(atoms)
+        if "stress" in self.results:
+            self.results["stress"] = self.results["stress"] + self.eip.get_stress(atoms)
 
 
 def energy_forces_virial(

@@ -91,12 +91,17 @@ def export_potential(
 
     Raises:
         CheckpointError: the checkpoint is of another stage.
-        InputError: the representation cannot be exported.
+        InputError: the representation cannot be exported, or the potential needs an EIP beside it.
     """
     potential = load(checkpoint)
     if not isinstance(potential, FinetuneModule):
         raise CheckpointError(
             f"{checkpoint}: of stage {potential.stage!r}; a potential is a fine-tuned checkpoint"
+        )
+    if potential.delta_eip:
+        raise InputError(
+            f"{checkpoint}: gives DFT less the EIP {potential.delta_eip}, which a program cannot hold; use "
+            "EIPNNCalculator(checkpoint, eip=...) in ASE"
         )
     precision = getattr(torch, dtype)
     plain = PlainPotential(potential).requires_grad_(False).eval()

@@ -10,6 +10,7 @@ os.environ["WANDB_MODE"] = "offline"
 import pytest
 from backbones import BACKBONES, make_potential
 from hypothesis import settings
+from run_stages import experiment, fake, run  # noqa: F401 (fixtures)
 from tiny import Tiny, eipnn_stage, make_tiny, stage_config
 
 # A busy machine is no failure.

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from run_stages import fold
 from tiny import N_POOL, N_TRAIN, REPRESENTATION, in_process, read_json
 
 from eipnn.run import execute
@@ -19,85 +20,6 @@ from eipnn.run.command import main_run
 from eipnn.run.experiment import ExperimentError, read_experiment
 from eipnn.stages.sampling import plan_batches
 from eipnn.structures import read_split
-
-
-@pytest.fixture
-def experiment(tiny, tmp_path) -> dict:
-    """The content of an experiment file on the tiny data set."""
-    data = {k: v for k, v in tiny.data.items() if k != "split"}
-    (tmp_path / "split_1.csv").write_text(Path(tiny.data["split"]).read_text())
-    return {
-        "data": data,
-        "splits": str(tmp_path / "split_{split}.csv"),
-        "representation": REPRESENTATION,
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
-    }
-
-
-@pytest.fixture
-def run(tmp_path, capfd):
-    """Run an experiment; what it printed."""
-
-    def call(experiment: dict, *arguments: str, status: int = 0) -> str:
-        file = tmp_path / "experiment.yaml"
-        file.write_text(yaml.safe_dump(experiment))
-        assert main_run([str(file), "-o", str(tmp_path / "run"), *arguments]) == status
-        out, err = capfd.readouterr()
-        return out + err
-
-    return call
-
-
-def fold(tmp_path: Path, seed: int = 0) -> Path:
-    return tmp_path / "run" / "split-1" / f"seed-{seed}"
-
-
-class Fake:
-    """In place of the stages' processes: notes the commands and leaves files like theirs."""
-
-    def __init__(self, selection: str) -> None:
-        self.commands: list[tuple[str, str]] = []
-        self.scores: dict[str, float] = {}
-        self.failing: tuple[str, str] | None = None
-        self.arguments: list[str] = []
-        self.threads: int | None = None
-        self.leaves_best = True
-        self.selection = selection
-
-    def __call__(self, arguments: list[str], threads: int | None = None) -> int:
-        command, config = arguments[0], yaml.safe_load(Path(arguments[2]).read_text())
-        root = Path(config["trainer"]["default_root_dir"])
-        stage = str(root).partition("seed-0/")[2]
-        self.commands.append((stage, command))
-        self.arguments, self.threads = arguments, threads
-        if self.failing == (stage, command):
-            return 7
-        (root / "checkpoints").mkdir(exist_ok=True)
-        if command == "fit":
-            if self.leaves_best:
-                torch.save({"state_dict": {}}, root / "checkpoints" / "best.ckpt")
-            torch.save({"state_dict": {}}, root / "checkpoints" / "last.ckpt")
-            fit = {"best_score": self.scores.get(stage, 1.0), "epochs": 2, "gradient_steps": 8}
-            (root / "fit.json").write_text(json.dumps(fit))
-        elif command == "test":
-            (root / "test.json").write_text('{"test_config_mae": 0.5, "test_atom_mae": 0.25}')
-        elif command == "predict":
-            (root / "selection.csv").write_text(self.selection)
-        return 0
-
-    def taken(self) -> list[tuple[str, str]]:
-        """The commands since the last look."""
-        commands, self.commands = self.commands, []
-        return commands
-
-
-@pytest.fixture
-def fake(monkeypatch, tiny, tmp_path) -> Fake:
-    chosen = dict.fromkeys(tiny.ids("pool")[:20], "au")
-    text = tiny.select(tmp_path / "chosen.csv", chosen).read_text()
-    made = Fake(text)
-    monkeypatch.setattr(execute, "call", made)
-    return made
 
 
 def test_several_experiments_have_a_folder_each(experiment, fake, tmp_path, capfd):
@@ -322,7 +244,8 @@ def test_long_rows_take_the_gradient_steps_of_augmentation(experiment, run, fake
     config = yaml.safe_load((fold(tmp_path) / "baseline-long" / "config.yaml").read_text())
     augmented = plan_batches(N_TRAIN, 20, 6, 0.5).batches  # 20 selected
     assert augmented == 6
-    assert config["trainer"]["max_epochs"] == round(2 * augmented / (N_TRAIN // 6))
+    assert config["data"]["init_args"]["epoch_steps"] == augmented
+    assert config["trainer"]["max_epochs"] == 2
     assert "selection" not in config["data"]["init_args"]
 
 

@@ -14,6 +14,7 @@ from eipnn.files import write_atomically
 from eipnn.report import tables
 from eipnn.report.document import Report
 from eipnn.report.overview import overview
+from eipnn.report.page import html_page
 from eipnn.report.runs import read_experiments
 
 HEAD = "# Report\n\nStrategies: +LA label augmentation, +MP multi-task pretraining (Shui et al., NeurIPS 2022)."
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="DIR",
-        help="where report.md, PNG and CSV files go (default: report in the first RUN)",
+        help="where report.md, report.html, PNG and CSV files go (default: report in the first RUN)",
     )
     return p
 
@@ -58,12 +59,12 @@ def main_report(argv: Sequence[str]) -> int:
         console.print(printed(report))
         for warning in report.warnings:
             errors.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
-    console.print(f"{output / 'report.md'}: written", soft_wrap=True)
+    console.print(f"{output / 'report.md'}, {output / 'report.html'}: written", soft_wrap=True)
     return 0
 
 
 def write_report(runs: Sequence[Path], output: Path) -> list[Report]:
-    """Write ``report.md``, pictures and CSV tables into `output`; one section for each backbone and data set.
+    """Write ``report.md``, ``report.html``, pictures and CSV tables into `output`: a section a backbone and data set.
 
     With several backbones, a table of all stands first, and what belongs to the data alone is told with the first of
     them.
@@ -84,6 +85,7 @@ def write_report(runs: Sequence[Path], output: Path) -> list[Report]:
         reports.append(report)
     text = "\n\n".join(filter(None, [HEAD, overview(reports, output), *sections]))
     write_atomically(output / "report.md", text + "\n")
+    write_atomically(output / "report.html", html_page(text, output))
     return reports
 
 

@@ -16,8 +16,9 @@ from eipnn.report.duplicates import RADIUS, THRESHOLD, near_duplicates
 from eipnn.report.label_quality import label_quality
 from eipnn.report.runs import Experiment, Fold, ReportError
 from eipnn.report.sources import FoldData, energy_zeros, read_data
+from eipnn.report.studies import Studies
 from eipnn.report.tables import Measured, markdown, measure
-from eipnn.run.experiment import STRATEGIES
+from eipnn.run.strategy import MAIN_AND_LONG
 
 WIDER = (0.05, 0.1)  # A; shows how the number of near-duplicates depends on the threshold
 NAMED = 50  # test configurations named in the text; the CSV file has them all
@@ -71,6 +72,7 @@ class Report:
         sections = (
             self._errors,
             self._equal_steps,
+            self._studies,
             self._parity,
             self._curves,
             self._classifier,
@@ -157,12 +159,17 @@ class Report:
         if notes := tables.missing(self.experiment, tables.LONG_ROWS):
             yield "Not in the table:\n\n" + _bullets(notes)
 
+    def _studies(self) -> Iterator[str]:
+        split = self.data[0].source.split if self.data else None
+        total = len(split.train) + len(split.val) if split else None
+        yield from Studies(self.experiment, self.folder, self.link, total).markdown()
+
     def _parity(self) -> Iterator[str]:
         data = {d.fold.split: d for d in self.data}
         # All or none: energies on different zeros do not belong into one picture.
         aligned = set(data) == set(self.experiment.splits)
         panels = {}
-        for strategy in STRATEGIES:
+        for strategy in MAIN_AND_LONG:
             given = [
                 _aligned(folds.predictions(t), data[t.fold.split])
                 if aligned
@@ -180,7 +187,7 @@ class Report:
 
     def _curves(self) -> Iterator[str]:
         curves = {}
-        for strategy in STRATEGIES:
+        for strategy in MAIN_AND_LONG:
             found = [folds.learning_curve(t) for t in self.experiment.row(strategy)]
             if given := [curve for curve in found if curve is not None]:
                 curves[strategy] = given
@@ -195,7 +202,7 @@ class Report:
         if len(self.experiment.folds) > 1:
             yield (
                 "Thick lines are means over splits and seeds, thin lines single ones; both are running means over a "
-                "hundredth of the epochs. The -long rows stand on the right only."
+                "hundredth of the epochs."
             )
 
     def _classifier(self) -> Iterator[str]:

@@ -13,7 +13,7 @@ from eipnn.eips import NONE
 from eipnn.report import folds
 from eipnn.report.runs import Experiment, Fold
 from eipnn.report.sources import FoldData
-from eipnn.run.experiment import STRATEGIES
+from eipnn.run.strategy import STRATEGIES
 
 LABELS = "chosen EIP labels"
 

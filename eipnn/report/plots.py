@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from sklearn.metrics import confusion_matrix
 
-from eipnn.run.experiment import STRATEGIES
+from eipnn.run.strategy import MAIN_AND_LONG
 
 # Okabe & Ito's palette without its yellow, which is faint on white.
 COLOURS = dict(
     zip(
-        STRATEGIES,
+        MAIN_AND_LONG,
         ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00"),
         strict=True,
     )
@@ -84,7 +84,7 @@ def overview(errors: Mapping[str, Mapping[str, Sequence[float]]], file: Path) ->
         errors: backbone -> strategy -> config MAE of each fold, eV.
         file: PNG to write.
     """
-    there = [s for s in STRATEGIES if any(s in found for found in errors.values())]
+    there = [s for s in MAIN_AND_LONG if any(s in found for found in errors.values())]
     width = 0.8 / len(there)
     with rc_context(STYLE):
         figure = Figure(figsize=(2.6 + 1.7 * len(errors), 4.2))
@@ -207,8 +207,7 @@ def learning_curves(
         axes = figure.subplots(1, 2, sharey=True)
         for axis, by in zip(axes, ("epoch", "step"), strict=True):
             for strategy, tables in curves.items():
-                if by == "step" or not strategy.endswith("-long"):  # many times the epochs
-                    _curve(axis, tables, by, COLOURS[strategy], names[strategy])
+                _curve(axis, tables, by, COLOURS[strategy], names[strategy])
             axis.grid()
             axis.set(yscale="log", xlabel=by if by == "epoch" else "gradient step")
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))

@@ -1,8 +1,8 @@
 """What `eipnn run` left: the trained rows of the table, and where their files are."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from eipnn.errors import InputError
-from eipnn.run.experiment import STRATEGIES
+from eipnn.run.strategy import STRATEGIES
 
 NUMBERS = ("test_config_mae", "test_atom_mae", "epochs", "gradient_steps")
 """What the report reads of a result."""
@@ -22,21 +22,23 @@ class ReportError(InputError):
 
 @dataclass(frozen=True)
 class Fold:
-    """One split and seed of a run.
+    """One split and seed of a run, with all its DFT frames or fewer.
 
     Args:
-        folder: ``RUN/split-K/seed-S``.
+        folder: ``RUN/split-K/seed-S``, or ``frames-N`` in it.
         split: number of the split.
         seed: of weights and sample order.
+        frames: DFT frames for training and validation together; None: all of the split.
     """
 
     folder: Path
     split: int
     seed: int
+    frames: int | None = None
 
     @property
     def run(self) -> Path:
-        return self.folder.parent.parent
+        return self.folder.parents[1 if self.frames is None else 2]
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,14 @@ class Training:
     @cached_property
     def pretraining_steps(self) -> int | None:
         """Gradient steps of the pretraining that it started from; None without one."""
-        if not self.strategy.startswith("mp"):
+        kind = STRATEGIES[self.strategy].pretraining
+        if not kind:
             return None
-        done = self.fold.folder / "pretrain" / "done.json"
+        name = "pretrain" if kind == "all" else "pretrain-single"
+        own = self.fold.folder / name / "done.json"
+        # numbers of DFT frames share their pretraining
+        shared = self.fold.folder.parent / name / "done.json"
+        done = shared if self.fold.frames is not None and not own.exists() else own
         try:
             return int(read_json(done)["result"]["gradient_steps"])
         except (KeyError, TypeError, ValueError) as error:
@@ -93,9 +100,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All trainings of one backbone on one data set, of one or more runs."""
+    """All trainings of one backbone on one data set, of one or more runs.
+
+    Args:
+        trainings: with all DFT frames of their split.
+        reduced: those with fewer, by number of frames.
+    """
 
     trainings: tuple[Training, ...]
+    reduced: Mapping[int, "Experiment"] = field(default_factory=dict)
 
     @property
     def backbone(self) -> str:
@@ -124,9 +137,10 @@ class Experiment:
 
     def label(self, strategy: str) -> str:
         """A strategy's name in tables and pictures: the backbone, +LA, +MP, ..."""
-        kind, _, long = strategy.partition("-")
-        name = self.backbone if kind == "baseline" else f"+{kind.upper()}"
-        return f"{name}-{long}" if long else name
+        label = STRATEGIES[strategy].label
+        if label.startswith("+"):
+            return label
+        return f"{self.backbone}{' ' if ' ' in label else '-'}{label}" if label else self.backbone
 
 
 def read_experiments(runs: Sequence[str | Path]) -> list[Experiment]:
@@ -142,9 +156,7 @@ def read_experiments(runs: Sequence[str | Path]) -> list[Experiment]:
         data = training.config["data"]["init_args"]
         same = (training.representation, data["dft"], data.get("energy_zero"))
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(training)
-    for trainings in groups.values():
-        _check_unique(trainings)
-    return [Experiment(tuple(trainings)) for trainings in groups.values()]
+    return [_experiment(trainings) for trainings in groups.values()]
 
 
 def run_folders(run: Path) -> list[Path]:
@@ -158,6 +170,7 @@ def read_run(run: Path) -> list[Training]:
     if not run.is_dir():
         raise ReportError(f"{run}: no such run folder; give what `eipnn run -o` wrote")
     files = sorted(run.glob("split-*/seed-*/result-*.json"))
+    files += sorted(run.glob("split-*/seed-*/frames-*/result-*.json"))
     if not files:
         raise ReportError(
             f"{run}: nothing finished in it (no split-K/seed-S/result-STRATEGY.json); "
@@ -201,7 +214,8 @@ def damaged(file: Path, what: str) -> ReportError:
 def _training(file: Path) -> Training:
     content = read_json(file)
     try:
-        fold = Fold(file.parent, int(content["split"]), int(content["seed"]))
+        count = content.get("frames")
+        fold = Fold(file.parent, int(content["split"]), int(content["seed"]), count and int(count))
         strategy, alpha, alphas = content["strategy"], content["alpha"], content["alphas"]
         training = Training(fold, strategy, alpha, dict(alphas), content["result"])
         fingerprint = content["fingerprint"]
@@ -219,6 +233,23 @@ def _training(file: Path) -> Training:
             "give the same `eipnn run` again to finish it"
         )
     return training
+
+
+def _experiment(trainings: Sequence[Training]) -> Experiment:
+    """The trainings of one backbone and data set, by number of DFT frames."""
+    by_frames: dict[int | None, list[Training]] = {}
+    for training in trainings:
+        by_frames.setdefault(training.fold.frames, []).append(training)
+    for same in by_frames.values():
+        _check_unique(same)
+    if None not in by_frames:
+        raise ReportError(
+            f"{trainings[0].fold.run}: only trainings with fewer DFT frames are finished; give the same `eipnn run` "
+            "with --frames all"
+        )
+    full = tuple(by_frames.pop(None))
+    reduced = {n: Experiment(tuple(by_frames[n])) for n in sorted(filter(None, by_frames))}
+    return Experiment(full, reduced)
 
 
 def _check_unique(trainings: Sequence[Training]) -> None:

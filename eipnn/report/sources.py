@@ -62,8 +62,11 @@ def read_data(trainings: Sequence[Training]) -> FoldData:
     """
     fold, settings = trainings[0].fold, data_settings(trainings)
     try:
-        source = _source(settings)
-        return FoldData(fold, source, _compare(source))
+        # Imports torch, which the tables of a run do not need.
+        from eipnn.stages.source import compare, source_of
+
+        source = source_of(settings)
+        return FoldData(fold, source, compare(source) if source.config.labels else None)
     except (InputError, OSError) as error:
         raise ReportError(
             f"{fold.folder}: its structures, split or labels cannot be read ({error}); relative paths hold "
@@ -88,35 +91,3 @@ def energy_zeros(data: Sequence[FoldData]) -> pd.DataFrame:
             lines.setdefault((name, zero.mode, energies), []).append(d.fold.split)
     rows = [[*line, ", ".join(map(str, splits))] for line, splits in lines.items()]
     return pd.DataFrame(rows, columns=["of", "mode", "energies", "splits"])
-
-
-def _source(settings: dict[str, Any]) -> "Source":
-    # Imports torch, which the tables of a run do not need.
-    from eipnn.stages.source import EnergyZero, Source, SourceConfig
-
-    def zero(given: Any) -> EnergyZero:
-        return EnergyZero(**{"mode": given} if isinstance(given, str) else given)
-
-    dft, eips = settings["energy_zero"], settings.get("eip_energy_zero", "none")
-    zeros = {
-        "energy_zero": zero(dft),
-        "eip_energy_zero": {"*": zero(eips)}
-        if isinstance(eips, str)
-        else {name: zero(given) for name, given in eips.items()},
-    }
-    return Source(SourceConfig(**settings | zeros))
-
-
-def _compare(source: "Source") -> Comparison | None:
-    if source.config.labels is None:
-        return None
-    ids = [*source.split.train, *source.split.val, *source.split.test]
-    frames = source.structures(ids)
-    return Comparison(
-        ids=tuple(ids),
-        elements=tuple("-".join(sorted(set(atoms.symbols))) for atoms in frames),
-        n_atoms=np.array([len(atoms) for atoms in frames]),
-        dft=source.dft_energies(ids),
-        eips=source.store.eips,
-        labels=source.eip_energies(ids, source.store.eips),
-    )

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from eipnn.report.runs import Experiment, Training
-from eipnn.run.experiment import STRATEGIES
+from eipnn.run.strategy import STRATEGIES
 
 ROWS = ("baseline", "la", "mp", "mp+la")
 LONG_ROWS = ("baseline-long", "la", "mp-long", "mp+la")

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,24 @@ from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
 from eipnn.run.execute import console, say
-from eipnn.run.experiment import STRATEGIES, Experiment, ExperimentError, read_experiment
+from eipnn.run.experiment import (
+    ALL,
+    RUN,
+    Experiment,
+    ExperimentError,
+    read_experiment,
+    zero_modes,
+)
 from eipnn.run.plan import Plan
+from eipnn.run.strategy import MAIN, STRATEGIES
+
+DEFAULT: dict[str, Sequence[Any]] = {
+    "strategy": MAIN,
+    "split": [1],
+    "seed": [0],
+    "frames": [ALL],
+}
+"""What is trained where neither the options nor the experiment file say."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="eipnn run",
         description="Run an experiment: label, classify, pretrain, fine-tune, test. Each stage has its own process and "
-        "folder; what is done is skipped, what was cut off goes on from its last epoch.",
+        "folder; what is done is skipped, what was cut off goes on from its last epoch. The first four options may "
+        "stand in the experiment file, under the key run.",
     )
     p.add_argument(
         "experiment",
@@ -30,13 +49,12 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="experiment file (YAML); of several, each has a folder of its name in RUN",
     )
-    p.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=list(STRATEGIES[:4]), metavar="STRATEGY",
+    p.add_argument("--strategy", nargs="+", choices=STRATEGIES, metavar="STRATEGY",
                    help=f"rows of the table, of: {', '.join(STRATEGIES)} (default: the first four)")  # fmt: skip
     p.add_argument(
         "--split",
         nargs="+",
         type=int,
-        default=[1],
         metavar="K",
         help="numbers of the splits (default: 1)",
     )
@@ -44,9 +62,16 @@ def parser() -> argparse.ArgumentParser:
         "--seed",
         nargs="+",
         type=int,
-        default=[0],
         metavar="S",
         help="seeds of weights and sample order (default: 0)",
+    )
+    p.add_argument(
+        "--frames",
+        nargs="+",
+        type=frames,
+        metavar="N",
+        help="numbers of DFT frames for training and validation together, or 'all' (default: all); "
+        "what is left out joins the pool without its DFT energy",
     )
     p.add_argument(
         "--alpha",
@@ -63,6 +88,15 @@ def parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=1, metavar="N", help="processes that label (default: 1)"
     )
     return p
+
+
+def frames(text: str) -> int | str:
+    """A number of DFT frames, or `ALL`."""
+    if text == ALL:
+        return ALL
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def main_run(arguments: list[str]) -> int:
@@ -106,24 +140,45 @@ def run_experiment(
     """One experiment in the folder `root`."""
     write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(experiment), sort_keys=False))
     labels = label_store(experiment, root, options.workers)
+    chosen = {key: getattr(options, key) or experiment.run.get(key) or DEFAULT[key] for key in RUN}
+    plans = [
+        make_plan(experiment, root, labels, options.threads, *place)
+        for place in product(chosen["split"], chosen["seed"], chosen["frames"])
+    ]
     rows = []
-    for split in options.split:
-        for seed in options.seed:
-            folder = root / f"split-{split}" / f"seed-{seed}"
-            folder.mkdir(parents=True, exist_ok=True)
-            plan = Plan(experiment, folder, split, seed, labels, options.threads)
-            for strategy in options.strategy:
-                rows.append(run_strategy(plan, strategy, options.alpha or experiment.alpha))
+    for number, (plan, strategy) in enumerate(product(plans, chosen["strategy"]), start=1):
+        say(f"{root}: row {number} of {len(plans) * len(chosen['strategy'])}")
+        rows.append(run_strategy(plan, strategy, options.alpha or experiment.alpha))
     return rows
+
+
+def make_plan(
+    experiment: Experiment,
+    root: Path,
+    labels: Path | None,
+    threads: int | None,
+    split: int,
+    seed: int,
+    count: int | str,
+) -> Plan:
+    """The plan of one split, seed and number of DFT frames, with its folder."""
+    folder = root / f"split-{split}" / f"seed-{seed}"
+    if count != ALL:
+        folder = folder / f"frames-{count}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Plan(
+        experiment, folder, split, seed, labels, threads, None if count == ALL else int(count)
+    )
 
 
 def check_options(options: argparse.Namespace, experiment: Experiment, file: Path) -> None:
     """Raise before hours of training where the experiment does not have what a strategy needs."""
     if wrong := [alpha for alpha in options.alpha or () if alpha <= 0]:
         raise ExperimentError(f"--alpha {wrong[0]:g}: the weight of EIP labels must be positive")
-    if set(options.strategy) == {"baseline"}:
+    strategies = options.strategy or experiment.run.get("strategy") or MAIN
+    if set(strategies) == {"baseline"}:
         return
-    needing = next(s for s in options.strategy if s != "baseline")
+    needing = next(s for s in strategies if s != "baseline")
     mend = f"which the strategy {needing} needs; give it, or take --strategy baseline alone"
     if experiment.eips is None and not experiment.data.get("labels"):
         what = f"the experiment has neither data.labels nor eips, {mend}"
@@ -136,7 +191,7 @@ def check_options(options: argparse.Namespace, experiment: Experiment, file: Pat
 
 def run_strategy(plan: Plan, strategy: str, alphas: tuple[float, ...]) -> dict[str, Any]:
     """Train one row; with several alphas, the best on validation is the row's."""
-    searched = alphas if strategy.endswith("la") else alphas[:1]
+    searched = alphas if STRATEGIES[strategy].eip_labels else alphas[:1]
     trained = [plan.run(plan.finetune(strategy, alpha)) for alpha in searched]
     best = min(trained, key=lambda t: t["result"]["best_score"])
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
@@ -177,7 +232,7 @@ def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
     if zero.get("energies"):
         write_json(root / "isolated_atoms.json", zero["energies"])
         options += ["--isolated-atoms", str(root / "isolated_atoms.json")]
-    eip_zeros = _modes(data.get("eip_energy_zero", "none"))
+    eip_zeros = zero_modes(data.get("eip_energy_zero", "none"))
     if eip_zeros == {"least_squares"}:
         options += ["--eip-zero", "least_squares"]
     elif eip_zeros != {"none"}:
@@ -189,12 +244,6 @@ def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
     return options
 
 
-def _modes(zeros: Any) -> set[str]:
-    """The modes in an ``eip_energy_zero``: one for all EIPs, or a mapping from EIP to mode and energies."""
-    given = zeros.values() if isinstance(zeros, dict) else [zeros]
-    return {zero.get("mode", "none") if isinstance(zero, dict) else zero for zero in given}
-
-
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """What the strategies reached on the test split."""
     table = Table(title="Test errors")
@@ -204,6 +253,7 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
         "strategy",
         "split",
         "seed",
+        "frames",
         "alpha",
         "config MAE / eV",
         "atom MAE / eV/atom",
@@ -217,7 +267,8 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
         alpha = "" if row["alpha"] is None else f"{row['alpha']:g}"
         table.add_row(
             *([row["experiment"]] if several else []),
-            row["strategy"], str(row["split"]), str(row["seed"]), alpha, f"{result['test_config_mae']:.4f}",
+            row["strategy"], str(row["split"]), str(row["seed"]), str(row.get("frames") or ALL), alpha,
+            f"{result['test_config_mae']:.4f}",
             f"{result['test_atom_mae']:.4f}", str(result["epochs"]), str(result["gradient_steps"]),
         )  # fmt: skip
     return table

@@ -1,5 +1,6 @@
 """What `eipnn run` is told: an experiment file."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -7,23 +8,38 @@ from typing import Any
 import yaml
 
 from eipnn.errors import InputError
+from eipnn.run.strategy import STRATEGIES
 from eipnn.zeros import MODES
-
-STRATEGIES = ("baseline", "la", "mp", "mp+la", "baseline-long", "mp-long")
-"""The rows of a table. The ``-long`` ones take the gradient steps that label augmentation takes."""
 
 STAGES = ("classify", "pretrain", "finetune")
 
 OWN = {
-    "data": ("split", "seed", "selection"),
+    "data": ("split", "seed", "selection", "delta_eip"),
     "trainer": ("default_root_dir",),
     "classify.data": ("dft", "pool", "labels"),
     "pretrain.data": ("dft", "pool", "labels"),
-    "finetune.data": ("dft", "pool", "labels"),
+    "finetune.data": ("dft", "pool", "labels", "delta_eip"),
     "finetune.model": ("alpha", "init_from"),
 }
 """Arguments that `eipnn run` sets itself, or reads from one place for all stages: elsewhere they would do nothing. What
 is said of ``data`` and ``trainer`` holds for those of each stage too."""
+
+
+ALL = "all"
+"""In place of a number of DFT frames: all of the split."""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+RUN: dict[str, Callable[[Any], bool]] = {
+    "strategy": lambda value: value in STRATEGIES,
+    "split": _is_count,
+    "seed": _is_count,
+    "frames": lambda value: value == ALL or (_is_count(value) and value > 0),
+}
+"""The options that an experiment file may give, and what they may be."""
 
 
 class ExperimentError(InputError):
@@ -42,6 +58,8 @@ class Experiment:
         splits: CSV path with ``{split}`` in it, or ``random``: seeded random splits by the paper's rule.
         eips: named set or YAML file to label with, where ``data.labels`` is not given.
         alpha: weight of the EIP labels (Eq. 3); several are searched on the validation split.
+        run: what `eipnn run` trains where its options do not say: ``strategy``, ``split``, ``seed``, ``frames``, each
+            one value or a list.
         trainer: arguments of the Lightning Trainer for every stage.
         classify: ``model``, ``data`` and ``trainer`` arguments of this stage alone; likewise the next two.
         pretrain: see classify.
@@ -53,15 +71,11 @@ class Experiment:
     splits: str = "random"
     eips: str | None = None
     alpha: tuple[float, ...] = (0.1,)
+    run: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     classify: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def max_epochs(self) -> int:
-        """Epochs of fine-tuning."""
-        return int((self.trainer | self.finetune.get("trainer", {})).get("max_epochs", 100))
 
     def stage(self, name: str, part: str) -> dict[str, Any]:
         """The overrides of a stage: `part` is model, data or trainer."""
@@ -94,7 +108,7 @@ def read_experiment(file: str | Path) -> Experiment:
     for key in ("data", "representation"):
         if key not in content:
             raise ExperimentError(f"{file}: the mapping {key!r} is missing")
-    for key in ("data", "representation", "trainer", *STAGES):
+    for key in ("data", "representation", "trainer", "run", *STAGES):
         _check_mapping(content.get(key, {}), key, file)
     for key in ("dft", "energy_zero"):
         if key not in content["data"]:
@@ -119,6 +133,7 @@ def read_experiment(file: str | Path) -> Experiment:
                 (*OWN.get(part, ()), *OWN.get(f"{stage}.{part}", ())),
                 file,
             )
+    content["run"] = _run_defaults(content.get("run", {}), file)
     content["alpha"] = _alphas(content.get("alpha", 0.1), file)
     splits = content.get("splits", "random")
     if splits != "random" and "{split}" not in str(splits):
@@ -159,6 +174,19 @@ def _check_zero(given: Any, file: Path) -> None:
         )
 
 
+def _run_defaults(given: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The key ``run``, with a list for each option."""
+    if unknown := set(given) - set(RUN):
+        raise ExperimentError(
+            f"{file}: run.{min(unknown)} is unknown; the options are {', '.join(RUN)}"
+        )
+    lists = {key: values if isinstance(values, list) else [values] for key, values in given.items()}
+    for key, values in lists.items():
+        if wrong := [value for value in values if not RUN[key](value)]:
+            raise ExperimentError(f"{file}: run.{key} cannot be {wrong[0]!r}")
+    return lists
+
+
 def _alphas(given: Any, file: Path) -> tuple[float, ...]:
     try:  # YAML 1.1 reads 1e-2 as a text
         alphas = tuple(float(a) for a in (given if isinstance(given, list) else [given]))
@@ -169,3 +197,9 @@ def _alphas(given: Any, file: Path) -> tuple[float, ...]:
             f"{file}: alpha must be a positive number or a list of them, not {given!r}"
         )
     return alphas
+
+
+def zero_modes(zeros: Any) -> set[str]:
+    """The modes in an ``eip_energy_zero``: one for all EIPs, or a mapping from EIP to mode and energies."""
+    given = zeros.values() if isinstance(zeros, dict) else [zeros]
+    return {zero.get("mode", "none") if isinstance(zero, dict) else zero for zero in given}

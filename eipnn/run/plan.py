@@ -6,24 +6,35 @@ from pathlib import Path
 from typing import Any
 
 from eipnn.labels import LabelStore
+from eipnn.run.choices import choose, single_eip, write_selection
 from eipnn.run.execute import Stage, digest_file, run_stage
-from eipnn.run.experiment import Experiment, ExperimentError
+from eipnn.run.experiment import Experiment, ExperimentError, zero_modes
+from eipnn.run.strategy import STRATEGIES, Labels
 from eipnn.stages.sampling import plan_batches
-from eipnn.stages.source import selected
-from eipnn.structures import random_split, read_split, read_structures, resolve, write_split
+from eipnn.stages.source import Source, selected, source_of
+from eipnn.structures import (
+    Split,
+    fewer_frames,
+    random_split,
+    read_split,
+    read_structures,
+    resolve,
+    write_split,
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of one split and seed.
+    """The stages of one split, seed and number of DFT frames.
 
     Args:
         experiment: what to train.
-        folder: of this split and seed.
+        folder: of this split, seed and number of frames.
         split: number of the split.
         seed: of weights and sample order.
         labels: label store of all structures; none: only ``baseline`` can be trained.
         threads: of each stage's process.
+        frames: DFT frames for training and validation together; none: all of the split.
     """
 
     experiment: Experiment
@@ -32,22 +43,30 @@ class Plan:
     seed: int
     labels: Path | None = None
     threads: int | None = None
+    frames: int | None = None
 
     @cached_property
     def split_path(self) -> str:
-        """The split as the stages' configurations name it; a random one is written to the folder.
+        """The split as the stages' configurations name it; a random or reduced one is written to the folder.
 
         It is drawn each time: structures that were added to a file since belong to it.
         """
-        if self.experiment.splits != "random":
-            return self.experiment.splits.format(split=self.split)
+        named = self.experiment.splits.format(split=self.split)
+        if self.experiment.splits != "random" and self.frames is None:
+            return named
+        split = self._random_split() if self.experiment.splits == "random" else read_split(named)
+        if self.frames is not None:
+            split = fewer_frames(split, self.frames, self.seed)
+        file = self.folder / "split.csv"
+        write_split(split, file)
+        return str(file)
+
+    def _random_split(self) -> Split:
         data = self.experiment.data
         dft = read_structures(data["dft"], energy_key=data.get("energy_key"), require_energy=True)
         pool = read_structures(data["pool"]) if data.get("pool") else []
         ids = [[atoms.info["config_id"] for atoms in frames] for frames in (dft, pool)]
-        file = self.folder / "split.csv"
-        write_split(random_split(ids[0], ids[1], self.split), file)
-        return str(file)
+        return random_split(ids[0], ids[1], self.split)
 
     @property
     def split_file(self) -> Path:
@@ -61,52 +80,84 @@ class Plan:
             )
         return LabelStore.open(self.labels)
 
-    def classify(self) -> Stage:
-        """Train the classifier, let it choose for the pool."""
-        return self._stage(
-            "classify", "Classifier", self._eips("classify"), {}, ("test", "predict")
+    @cached_property
+    def source(self) -> Source:
+        """Structures and energies, for choices that no network makes."""
+        assert self.store
+        return source_of(
+            self.experiment.data | {"split": self.split_path, "labels": str(self.labels)}
         )
 
-    def pretrain(self) -> Stage:
-        """Pretrain on all EIPs."""
-        return self._stage("pretrain", "Pretrain", self._eips("pretrain"), {}, ())
+    @cached_property
+    def single_eip(self) -> str:
+        """The best EIP on train and validation."""
+        return single_eip(self.source)
 
-    def finetune(self, strategy: str, alpha: float) -> Stage:
+    def classify(self) -> Stage:
+        """Train the classifier, let it choose for the pool."""
+        eips = self._eips("classify")
+        return self._stage("classify", "Classifier", eips, {}, ("test", "predict"))
+
+    def pretrain(self, single: bool = False) -> Stage:
+        """Pretrain on all EIPs, or on the single best.
+
+        It needs no DFT energy: all numbers of DFT frames share the pretraining on all EIPs. Where the zeros of the EIPs
+        are fitted to DFT it does, and each number has its own.
+        """
+        if self.frames is not None and not single and not self._zeros_are_fitted():
+            return replace(self, folder=self.folder.parent, frames=None).pretrain()
+        eips = {"eips": [self.single_eip]} if single else self._eips("pretrain")
+        name = "pretrain-single" if single else None
+        return self._stage("pretrain", "Pretrain", eips, {}, (), name)
+
+    def finetune(self, name: str, alpha: float) -> Stage:
         """Train the potential; the stages that it builds on are run first."""
+        strategy = STRATEGIES[name]
         model: dict[str, Any] = {}
         data: dict[str, Any] = {}
         inputs: dict[str, str] = {}
-        if strategy.startswith("mp"):
-            pretrain = self.run(self.pretrain())
-            model["init_from"] = str(self.pretrain().best)
-            inputs["init_from"] = pretrain["fingerprint"]
-        if strategy.endswith("la"):
+        if strategy.pretraining:
+            pretrain = self.pretrain(single=strategy.pretraining == "single")
+            inputs["init_from"] = self.run(pretrain)["fingerprint"]
+            model["init_from"] = str(pretrain.best)
+        if strategy.eip_labels:
             model["alpha"] = alpha
-            selection = self.selection()
+            if strategy.loss != "tukey":
+                model["eip_loss"] = strategy.loss
+            selection = self.selection(strategy.eip_labels)
             data["selection"] = str(selection)
             inputs["selection"] = digest_file(selection)
-        name = f"{strategy}/alpha-{alpha:g}" if strategy.endswith("la") else strategy
-        stage = self._stage("finetune", "Finetune", model, data, ("test",), name, inputs)
-        about = {"strategy": strategy, "alpha": alpha if "alpha" in model else None}
-        if strategy.endswith("-long"):
-            stage.config["trainer"]["max_epochs"] = self.long_epochs()
+        if strategy.long:
+            data["epoch_steps"] = self.augmented_steps()
+        if strategy.delta:
+            data["delta_eip"] = self.single_eip
+        folder = f"{name}/alpha-{alpha:g}" if strategy.eip_labels else name
+        stage = self._stage("finetune", "Finetune", model, data, ("test",), folder, inputs)
+        about = {"strategy": name, "alpha": alpha if strategy.eip_labels else None}
+        if strategy.single:
+            about["single_eip"] = self.single_eip
         return replace(stage, about=stage.about | about)
 
-    def selection(self) -> Path:
-        """What the classifier chose; it is trained first where it was not."""
-        classify = self.classify()
-        self.run(classify)
-        return classify.folder / "selection.csv"
+    def selection(self, labels: Labels = "predicted") -> Path:
+        """Where the labels of label augmentation come from; the classifier is trained first where it is needed."""
+        chosen = None
+        if labels != "single":
+            classify = self.classify()
+            self.run(classify)
+            chosen = classify.folder / "selection.csv"
+            if labels == "predicted":
+                return chosen
+        file = self.folder / f"selection-{labels}.csv"
+        write_selection(choose(self.source, labels, chosen), file)
+        return file
 
-    def long_epochs(self) -> int:
-        """Epochs on DFT alone that have the gradient steps of label augmentation."""
+    def augmented_steps(self) -> int:
+        """Gradient steps of an epoch of label augmentation."""
         n_train = len(read_split(self.split_file).train)
         n_eip = len(selected(self.selection()))
         data = self.experiment.data | self.experiment.stage("finetune", "data")
         size, fraction = data.get("batch_size", 32), data.get("dft_fraction", 0.25)
-        long = plan_batches(n_train, n_eip, size, fraction).batches
-        short = plan_batches(n_train, 0, size, fraction).batches
-        return max(round(self.experiment.max_epochs * long / short), 1)
+        return plan_batches(n_train, n_eip, size, fraction).batches
 
     def run(self, stage: Stage) -> dict[str, Any]:
         """See `run_stage`."""
@@ -149,8 +200,12 @@ class Plan:
                 | data,
             },
         }
-        about = {"stage": name, "split": self.split, "seed": self.seed}
+        about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames}
         return Stage(root, config, digests, after, about)
+
+    def _zeros_are_fitted(self) -> bool:
+        """Whether any EIP's zero comes from a fit to DFT energies."""
+        return "least_squares" in zero_modes(self.experiment.data.get("eip_energy_zero", "none"))
 
     def _eips(self, stage: str) -> dict[str, Any]:
         """The EIPs that the experiment names for a stage, or all of the label store."""
@@ -159,7 +214,8 @@ class Plan:
 
     def _label_store(self, name: str, data: dict[str, Any]) -> dict[str, str]:
         """The label store, for the stages that read it."""
-        return {"labels": str(self.labels)} if name != "finetune" or "selection" in data else {}
+        needed = name != "finetune" or "selection" in data or "delta_eip" in data
+        return {"labels": str(self.labels)} if needed else {}
 
     def _data_digests(self, files: dict[str, str]) -> dict[str, str]:
         digests = {

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,8 @@ class StageDataModule(LightningDataModule):
         n_dft, n_eip = (len(ids) for ids in self.train_ids())
         world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
         self.plan = plan_batches(n_dft, n_eip, self.batch_size, self.dft_fraction, world)
+        if self.epoch_steps is not None:
+            self.plan = replace(self.plan, batches=max(self.epoch_steps // world, 1))
         for note in self.plan.notes:
             log.warning(note)
         sampler = MixedSampler(n_dft, n_eip, self.plan, self.seed, world, rank)
@@ -207,6 +210,9 @@ class StageDataModule(LightningDataModule):
 
     dft_fraction: float = 1.0
     """Share of DFT configurations in a mixed batch."""
+
+    epoch_steps: int | None = None
+    """Gradient steps of an epoch of one process; of several, each takes its share. None: one pass over the data."""
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader(self.val_set)

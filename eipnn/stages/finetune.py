@@ -21,7 +21,7 @@ from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
 from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
 from eipnn.stages.schedules import LinearDecay
-from eipnn.stages.source import EnergyZero, ZeroMode, scale_and_shift, selected
+from eipnn.stages.source import DFT, EnergyZero, ZeroMode, scale_and_shift, selected
 
 log = logging.getLogger("eipnn")
 
@@ -80,6 +80,14 @@ class FinetuneModule(StageModule):
                 largest,
             )
         self.head.set_scale(torch.tensor([scale]), shift_table([shift]))
+        if eip := datamodule.delta_eip:
+            self.zeros = datamodule.source.zero_record([eip])
+            self.zeros["dft"]["eip"] = eip
+
+    @property
+    def delta_eip(self) -> str | None:
+        """The EIP on top of which the network was trained (delta learning)."""
+        return self.zeros.get("dft", {}).get("eip")
 
     def settings(self) -> dict[str, Any]:
         return {"alpha": self.alpha, "eip_loss": self.eip_loss}
@@ -162,6 +170,9 @@ class FinetuneDataModule(StageDataModule):
         dft: see `StageDataModule`, as for all arguments but the following two.
         selection: ``selection.csv`` of the classifier's prediction; none: DFT alone.
         dft_fraction: share of DFT configurations in each batch, when there are EIP configurations.
+        epoch_steps: gradient steps of an epoch, in which the DFT configurations are repeated; default: one pass over
+            the data. With several processes each takes its share.
+        delta_eip: delta learning: the network learns DFT energies less those of this EIP of the label store.
     """
 
     def __init__(
@@ -181,6 +192,8 @@ class FinetuneDataModule(StageDataModule):
         cache: str | None = None,
         selection: str | None = None,
         dft_fraction: float = 0.25,
+        delta_eip: str | None = None,
+        epoch_steps: int | None = None,
     ) -> None:
         super().__init__(
             dft, split, energy_zero, pool, labels, eip_energy_zero, energy_key, batch_size, eval_batch_size,
@@ -188,7 +201,11 @@ class FinetuneDataModule(StageDataModule):
         )  # fmt: skip
         if not 0 < dft_fraction < 1:
             raise InputError(f"dft_fraction must lie between 0 and 1, not {dft_fraction}")
-        self.dft_fraction = dft_fraction
+        if delta_eip and selection:
+            raise InputError("delta_eip has DFT labels alone: give no selection with it")
+        if epoch_steps is not None and epoch_steps < 1:
+            raise InputError(f"epoch_steps must be at least 1, not {epoch_steps}")
+        self.dft_fraction, self.delta_eip, self.epoch_steps = dft_fraction, delta_eip, epoch_steps
         self.chosen = selected(selection) if selection else {}
         if selection and not self.chosen:
             log.warning(
@@ -208,14 +225,19 @@ class FinetuneDataModule(StageDataModule):
         return self.labelled(ids)
 
     def predict_targets(self, frames: Sequence[Atoms]) -> dict[str, Tensor]:
+        if self.delta_eip and self.structures:
+            raise InputError(
+                f"data.structures={self.structures}: delta learning needs the energies of {self.delta_eip} too; "
+                "predict these with EIPNNCalculator(checkpoint, eip=...) in ASE"
+            )
         return {"zero": self._zeros(frames)}
 
     def labelled(self, ids: Sequence[str]) -> Configurations:
-        energies = torch.from_numpy(self.source.dft_energies(ids))
+        energies = torch.from_numpy(self._dft_energies(ids))
         return self._with_energies(ids, energies, is_dft=True)
 
     def augmented(self) -> Configurations:
-        """The pool structures that the classifier chose an EIP for, with that EIP's energy."""
+        """The pool structures that the classifier chose an EIP for, with that EIP's energy (or DFT's, see `DFT`)."""
         energies = torch.from_numpy(self._chosen_energies())
         return self._with_energies(list(self.chosen), energies, is_dft=False)
 
@@ -237,10 +259,35 @@ class FinetuneDataModule(StageDataModule):
 
     def _chosen_energies(self) -> np.ndarray:
         """Aligned energy of each selected structure under its EIP (n,), eV."""
-        names = sorted(set(self.chosen.values()))
-        columns = [names.index(eip) for eip in self.chosen.values()]
-        table = self.source.eip_energies(list(self.chosen), names) if names else np.empty((0, 0))
-        return table[np.arange(len(columns)), np.array(columns, dtype=int)]
+        energies = np.empty(len(self.chosen))
+        ids, names = list(self.chosen), np.array(list(self.chosen.values()))
+        for name in set(names):
+            rows = np.flatnonzero(names == name)
+            mine = [ids[row] for row in rows]
+            energies[rows] = (
+                self.source.dft_energies(mine)
+                if name == DFT
+                else self.source.eip_energies(mine, [name])[:, 0]
+            )
+        return energies
+
+    def _dft_energies(self, ids: Sequence[str]) -> np.ndarray:
+        """What the network learns of these DFT frames (n,), eV."""
+        energies = self.source.dft_energies(ids)
+        return energies - self._delta_energies(self.source.structures(ids))
+
+    def _delta_energies(self, frames: Sequence[Atoms]) -> np.ndarray:
+        """Aligned energies of the EIP that the network is trained on top of (n,), eV; zeros without one."""
+        if self.delta_eip is None:
+            return np.zeros(len(frames))
+        ids = [atoms.info["config_id"] for atoms in frames]
+        energies = self.source.eip_energies(ids, [self.delta_eip])[:, 0]
+        if len(lost := np.flatnonzero(np.isnan(energies))):
+            raise InputError(
+                f"{ids[lost[0]]}: {self.delta_eip} gave no label for it ({len(lost)} such structures), so that delta "
+                "learning cannot use it: take another EIP, or remove it from the split"
+            )
+        return energies
 
     def _with_energies(self, ids: Sequence[str], energies: Tensor, is_dft: bool) -> Configurations:
         frames = self.source.structures(ids)
@@ -255,8 +302,9 @@ class FinetuneDataModule(StageDataModule):
     def scale(self) -> tuple[float, dict[int, float]]:
         """Scale and shift of the DFT training energies (see `scale_and_shift`)."""
         train = self.source.split.train
-        return scale_and_shift(self.source.structures(train), self.source.dft_energies(train))
+        return scale_and_shift(self.source.structures(train), self._dft_energies(train))
 
     def _zeros(self, frames: Sequence[Atoms]) -> Tensor:
-        """What alignment takes off each DFT energy (n,), eV, float64."""
-        return torch.tensor([self.source.zero.total(a) for a in frames], dtype=torch.float64)
+        """What is taken off each DFT energy (n,), eV, float64."""
+        zeros = self.source.zero.totals(frames) + self._delta_energies(frames)
+        return torch.from_numpy(zeros)

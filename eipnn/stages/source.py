@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,14 @@ from ase import Atoms
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
-from eipnn.labels.leaderboard import alignment_warning
+from eipnn.labels.leaderboard import Comparison, alignment_warning
 from eipnn.structures import Split, energy, read_split, read_structures
 from eipnn.zeros import Zero, fit_zero
 
 log = logging.getLogger("eipnn")
+
+DFT = "dft"
+"""In place of an EIP's name in a selection: the label is the structure's own DFT energy, hidden from all other rows."""
 
 ZeroMode = Literal["isolated_atoms", "least_squares", "none"]
 
@@ -51,7 +54,8 @@ class SourceConfig:
 
     Args:
         dft: structures with DFT energies.
-        split: CSV file with header ``configs,mark``; mark is train, val, test or pretrain (the pool).
+        split: CSV file with header ``configs,mark``; mark is train, val, test or pretrain (the pool). A DFT structure
+            that is marked pretrain belongs to the pool: its DFT energy is hidden from the training.
         energy_zero: zero of the DFT energies.
         pool: structures without DFT energies; needed by everything that uses the pool.
         labels: label store made by ``eipnn label`` over `dft` and `pool`; needed by everything that uses EIPs.
@@ -92,8 +96,8 @@ class Source:
                 "give every structure its own"
             )
         self.split: Split = read_split(config.split)
-        pool_ids = list(self.pool) if config.pool else self.split.pool
-        self.split.check(list(self.dft), pool_ids, config.split)
+        # a structure of the pool may come from the DFT file: its DFT energy is hidden from the training
+        self.split.check(list(self.dft), [*self.pool, *self.dft], config.split)
         self._store: LabelStore | None = None
         self._checked: set[str] = set()  # ids whose structures are those of the label store
         self.zero = self._fit_dft_zero()
@@ -201,6 +205,37 @@ def scale_and_shift(
     left = (energies[known] - counts @ shift) / counts.sum(axis=1)
     scale = float(np.sqrt(np.mean(left**2)))
     return (scale if scale > 1e-6 else 1.0), dict(zip(numbers, shift.tolist(), strict=True))
+
+
+def source_of(settings: Mapping[str, Any]) -> Source:
+    """The source of a data module's arguments, as plain values of a configuration."""
+    keys = {f.name for f in fields(SourceConfig)}
+    given = {key: value for key, value in settings.items() if key in keys}
+    eips = given.get("eip_energy_zero", "none")
+    eips = {"*": eips} if isinstance(eips, str) else eips
+    zeros = {
+        "energy_zero": _zero_of(given["energy_zero"]),
+        "eip_energy_zero": {name: _zero_of(zero) for name, zero in eips.items()},
+    }
+    return Source(SourceConfig(**given | zeros))
+
+
+def _zero_of(given: Any) -> EnergyZero:
+    return EnergyZero(**{"mode": given} if isinstance(given, str) else given)
+
+
+def compare(source: Source) -> Comparison:
+    """DFT and EIP energies of all structures of the split that have DFT for training or test."""
+    ids = [*source.split.train, *source.split.val, *source.split.test]
+    frames = source.structures(ids)
+    return Comparison(
+        ids=tuple(ids),
+        elements=tuple("-".join(sorted(set(atoms.symbols))) for atoms in frames),
+        n_atoms=np.array([len(atoms) for atoms in frames]),
+        dft=source.dft_energies(ids),
+        eips=source.store.eips,
+        labels=source.eip_energies(ids, source.store.eips),
+    )
 
 
 def _by_id(structures: Sequence[Atoms]) -> Mapping[str, Atoms]:

@@ -9,7 +9,14 @@ from eipnn.structures.read import (
     read_structures,
     resolve,
 )
-from eipnn.structures.split import Split, SplitError, random_split, read_split, write_split
+from eipnn.structures.split import (
+    Split,
+    SplitError,
+    fewer_frames,
+    random_split,
+    read_split,
+    write_split,
+)
 
 __all__ = [
     "ENERGY_KEYS",
@@ -19,6 +26,7 @@ __all__ = [
     "SplitError",
     "StructureError",
     "energy",
+    "fewer_frames",
     "random_split",
     "read_split",
     "read_structures",

@@ -118,6 +118,29 @@ def random_split(dft_ids: Sequence[str], pool_ids: Sequence[str], seed: int) -> 
     return Split(names(train), names(val), names(test), tuple(pool_ids))
 
 
+def fewer_frames(split: Split, frames: int, seed: int) -> Split:
+    """A split with `frames` DFT structures for training and validation together; the test set stays.
+
+    Both parts shrink alike; of one seed, a smaller split is within each larger one. What is left out joins the pool, as
+    structures whose DFT energy is not known.
+
+    Raises `SplitError` where the split has fewer frames, or a part would be empty.
+    """
+    there = len(split.train) + len(split.val)
+    n_val = round(frames * len(split.val) / there) if there else 0
+    n_train = frames - n_val
+    if n_train > len(split.train) or n_val > len(split.val) or min(n_train, n_val) < 1:
+        raise SplitError(
+            f"{frames} DFT frames of a split with {len(split.train)} for training and {len(split.val)} for validation: "
+            f"give at most {there}, and enough for one of each"
+        )
+    rng = np.random.default_rng(seed)
+    parts = [[ids[k] for k in rng.permutation(len(ids))] for ids in (split.train, split.val)]
+    kept = tuple(sorted(parts[0][:n_train])), tuple(sorted(parts[1][:n_val]))
+    left = sorted(parts[0][n_train:] + parts[1][n_val:])
+    return Split(kept[0], kept[1], split.test, (*split.pool, *left))
+
+
 def write_split(split: Split, path: str | Path) -> None:
     """Write `split` in the authors' format; the file appears whole or not at all."""
     text = io.StringIO()

@@ -1,0 +1,43 @@
+"""The report as one self-contained HTML page."""
+
+import base64
+import re
+from pathlib import Path
+
+from markdown import markdown
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; display: block; overflow-x: auto }
+th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; white-space: nowrap }
+thead th { border-bottom: 2px solid #888 }
+img { max-width: 100%; height: auto }
+code { background: #f3f3f3; padding: 0 0.2rem }
+h2 { border-top: 2px solid #ddd; padding-top: 1rem; margin-top: 3rem }
+""".strip()
+
+IMAGE = re.compile(r'src="([^"]+\.png)"')
+
+
+def html_page(text: str, folder: Path, title: str = "eipnn report") -> str:
+    """Markdown as HTML with its pictures inside.
+
+    Args:
+        text: Markdown; pictures are PNG files relative to `folder`.
+        folder: where they lie.
+        title: of the page.
+
+    Raises:
+        OSError: a picture is not there.
+    """
+
+    def embedded(found: re.Match[str]) -> str:
+        content = base64.b64encode((folder / found[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{content}"'
+
+    body = IMAGE.sub(embedded, markdown(text, extensions=["tables", "sane_lists"]))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )

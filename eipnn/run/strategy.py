@@ -1,0 +1,62 @@
+"""The rows of the tables: what a potential is trained with beside its DFT frames."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Labels = Literal["predicted", "best", "dft", "single"]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One row.
+
+    Args:
+        label: in tables and pictures; empty for the backbone alone.
+        eip_labels: where the labels of label augmentation come from: the classifier's choice; for the same structures
+            the EIP that is truly the closest, or DFT itself (both need DFT energies of the pool, which are hidden from
+            all other rows); for the whole pool the single best EIP.
+        pretraining: on all EIPs, or on the single best.
+        loss: on the EIP labels.
+        long: trained on DFT alone for as many gradient steps as label augmentation takes.
+        delta: the network learns DFT minus the single best EIP.
+    """
+
+    label: str = ""
+    eip_labels: Labels | None = None
+    pretraining: Literal["all", "single"] | None = None
+    loss: Literal["tukey", "mse"] = "tukey"
+    long: bool = False
+    delta: bool = False
+
+    @property
+    def single(self) -> bool:
+        """Whether it needs the single best EIP."""
+        return self.delta or "single" in (self.eip_labels, self.pretraining)
+
+
+STRATEGIES = {
+    "baseline": Strategy(),
+    "la": Strategy("+LA", "predicted"),
+    "mp": Strategy("+MP", None, "all"),
+    "mp+la": Strategy("+MP+LA", "predicted", "all"),
+    "baseline-long": Strategy("long", long=True),
+    "mp-long": Strategy("+MP-long", None, "all", long=True),
+    "la-best": Strategy("+LA (true best EIP)", "best"),
+    "la-dft": Strategy("+LA (DFT labels)", "dft"),
+    "la-mse": Strategy("+LA (MSE)", "predicted", loss="mse"),
+    "mp+la-mse": Strategy("+MP+LA (MSE)", "predicted", "all", loss="mse"),
+    "la-single": Strategy("+LA (one EIP)", "single"),
+    "mp-single": Strategy("+MP (one EIP)", None, "single"),
+    "delta": Strategy("on DFT - EIP", delta=True),
+}
+"""Strategies by the name that `eipnn run --strategy` takes.
+
+``baseline``, ``la``, ``mp`` and ``mp+la`` are the rows of the paper's Table 1; ``la-best`` and ``la-dft`` belong to
+its Fig. 3a, ``la-mse`` and ``mp+la-mse`` to its Table 4. The ``-single`` ones and ``delta`` are what one would do with
+one EIP.
+"""
+
+MAIN = ("baseline", "la", "mp", "mp+la")
+"""The rows of Table 1 of Shui et al. 2022."""
+
+MAIN_AND_LONG = (*MAIN, "baseline-long", "mp-long")

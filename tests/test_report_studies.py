@@ -1,0 +1,153 @@
+"""The sections beyond Table 1: label sources, losses, one EIP, fewer DFT frames, negative transfer, the HTML page."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_folders import BEYOND, ERRORS, write_run, write_silicon
+
+from eipnn.report.command import main_report
+from eipnn.report.frames import frames_saved
+from eipnn.report.page import html_page
+
+TOTAL = 48
+"""DFT frames for training and validation in the invented splits."""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The report of a run with every strategy, and with two smaller numbers of frames."""
+    silicon = write_silicon(tmp_path_factory.mktemp("silicon"))
+    run = tmp_path_factory.mktemp("all") / "run"
+    write_run(run, silicon, strategies=(*ERRORS, *BEYOND))
+    few = ("baseline", "baseline-long", "la", "mp", "mp-long", "mp+la")
+    write_run(run, silicon, few, frames=12, larger=4.0)
+    write_run(run, silicon, few, frames=24, larger=2.0)
+    assert main_report([str(run)]) == 0
+    return run / "report"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The report of a run with the rows of Table 1 alone."""
+    silicon = write_silicon(tmp_path_factory.mktemp("silicon"))
+    run = write_run(tmp_path_factory.mktemp("plain") / "run", silicon, ("baseline", "la"))
+    assert main_report([str(run)]) == 0
+    return (run / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("label_sources", ["SchNet", "+LA", "+LA (true best EIP)", "+LA (DFT labels)"]),
+        ("losses", ["SchNet", "+LA", "+LA (MSE)", "+MP+LA", "+MP+LA (MSE)"]),
+        (
+            "one_eip",
+            [
+                "SchNet",
+                "+LA",
+                "+MP",
+                "+MP+LA",
+                "+LA (one EIP)",
+                "+MP (one EIP)",
+                "SchNet on DFT - EIP",
+            ],
+        ),
+    ],
+)
+def test_each_study_has_its_rows(report, name, rows):
+    table = pd.read_csv(report / f"{name}.csv")
+    assert table["row"].tolist() == rows
+    assert (report / f"{name}.png").stat().st_size > 10_000
+    assert f"({name}.png)" in (report / "report.md").read_text()
+
+
+def test_the_single_eip_is_named_and_its_pretraining_counted(report):
+    assert "That EIP is sw." in (report / "report.md").read_text()
+    table = pd.read_csv(report / "one_eip.csv").set_index("row")
+    assert (
+        table.loc["+MP (one EIP)", "pretraining_steps"] == "20"
+        or table.loc["+MP (one EIP)", "pretraining_steps"] == 20
+    )
+
+
+def test_nothing_is_told_of_what_was_not_trained(plain):
+    for title in ("Who labels", "biweight against MSE", "One EIP alone", "How many DFT frames"):
+        assert title not in plain
+
+
+def test_errors_by_frames(report):
+    table = pd.read_csv(report / "errors_by_frames.csv")
+    assert sorted(set(table["frames"])) == [12, 24, TOTAL]
+    errors = table[table["strategy"] == "mp"].set_index("frames")["config_mae_eV"]
+    assert errors[12] / errors[TOTAL] == pytest.approx(4.0)
+    assert (table["n"] == 2).all()
+    main = pd.read_csv(report / "table.csv").set_index("row")
+    assert errors[TOTAL] == pytest.approx(main.loc["+MP", "config_mae_eV"])
+
+
+def test_saved_frames_of_a_power_law(report):
+    """Errors fall as 1 / frames; mp-long has 3/7 of the error of baseline-long: as with 7/3 of the frames."""
+    saved = pd.read_csv(report / "frames_saved.csv").set_index(["strategy", "frames"])
+    assert saved.loc[("mp-long", 12), "frames_needed"] == pytest.approx(12 * 7 / 3)
+    assert saved.loc[("mp-long", 12), "ratio"] == pytest.approx(7 / 3)
+    assert saved.loc[("mp+la", TOTAL), "bound"] == "more"
+    assert np.isnan(saved.loc[("mp+la", TOTAL), "frames_needed"])
+    text = (report / "report.md").read_text()
+    assert "saves DFT frames at equal error by a factor of" in text
+
+
+@given(st.floats(0.3, 1.5), st.floats(0.2, 0.95))
+def test_the_power_of_the_curve_does_not_matter(power, share):
+    """A strategy that needs `share` of the frames of a power-law baseline saves 1 / share."""
+    numbers = [20, 40, 80, 160]
+    lines = [(n, "baseline-long", n**-power) for n in numbers]
+    lines += [(n, "la", (n / share) ** -power) for n in numbers if n / share <= 160]
+    table = pd.DataFrame(lines, columns=["frames", "strategy", "config_mae_eV"])
+    saved = frames_saved(table, "baseline-long")
+    assert saved["ratio"].to_numpy() == pytest.approx(1 / share, rel=1e-6)
+
+
+def test_a_worse_strategy_than_the_fewest_frames_gives():
+    table = pd.DataFrame(
+        {
+            "frames": [10, 20, 20],
+            "strategy": ["baseline", "baseline", "la"],
+            "config_mae_eV": [1, 0.5, 2.0],
+        }
+    )
+    assert frames_saved(table, "baseline")["bound"].tolist() == ["fewer"]
+
+
+def test_negative_transfer_is_named(report):
+    table = pd.read_csv(report / "negative_transfer.csv").set_index(["strategy", "frames"])
+    worse = table.loc[("la-single", TOTAL)]
+    assert worse["against"] == "baseline-long"
+    assert worse["lost"] == worse["n"] == 2
+    assert worse["gain_percent"] == pytest.approx(100 * (1 - 0.6 / 0.35), abs=1e-6)
+    assert table.loc[("mp", TOTAL), "against"] == "baseline"
+    assert f"+LA (one EIP) with {TOTAL} frames" in (report / "report.md").read_text()
+
+
+def test_the_page_holds_its_pictures(report):
+    page = (report / "report.html").read_text()
+    sources = re.findall(r'<img[^>]* src="([^"]{0,30})', page)
+    assert len(sources) == len(re.findall(r"!\[", (report / "report.md").read_text())) > 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "<table>" in page
+    assert "http" not in re.sub(r"data:image[^\"]+", "", page)
+
+
+def test_a_picture_that_is_gone(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        html_page("![x](gone.png)", tmp_path)
+
+
+def test_only_fewer_frames_is_an_error(tmp_path, capsys):
+    silicon = write_silicon(tmp_path)
+    run = write_run(tmp_path / "run", silicon, ("baseline",), frames=12)
+    assert main_report([str(run)]) == 1
+    assert "with --frames all" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,287 @@
+"""The rows beyond Table 1 and fewer DFT frames: what `eipnn run` gives the stages for each."""
+
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from ase.calculators.calculator import all_changes
+from ase.calculators.emt import EMT
+from hypothesis import given
+from hypothesis import strategies as st
+from run_stages import fold
+from tiny import EIPS, N_POOL, N_TEST, N_TRAIN, N_VAL, eipnn_stage, read_json, stage_config
+
+from eipnn import EIPNNCalculator, load
+from eipnn.errors import InputError
+from eipnn.run.experiment import ExperimentError, read_experiment
+from eipnn.stages.source import source_of
+from eipnn.structures import Split, SplitError, fewer_frames, read_split, write_split
+
+
+def config(tmp_path: Path, stage: str) -> dict:
+    return yaml.safe_load((fold(tmp_path) / stage / "config.yaml").read_text())
+
+
+@pytest.fixture
+def hidden(experiment, tiny, tmp_path, fake):
+    """The experiment with a pool of twelve DFT frames whose energies are hidden; the classifier says `au` for nine."""
+    train = tiny.ids("train")
+    split = Split(
+        tuple(train[:6]), tuple(tiny.ids("val")), tuple(tiny.ids("test")), tuple(train[6:])
+    )
+    write_split(split, tmp_path / "split_1.csv")
+    fake.selection = "config_id,eip,probability\n" + "".join(
+        f"{name},{'au' if k < 9 else 'none'},0.9\n" for k, name in enumerate(split.pool)
+    )
+    del experiment["data"]["pool"]
+    return experiment
+
+
+def test_labels_of_the_true_best_eip_and_of_dft(hidden, run, tmp_path, tiny):
+    run(hidden, "--strategy", "la", "la-best", "la-dft")
+    ids = tiny.ids("train")[6:15]
+    found = {
+        name: pd.read_csv(fold(tmp_path) / file).set_index("config_id")["eip"]
+        for name, file in {"best": "selection-best.csv", "dft": "selection-dft.csv"}.items()
+    }
+    assert list(found["best"].index) == list(found["dft"].index) == ids
+    assert set(found["dft"]) == {"dft"}
+    for name in ids:
+        error = np.abs(tiny.eip[name] - tiny.cohesive[name])
+        assert found["best"][name] == EIPS[int(np.nanargmin(error))]
+    assert set(found["best"]) == {"cu.1", "au"}  # the classifier's answer was not copied
+    models = [config(tmp_path, f"{row}/alpha-0.1")["model"] for row in ("la", "la-best", "la-dft")]
+    assert models[0] == models[1] == models[2]
+
+
+def test_hidden_dft_is_needed_for_them(experiment, run, fake):
+    said = run(experiment, "--strategy", "la-best", status=1)
+    assert (
+        "pool_000000: the strategies la-best and la-dft compare labels with hidden DFT energies"
+        in said
+    )
+
+
+def test_dft_labels_of_a_selection_are_the_dft_energies(tiny, tmp_path):
+    from eipnn import FinetuneDataModule
+
+    train = tiny.ids("train")
+    split = Split(
+        tuple(train[:6]), tuple(tiny.ids("val")), tuple(tiny.ids("test")), tuple(train[6:])
+    )
+    write_split(split, tmp_path / "split.csv")
+    chosen = "config_id,eip\n" + "".join(
+        f"{i},{'dft' if k % 2 else 'au'}\n" for k, i in enumerate(train[6:])
+    )
+    (tmp_path / "chosen.csv").write_text(chosen)
+    arguments = tiny.arguments | {"split": str(tmp_path / "split.csv"), "pool": None}
+    module = FinetuneDataModule(**arguments, selection=str(tmp_path / "chosen.csv"))
+    expected = [
+        tiny.cohesive[i] if k % 2 else tiny.eip[i][EIPS.index("au")]
+        for k, i in enumerate(train[6:])
+    ]
+    assert module._chosen_energies() == pytest.approx(expected, abs=1e-6)
+
+
+def test_mse_changes_the_loss_alone(experiment, run, fake, tmp_path):
+    run(experiment, "--strategy", "la", "la-mse", "mp+la", "mp+la-mse")
+    for row in ("la", "mp+la"):
+        tukey, mse = (
+            config(tmp_path, f"{name}/alpha-0.1")["model"]["init_args"]
+            for name in (row, f"{row}-mse")
+        )
+        assert mse.pop("eip_loss") == "mse"
+        assert tukey == mse
+
+
+def test_one_eip_labels_the_whole_pool_and_pretrains(experiment, run, fake, tmp_path, tiny):
+    run(experiment, "--strategy", "la-single", "mp-single", "delta")
+    ids = [*tiny.ids("train"), *tiny.ids("val")]
+    errors = np.abs([tiny.eip[i] - tiny.cohesive[i] for i in ids])
+    best = EIPS[int(np.nanmean(errors, axis=0).argmin())]
+    chosen = pd.read_csv(fold(tmp_path) / "selection-single.csv")
+    assert list(chosen["config_id"]) == tiny.ids("pool")
+    assert set(chosen["eip"]) == {best}
+    assert config(tmp_path, "pretrain-single")["model"]["init_args"]["eips"] == [best]
+    assert config(tmp_path, "mp-single")["model"]["init_args"]["init_from"].endswith(
+        "pretrain-single/checkpoints/best.ckpt"
+    )
+    assert config(tmp_path, "delta")["data"]["init_args"]["delta_eip"] == best
+    assert read_json(fold(tmp_path) / "result-delta.json")["single_eip"] == best
+    assert ("classify", "fit") not in fake.commands
+
+
+def test_fewer_frames_have_folders_and_splits_of_their_own(experiment, run, fake, tmp_path, tiny):
+    run(experiment, "--strategy", "baseline", "mp", "--frames", "10", "all")
+    small, whole = (
+        read_split(fold(tmp_path) / part / "split.csv") if part else read_split(tiny.data["split"])
+        for part in ("frames-10", "")
+    )
+    assert len(small.train) + len(small.val) == 10
+    assert small.test == whole.test
+    assert set(small.pool) == set(whole.pool) | set(whole.train + whole.val) - set(
+        small.train + small.val
+    )
+    assert read_json(fold(tmp_path) / "frames-10" / "result-mp.json")["frames"] == 10
+    # pretraining needs no DFT, and is shared
+    assert [stage for stage, command in fake.commands].count("pretrain") == 1
+    assert config(tmp_path, "frames-10/mp")["model"]["init_args"]["init_from"] == str(
+        fold(tmp_path) / "pretrain/checkpoints/best.ckpt"
+    )
+
+
+def test_pretraining_is_not_shared_where_eip_zeros_are_fitted_to_dft(experiment, run, fake):
+    experiment["data"]["eip_energy_zero"] = "least_squares"
+    run(experiment, "--strategy", "mp", "--frames", "10", "all")
+    assert [stage for stage, _ in fake.commands if "pretrain" in stage] == [
+        "frames-10/pretrain",
+        "pretrain",
+    ]
+
+
+@given(st.integers(8, 60), st.integers(2, 20), st.integers(0, 5), st.data())
+def test_smaller_splits_are_within_larger_ones(n_train, n_val, seed, data):
+    names = iter(map(str, range(200)))
+    parts = [tuple(next(names) for _ in range(n)) for n in (n_train, n_val, 5, 3)]
+    split = Split(*parts)
+    low = n_train + n_val - min(n_train, n_val) + 2
+    sizes = sorted(
+        data.draw(
+            st.lists(
+                st.integers(min(low, n_train + n_val), n_train + n_val), min_size=2, max_size=2
+            )
+        )
+    )
+    try:
+        small, large = (fewer_frames(split, n, seed) for n in sizes)
+    except SplitError:
+        return
+    for split_part in ("train", "val"):
+        assert set(getattr(small, split_part)) <= set(getattr(large, split_part))
+    assert sorted((*small.train, *small.val, *small.test, *small.pool)) == sorted(sum(parts, ()))
+    assert len(small.train) + len(small.val) == sizes[0]
+    assert small.test == split.test
+
+
+@pytest.mark.parametrize("frames", [24, 1])
+def test_numbers_of_frames_that_the_split_does_not_have(experiment, run, fake, frames):
+    assert f"{frames} DFT frames of a split with {N_TRAIN} for training and {N_VAL}" in run(
+        experiment, "--strategy", "baseline", "--frames", str(frames), status=1
+    )
+
+
+def test_an_experiment_file_may_say_what_to_run(experiment, run, fake):
+    experiment["run"] = {"strategy": "baseline", "seed": [0, 3], "frames": [10, "all"]}
+    run(experiment)
+    assert [stage for stage, command in fake.taken() if command == "fit"][:2] == [
+        "frames-10/baseline",
+        "baseline",
+    ]
+    run(experiment, "--frames", "all", "--seed", "0")
+    assert fake.taken() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rows": 1}, "run.rows is unknown; the options are strategy, split, seed, frames"),
+        ({"strategy": ["la", "best"]}, "run.strategy cannot be 'best'"),
+        ({"frames": [0]}, "run.frames cannot be 0"),
+        ({"seed": [True]}, "run.seed cannot be True"),
+    ],
+)
+def test_what_an_experiment_file_may_not_say(experiment, tmp_path, given, said):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment | {"run": given}))
+    with pytest.raises(ExperimentError, match=said):
+        read_experiment(file)
+
+
+def test_epoch_steps_repeat_dft_and_are_shared_by_processes(tiny, tmp_path):
+    made = stage_config(tiny, "Finetune", tmp_path, max_epochs=2)
+    made["data"]["init_args"]["epoch_steps"] = 11  # one pass has four batches
+    root = eipnn_stage("fit", made)
+    assert read_json(root / "fit.json")["gradient_steps"] == 22
+
+
+@pytest.fixture(scope="module")
+def delta(tiny, tmp_path_factory) -> Path:
+    """A potential that was trained on top of the EIP ``au``."""
+    made = stage_config(tiny, "Finetune", tmp_path_factory.mktemp("delta"), max_epochs=2)
+    made["data"]["init_args"]["delta_eip"] = "au"
+    root = eipnn_stage("fit", made)
+    eipnn_stage("test", made, "--ckpt_path", str(root / "checkpoints" / "best.ckpt"))
+    return root
+
+
+class Labels(EMT):
+    """The invented EIP ``au`` for the frames of the tiny set, told apart by their positions."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def __init__(self, tiny):
+        super().__init__()
+        self.tiny = tiny
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        same = next(
+            i
+            for i, a in self.tiny.frames.items()
+            if len(a) == len(atoms) and np.allclose(a.positions, atoms.positions)
+        )
+        self.results = {
+            "energy": self.tiny.eip[same][EIPS.index("au")],
+            "forces": np.ones((len(atoms), 3)),
+        }
+
+
+def test_delta_predictions_are_network_plus_eip(delta, tiny):
+    table = pd.read_csv(delta / "predictions_test.csv").set_index("config_id")
+    potential = load(delta / "checkpoints" / "best.ckpt")
+    assert potential.delta_eip == "au"
+    calculator = EIPNNCalculator(delta / "checkpoints" / "best.ckpt", eip=Labels(tiny))
+    for name in tiny.ids("test"):
+        atoms = tiny.frames[name].copy()
+        atoms.calc = calculator
+        assert atoms.get_potential_energy() == pytest.approx(table["prediction"][name], abs=1e-4)
+
+
+def test_delta_forces_are_those_of_both(delta, tiny):
+    atoms = tiny.frames[tiny.ids("test")[0]].copy()
+    file = delta / "checkpoints" / "best.ckpt"
+    atoms.calc = EIPNNCalculator(file, eip=Labels(tiny), dtype="float64")
+    total = atoms.get_forces()
+    silent = Labels(tiny)
+    silent.calculate = lambda atoms=None, *_: silent.results.update(  # type: ignore[method-assign]
+        energy=0.0, forces=np.zeros((len(atoms), 3))
+    )
+    atoms.calc = EIPNNCalculator(file, eip=silent, dtype="float64")
+    assert total - atoms.get_forces() == pytest.approx(np.ones((len(atoms), 3)), abs=1e-9)
+
+
+def test_delta_needs_its_eip_in_the_calculator(delta, tiny):
+    with pytest.raises(
+        InputError, match="gives DFT less au: give that EIP's ASE calculator as eip"
+    ):
+        EIPNNCalculator(delta / "checkpoints" / "best.ckpt")
+
+
+def test_a_delta_potential_is_not_exported(delta):
+    from eipnn.export import export_potential
+
+    with pytest.raises(InputError, match="gives DFT less the EIP au"):
+        export_potential(delta / "checkpoints" / "best.ckpt")
+
+
+def test_source_of_plain_values(tiny):
+    source = source_of(tiny.data)
+    assert len(source.split.test) == N_TEST
+    assert len(source.pool) == N_POOL
+    ids = tiny.ids("train")[:3]
+    assert source.dft_energies(ids) == pytest.approx([tiny.cohesive[i] for i in ids], abs=1e-6)
+    assert torch.is_tensor(torch.from_numpy(source.eip_energies(ids, EIPS)))
+    assert ase.io.read(tiny.data["dft"], 0).info["config_id"] == ids[0]
