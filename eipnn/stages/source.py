@@ -92,7 +92,8 @@ class Source:
                 "give every structure its own"
             )
         self.split: Split = read_split(config.split)
-        pool_ids = list(self.pool) if config.pool else self.split.pool
+        # A frame whose DFT is kept hidden belongs to the pool too.
+        pool_ids = [*self.pool, *self.dft] if config.pool else self.split.pool
         self.split.check(list(self.dft), pool_ids, config.split)
         self._store: LabelStore | None = None
         self._checked: set[str] = set()  # ids whose structures are those of the label store
