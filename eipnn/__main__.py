@@ -11,6 +11,7 @@ eipnn {__version__}: neural-network interatomic potentials taught by empirical o
 
 usage: eipnn COMMAND [OPTIONS]      (eipnn COMMAND --help for the options)
 
+  fetch      a published data set: download it, write structures, labels and splits
   eips       list the OpenKIM models that cover given elements
   label      energies and forces of structures under empirical potentials
   run        a whole experiment: label, classify, pretrain, fine-tune, test
@@ -32,6 +33,10 @@ def main() -> None:
         print(USAGE)
     elif command == "--version":
         print(__version__)
+    elif command == "fetch":
+        from eipnn.published.command import main_fetch
+
+        sys.exit(main_fetch(arguments))
     elif command == "label":
         from eipnn.labels.command import main_label
 

@@ -5,12 +5,14 @@ from contextlib import contextmanager
 
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -37,3 +39,12 @@ def progress_bar(
     with Progress(TextColumn(description), *columns, disable=not shown) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)
+
+
+@contextmanager
+def byte_bar(description: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """As `progress_bar` for bytes, of which `done` are there already; without a `total` there is no end to show."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn(description), *columns) as progress:
+        task = progress.add_task(description, total=total, completed=done)
+        yield lambda more: progress.advance(task, more)

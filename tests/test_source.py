@@ -1,5 +1,7 @@
 """Structures, labels and selections that do not belong together."""
 
+from pathlib import Path
+
 import ase.io
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from tiny import EIPS
 from eipnn.errors import InputError
 from eipnn.labels import LabelError
 from eipnn.stages.source import EnergyZero, Source, SourceConfig, selected
+from eipnn.structures import SplitError
 
 NAMES = ("dft", "split", "pool", "labels")
 
@@ -34,6 +37,21 @@ def test_an_id_that_has_come_to_mean_another_structure(tiny, tmp_path):
     moved.eip_energies(tiny.ids("train"), EIPS)
     with pytest.raises(LabelError, match=f"has labels of another structure '{names[0]}' with"):
         moved.eip_energies(names, EIPS)
+
+
+def test_a_pool_of_both_files(tiny, tmp_path):
+    """A split may hide DFT frames in the pool, as the authors' own files do."""
+    hidden, *train = tiny.ids("train")
+    text = Path(tiny.data["split"]).read_text().replace(f"{hidden},train", f"{hidden},pretrain")
+    (tmp_path / "split.csv").write_text(text)
+    found = source(tiny, split=str(tmp_path / "split.csv"))
+    assert set(found.split.pool) == {hidden, *tiny.ids("pool")}
+    assert found.split.train == tuple(train)
+    assert [len(a) for a in found.structures([hidden])] == [len(tiny.frames[hidden])]
+    np.testing.assert_array_equal(found.eip_energies([hidden], EIPS)[0], tiny.eip[hidden])
+    (tmp_path / "split.csv").write_text(text + "stranger,pretrain\n")
+    with pytest.raises(SplitError, match="pretrain id 'stranger' is in no pool structure file"):
+        source(tiny, split=str(tmp_path / "split.csv"))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,10 @@ class EIPError(InputError):
 
 @dataclass(frozen=True)
 class EIP:
-    """One potential: `target` is the full KIM id (`source` "kim") or the class path (`source` "ase")."""
+    """One potential: `target` is the full KIM id (`source` "kim") or the class path (`source` "ase").
+
+    In a label store of published energies `source` is "published"; there is nothing to calculate with then.
+    """
 
     name: str
     source: str

@@ -14,7 +14,8 @@ failures.csv     text                        config_id, eip, reason of each `FAI
 ===============  ==========================  ====================================================
 
 Nothing in it depends on time, machine or order of work: two runs on the same input give the same bytes.
-Labels are those of the frames wrapped into the cell along their periodic axes.
+Labels are those of the frames wrapped into the cell along their periodic axes. A store that `eipnn fetch` made of
+published energies has no forces: they are NaN.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ from ase import Atoms
 from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
+from eipnn.published import fetch_hint
 from eipnn.structures import StructureError, resolve
 
 VERSION = 1
@@ -66,9 +68,8 @@ class LabelStore:
         try:
             folder = resolve(path)
         except StructureError:
-            raise LabelError(
-                f"{path}: no such label store; make one with `eipnn label STRUCTURES --eips NAME -o DIR`"
-            ) from None
+            how = fetch_hint(path) or "make one with `eipnn label STRUCTURES --eips NAME -o DIR`"
+            raise LabelError(f"{path}: no such label store; {how}") from None
         store = cls(folder, read_index(folder), read_ids(folder))
         if len(store.ids) != store.index["n_frames"]:
             raise _damaged(folder, f"{IDS} has {len(store.ids)} ids, not {store.index['n_frames']}")

@@ -25,6 +25,7 @@ from ase.db import connect
 from ase.io import iread
 
 from eipnn.errors import InputError
+from eipnn.published import fetch_hint
 from eipnn.structures.check import geometry_problem
 
 ENERGY_KEYS = (
@@ -68,7 +69,7 @@ def resolve(path: str | Path) -> Path:
     if text.startswith(BUNDLED):
         found = Path(str(files("eipnn"))) / "data" / text.removeprefix(BUNDLED)
     if not found.exists():
-        raise StructureError(f"{text}: no such file; check the path")
+        raise StructureError(f"{text}: no such file; {fetch_hint(text) or 'check the path'}")
     return found
 
 

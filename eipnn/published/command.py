@@ -1,0 +1,141 @@
+"""The command `eipnn fetch`."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from eipnn.errors import InputError
+from eipnn.published.agau import AgAu
+from eipnn.published.ani_al import AniAl
+from eipnn.published.archive import unpack
+from eipnn.published.base import PublishedSet
+from eipnn.published.convert import MARKER, OUTPUTS, convert
+from eipnn.published.fetch import digest, obtain
+from eipnn.published.kim_si import KimSi
+
+SETS: tuple[PublishedSet, ...] = (AniAl(), KimSi(), AgAu())
+DOWNLOAD, STAGING, SCRATCH, LOCK = "download", ".converting", ".unpacked", ".lock"
+
+
+def main_fetch(argv: Sequence[str]) -> int:
+    """`eipnn fetch`: the exit code."""
+    options = _parser().parse_args(argv)
+    published = next(s for s in SETS if s.name == options.name)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        with FileLock(options.output / LOCK, timeout=0):
+            fetch(published, options.output, options.archive)
+    except Timeout:
+        print(f"eipnn fetch: {options.output}: another `eipnn fetch` is at work", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (InputError, OSError) as error:
+        print(f"eipnn fetch: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="eipnn fetch",
+        description="Download a published data set and write it as the files that the other commands take: "
+        "dft.extxyz, pool.extxyz, labels, splits. What is done is skipped, a download that broke off goes on. "
+        "The archives stay in FOLDER/download; a file that was put there by hand is not downloaded.",
+        epilog="sets: " + "; ".join(f"{s.name}: {s.title} ({s.page})" for s in SETS),
+    )
+    parser.add_argument("name", choices=[s.name for s in SETS], help="the data set, see below")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--archive",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="the published archive, its files or a folder with what it holds, instead of a download",
+    )
+    return parser
+
+
+def fetch(published: PublishedSet, folder: Path, archives: Sequence[Path]) -> None:
+    """Make the files of a published set in `folder`, from `archives` or from a download.
+
+    Raises `InputError` where the folder holds something else, and for what `obtain`, `unpack` and `convert` refuse.
+    """
+    if _done(published, folder):
+        print(f"{folder}: {_summary(_about(folder))}; done before, skipped")
+        return
+    staging = folder / STAGING
+    if not (staging / MARKER).exists():
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        sources = list(archives) or obtain(published, folder / DOWNLOAD)
+        try:
+            folders = unpack(sources, folder / SCRATCH)
+            convert(published, folders, staging, [_source(path) for path in sources])
+        finally:
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    _publish(staging, folder)
+    print(f"{folder}: {_summary(_about(folder))}")
+
+
+def _done(published: PublishedSet, folder: Path) -> bool:
+    """Whether the files are there. Raises `InputError` for those of another origin."""
+    staged = (folder / STAGING / MARKER).exists()
+    for place in (folder, folder / STAGING):
+        if (place / MARKER).exists() and (there := _about(place)["name"]) != published.name:
+            raise InputError(
+                f"{folder}: holds the data set {there}; give another folder for {published.name}"
+            )
+    if (folder / MARKER).exists():
+        about = _about(folder)
+        needed = ["dft.extxyz", "splits"]
+        needed += ["pool.extxyz"] if about["configurations"]["pool"] else []
+        needed += ["labels"] if about["eips"] else []
+        return not staged and all((folder / name).exists() for name in needed)
+    strangers = [name for name in OUTPUTS if (folder / name).exists()]
+    if strangers and not staged:
+        raise InputError(
+            f"{folder / strangers[0]}: was not made by `eipnn fetch` and would be overwritten; give another folder"
+        )
+    return False
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    """Move what is finished into place, the marker last; a run that is killed here is taken up by the next."""
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == MARKER):
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    staging.rmdir()
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        _summary(about)
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{folder / MARKER}: damaged; remove it and fetch again") from None
+    return about
+
+
+def _summary(about: dict[str, Any]) -> str:
+    counts = about["configurations"]
+    return (
+        f"{about['name']}, {counts['dft']:,} configurations with DFT, {counts['pool']:,} without, energies of "
+        f"{len(about['eips'])} EIPs, splits {', '.join(about['splits'])}"
+    )
+
+
+def _source(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        return {"folder": path.name}
+    return {"file": path.name, "size": path.stat().st_size, "sha256": digest(path)}
