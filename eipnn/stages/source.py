@@ -131,6 +131,23 @@ class Source:
             [[zeros[p].total(atoms) for p in eips] for atoms in structures]
         ).reshape(raw.shape)
 
+    def chosen_energies(self, chosen: Mapping[str, str]) -> np.ndarray:
+        """Aligned energies (n,), eV, of a selection (id -> EIP); NaN where that EIP gave no label."""
+        names = sorted(set(chosen.values()))
+        table = self.eip_energies(list(chosen), names) if names else np.empty((0, 0))
+        columns = [names.index(eip) for eip in chosen.values()]
+        return table[np.arange(len(columns)), np.array(columns, dtype=int)]
+
+    def errors_per_atom(self, ids: Sequence[str], energies: np.ndarray) -> np.ndarray:
+        """What aligned energies (n,), eV, are above DFT (n,), eV/atom; NaN where DFT is not known.
+
+        It is known of a pool structure that is a frame of the DFT file, which the split keeps from training.
+        """
+        known = [i in self.dft for i in ids]
+        dft = np.full(len(known), np.nan)
+        dft[known] = self.dft_energies([i for i in ids if i in self.dft])
+        return (energies - dft) / np.array([len(atoms) for atoms in self.structures(ids)])
+
     def alignment_warning(self) -> str | None:
         """A text where the DFT training energies are far from every EIP's, although both are aligned."""
         ids = self.split.train
