@@ -16,8 +16,8 @@ from eipnn.report.runs import ReportError
 from eipnn.stages.residuals import COUNTS, FILE, THRESHOLDS
 from eipnn.stages.source import Source
 
-SHADES = ("#0072B2", "#E69F00", "#D55E00")
-"""One colour a threshold, of Okabe & Ito's palette."""
+LOOKS = (("#0072B2", "-"), ("#E69F00", "--"), ("#D55E00", ":"))
+"""Colour (of Okabe & Ito's palette) and dashes of each threshold: equal lines, one upon the other, are all seen."""
 SPREAD_COLOURS = {"spread": "#000000", "spread_dft": "#0072B2", "spread_eip": "#E69F00"}
 SPREAD_NAMES = {"spread": "whole batch", "spread_dft": "DFT labels", "spread_eip": "EIP labels"}
 WINDOWS = 50
@@ -77,12 +77,12 @@ def outliers(table: pd.DataFrame, title: str, file: Path) -> None:
         )
     with rc_context(STYLE):
         figure, axis = _canvas("outliers that get gradient (%)", title)
-        for threshold, colour in zip(THRESHOLDS, SHADES, strict=True):
+        for threshold, look in zip(THRESHOLDS, LOOKS, strict=True):
             found, kept = table[f"outliers_{threshold:g}"], table[f"kept_{threshold:g}"]
             share = _running(kept, "sum") / _running(found, "sum")  # no outlier in the window: NaN
             raw = (kept / found).fillna(share)
             name = f"> {threshold:g} eV/atom"
-            _lines(axis, table["step"], 100 * raw, 100 * share, colour, name)
+            _lines(axis, table["step"], 100 * raw, 100 * share, look, name)
         axis.set_ylim(-2, 102)
         _finish(figure, axis, "EIP labels off DFT by", file)
 
@@ -99,7 +99,7 @@ def spreads(table: pd.DataFrame, title: str, file: Path) -> None:
         figure, axis = _canvas("spread of the residuals (eV)", title)
         for column, colour in SPREAD_COLOURS.items():
             smooth = _running(table[column], "mean")
-            _lines(axis, table["step"], table[column], smooth, colour, SPREAD_NAMES[column])
+            _lines(axis, table["step"], table[column], smooth, (colour, "-"), SPREAD_NAMES[column])
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
@@ -117,10 +117,16 @@ def _canvas(ylabel: str, title: str) -> tuple[Figure, Axes]:
 
 
 def _lines(
-    axis: Axes, step: pd.Series, raw: pd.Series, smooth: pd.Series, colour: str, name: str
+    axis: Axes,
+    step: pd.Series,
+    raw: pd.Series,
+    smooth: pd.Series,
+    look: tuple[str, str],
+    name: str,
 ) -> None:
+    colour, dashes = look
     axis.plot(step, raw, color=colour, linewidth=0.5, alpha=0.2)
-    axis.plot(step, smooth, color=colour, linewidth=1.8, label=name)
+    axis.plot(step, smooth, dashes, color=colour, linewidth=1.8, label=name)
 
 
 def _finish(figure: Figure, axis: Axes, legend: str, file: Path) -> None:
