@@ -16,6 +16,7 @@ usage: eipnn COMMAND [OPTIONS]      (eipnn COMMAND --help for the options)
   label      energies and forces of structures under empirical potentials
   run        a whole experiment: label, classify, pretrain, fine-tune, test
   report     tables and pictures of finished runs
+  embed      the representation of a run before and after pretraining
   export     a fine-tuned potential as a torch.export program
 
   fit | validate | test | predict
@@ -53,6 +54,10 @@ def main() -> None:
         from eipnn.report.command import main_report
 
         sys.exit(main_report(arguments))
+    elif command == "embed":
+        from eipnn.report.embed_command import main_embed
+
+        sys.exit(main_embed(arguments))
     elif command == "export":
         from eipnn.export import main_export
 

@@ -171,6 +171,13 @@ def test_fine_tuning_by_the_command_line(tiny, tmp_path):
     assert fit["gradient_steps"] == 3 * 6
     weights = torch.load(best(tmp_path / "run"), weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in weights.values())
+    log = pd.read_csv(tmp_path / "run" / "residuals.csv")
+    assert log["step"].tolist() == list(range(18))
+    assert log["epoch"].tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    assert (log["n_eip"] == 4).all()  # of both processes
+    assert (log["n_known"] == 0).all()
+    assert (log["n_kept"] <= 4).all()
+    assert (log["spread"] > 0).all()
 
 
 @pytest.mark.parametrize("stage", STAGES)

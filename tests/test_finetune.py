@@ -163,10 +163,11 @@ def test_a_training_step_is_equation_3_of_its_batch(tiny, selection):
     data = attached(FinetuneDataModule(**augmented(tiny, selection[0], batch_size=12)), net)
     batch = next(iter(data.train_dataloader()))
     with torch.no_grad():
-        loss = net.training_step(batch, 0)
+        step = net.training_step(batch, 0)
         residual = (net(batch) - batch.energy).double().numpy()
     expected = equation_3(residual, batch.is_dft.numpy(), 0.3, "tukey")
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert step["loss"].item() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(step["residual"].numpy(), residual, rtol=1e-6)
 
 
 def test_a_selection_of_none_trains_on_dft_and_says_so(tiny, tmp_path, caplog):

@@ -84,7 +84,7 @@ def test_dft_labels_of_a_selection_are_the_dft_energies(tiny, tmp_path):
         tiny.cohesive[i] if k % 2 else tiny.eip[i][EIPS.index("au")]
         for k, i in enumerate(train[6:])
     ]
-    assert module._chosen_energies() == pytest.approx(expected, abs=1e-6)
+    assert module.source.chosen_energies(module.chosen) == pytest.approx(expected, abs=1e-6)
 
 
 def test_mse_changes_the_loss_alone(experiment, run, fake, tmp_path):

@@ -160,9 +160,7 @@ class Report:
             yield "Not in the table:\n\n" + _bullets(notes)
 
     def _studies(self) -> Iterator[str]:
-        split = self.data[0].source.split if self.data else None
-        total = len(split.train) + len(split.val) if split else None
-        yield from Studies(self.experiment, self.folder, self.link, total).markdown()
+        yield from Studies(self.experiment, self.folder, self.link, self.data).markdown()
 
     def _parity(self) -> Iterator[str]:
         data = {d.fold.split: d for d in self.data}

@@ -18,15 +18,20 @@ KEYS = ("dft", "split", "energy_zero", "pool", "labels", "eip_energy_zero", "ene
 
 
 def data_settings(trainings: Sequence[Training]) -> dict[str, Any]:
-    """The data arguments of one fold's stages; the label store is named by those that read it.
-
-    A split and labels that were made in the run's own folder are looked for there, so that a run can be moved.
-    """
+    """The data arguments of one fold's stages; the label store is named by those that read it."""
     fold = trainings[0].fold
     stages = [fold.folder / name for name in ("classify", "pretrain")]
     configs = [t.config for t in trainings] + [
         read_config(stage) for stage in stages if (stage / "done.json").exists()
     ]
+    return fold_settings(fold, configs)
+
+
+def fold_settings(fold: Fold, configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The data arguments in configurations of a fold's stages.
+
+    A split and labels that were made in the run's own folder are looked for there, so that a run can be moved.
+    """
     settings: dict[str, Any] = {}
     for config in configs:
         given = config["data"]["init_args"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from eipnn.files import write_atomically
-from eipnn.report import frames, tables
+from eipnn.report import frames, residuals, tables
 from eipnn.report.plots import BLUE, STYLE
-from eipnn.report.runs import Experiment, read_json
+from eipnn.report.runs import Experiment, Training, read_json
+from eipnn.report.sources import FoldData
 from eipnn.report.tables import markdown, measure
+
+if TYPE_CHECKING:
+    from eipnn.stages.source import Source
 
 SOURCES = ("baseline", "la", "la-best", "la-dft")
 LOSSES = ("baseline", "la", "la-mse", "mp+la", "mp+la-mse")
@@ -31,11 +36,15 @@ class Studies:
         experiment: trainings of one backbone on one data set.
         folder: for pictures and CSV tables.
         link: path from the Markdown file to `folder`, with a trailing slash, or empty.
-        total: DFT frames of the whole training and validation parts; None where the split cannot be read.
+        data: what the folds were trained on; empty where it cannot be read.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, link: str, total: int | None) -> None:
-        self.experiment, self.folder, self.link, self.total = experiment, folder, link, total
+    def __init__(
+        self, experiment: Experiment, folder: Path, link: str, data: Sequence[FoldData]
+    ) -> None:
+        self.experiment, self.folder, self.link, self.data = experiment, folder, link, data
+        split = data[0].source.split if data else None
+        self.total = len(split.train) + len(split.val) if split else None
 
     def markdown(self) -> Iterator[str]:
         """The sections one after the other; nothing where there is nothing to tell."""
@@ -48,6 +57,7 @@ class Studies:
             "truly the closest to DFT, by DFT itself, or not at all (the backbone alone); Fig. 3a of the paper. "
             "Batches, loss and gradient steps of the +LA rows are equal; hidden DFT energies serve the last two rows.",
         )
+        yield from self._outliers()
         yield from self._rows(
             ("la-mse", "mp+la-mse"),
             LOSSES,
@@ -82,6 +92,36 @@ class Studies:
         yield text
         yield markdown(tables.readable(table))
         yield f"![{title}: test config MAE]({self.link}{name}.png)"
+
+    def _outliers(self) -> Iterator[str]:
+        """Fig. 3b, 3c and Table 6, where the DFT energies of the selected structures are known."""
+        by_split = {d.fold.split: d.source for d in self.data}
+        logged = [
+            t
+            for t in self.experiment.row("la")
+            if t.fold.split in by_split and (t.folder / residuals.FILE).exists()
+        ]
+        logs = {t.place: residuals.read_residuals(t.folder) for t in logged}
+        known = [t for t in logged if logs[t.place]["n_known"].any()]
+        if not known:
+            return
+        first = known[0]
+        title = f"+LA, split {first.fold.split} seed {first.fold.seed}"
+        for draw, name in ((residuals.outliers, "outliers"), (residuals.spreads, "spreads")):
+            draw(logs[first.place], title, self.folder / f"{name}.png")
+        chosen = [_selected(t, by_split[t.fold.split]) for t in known]
+        table = pd.concat(chosen, ignore_index=True)
+        self._csv("outliers", table)
+        yield "### Outliers among the chosen labels"
+        yield (
+            "How many structures the classifier selected and how many of their labels are off DFT by more than 0.1, 0.2 "
+            "and 0.3 eV/atom (Table 6 of the paper). The hidden DFT energies serve this count alone."
+        )
+        counts = table[table["eip"] == "all"].drop(columns="eip")
+        yield markdown(counts.astype(str))
+        yield f"![Outliers that still get gradient, by step]({self.link}outliers.png)"
+        yield f"![Spread of the residuals, by step]({self.link}spreads.png)"
+        yield _kept(logs[first.place], title)
 
     def _single(self) -> str:
         found = set()
@@ -143,6 +183,36 @@ class Studies:
 
     def _csv(self, name: str, table: pd.DataFrame) -> None:
         write_atomically(self.folder / f"{name}.csv", table.to_csv(index=False))
+
+
+def _selected(training: Training, source: "Source") -> pd.DataFrame:
+    """Table 6 of one training: one line an EIP, with split and seed."""
+    from eipnn.stages.source import selected
+
+    file = training.fold.folder / "classify" / "selection.csv"
+    table = residuals.selection_table(source, selected(file))
+    split, seed = training.place
+    return pd.concat(
+        [pd.DataFrame({"split": split, "seed": seed}, index=table.index), table], axis=1
+    )
+
+
+def _kept(table: pd.DataFrame, title: str) -> str:
+    """Shares of the outliers that get gradient in the first and the last tenth of the steps (Fig. 3b in words)."""
+    tenth = max(len(table) // 10, 1)
+    shares = []
+    for threshold in residuals.THRESHOLDS:
+        found, kept = table[f"outliers_{threshold:g}"], table[f"kept_{threshold:g}"]
+        ends = [
+            100 * kept[part].sum() / max(found[part].sum(), 1)
+            for part in (slice(0, tenth), slice(-tenth, None))
+        ]
+        shares.append(f"{threshold:g} eV/atom from {ends[0]:.0f} to {ends[1]:.0f} %")
+    spread = [table["spread"].iloc[part].mean() for part in (slice(0, tenth), slice(-tenth, None))]
+    return (
+        f"{title}, first against last tenth of the steps: outliers that still get gradient go, beyond "
+        f"{'; '.join(shares)}; the spread of the residuals goes from {spread[0]:.3f} to {spread[1]:.3f} eV."
+    )
 
 
 def _range(values: pd.Series) -> str:

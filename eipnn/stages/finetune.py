@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from ase import Atoms
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
@@ -20,8 +21,9 @@ from eipnn.losses import tukey_biweight, tukey_scale
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
 from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
+from eipnn.stages.residuals import ResidualLog
 from eipnn.stages.schedules import LinearDecay
-from eipnn.stages.source import DFT, EnergyZero, ZeroMode, scale_and_shift, selected
+from eipnn.stages.source import EnergyZero, ZeroMode, scale_and_shift, selected
 
 log = logging.getLogger("eipnn")
 
@@ -97,7 +99,14 @@ class FinetuneModule(StageModule):
         features = self.representation(batch)
         return self.head(features, batch.z, batch.batch, batch.num_graphs).squeeze(-1)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """With EIP labels, also a log of which of them get gradient."""
+        trainer: Any = self.trainer
+        logged = getattr(trainer.datamodule, "chosen", None) and not trainer.fast_dev_run
+        return [*super().configure_callbacks(), *([ResidualLog()] if logged else [])]
+
+    def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """``loss``, and ``residual`` (B,) in eV for the log."""
         residual = self(batch) - batch.energy  # (B,)
         loss = self.loss(residual, batch.is_dft)
         self.log(
@@ -108,7 +117,7 @@ class FinetuneModule(StageModule):
             batch_size=batch.num_graphs,
             prog_bar=True,
         )
-        return loss
+        return {"loss": loss, "residual": residual.detach()}
 
     def loss(self, residual: Tensor, is_dft: Tensor) -> Tensor:
         """Eq. 3 of a batch: residual (B,) in eV, is_dft (B,) bool -> scalar."""
@@ -127,6 +136,11 @@ class FinetuneModule(StageModule):
             self._said_rejected = True
         loss = tukey_biweight(eip, k)
         return loss if self.eip_loss == "tukey" else loss / (k / 4.685).square().clamp(min=1e-12)
+
+    def gets_gradient(self, residual: Tensor) -> Tensor:
+        """Which residuals of a batch (B,) get gradient as EIP labels: up to k of Eq. 4; with ``mse`` all. (B,) bool."""
+        k = torch.inf if self.eip_loss == "mse" else tukey_scale(residual)
+        return (residual.abs() <= k) & (k > 0)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         self._evaluate(batch, "val")
@@ -238,7 +252,7 @@ class FinetuneDataModule(StageDataModule):
 
     def augmented(self) -> Configurations:
         """The pool structures that the classifier chose an EIP for, with that EIP's energy (or DFT's, see `DFT`)."""
-        energies = torch.from_numpy(self._chosen_energies())
+        energies = torch.from_numpy(self.source.chosen_energies(self.chosen))
         return self._with_energies(list(self.chosen), energies, is_dft=False)
 
     def _drop_unlabelled(self) -> None:
@@ -247,7 +261,7 @@ class FinetuneDataModule(StageDataModule):
             raise InputError(
                 f"the selection names {min(strangers)}, which the split does not mark as pool (pretrain)"
             )
-        known = np.isfinite(self._chosen_energies())
+        known = np.isfinite(self.source.chosen_energies(self.chosen))
         if not known.all():
             log.warning(
                 "%d of %d selected structures have no label from their EIP: left out",
@@ -256,20 +270,6 @@ class FinetuneDataModule(StageDataModule):
             )
             kept = zip(self.chosen.items(), known, strict=True)
             self.chosen = {i: eip for (i, eip), k in kept if k}
-
-    def _chosen_energies(self) -> np.ndarray:
-        """Aligned energy of each selected structure under its EIP (n,), eV."""
-        energies = np.empty(len(self.chosen))
-        ids, names = list(self.chosen), np.array(list(self.chosen.values()))
-        for name in set(names):
-            rows = np.flatnonzero(names == name)
-            mine = [ids[row] for row in rows]
-            energies[rows] = (
-                self.source.dft_energies(mine)
-                if name == DFT
-                else self.source.eip_energies(mine, [name])[:, 0]
-            )
-        return energies
 
     def _dft_energies(self, ids: Sequence[str]) -> np.ndarray:
         """What the network learns of these DFT frames (n,), eV."""
@@ -291,8 +291,11 @@ class FinetuneDataModule(StageDataModule):
 
     def _with_energies(self, ids: Sequence[str], energies: Tensor, is_dft: bool) -> Configurations:
         frames = self.source.structures(ids)
+        error = self.source.errors_per_atom(ids, energies.numpy())
         targets = {
             "energy": energies.float(),
+            # of what is off DFT, for the log alone: a pool structure's DFT energy is not to be learned from
+            "error_per_atom": torch.from_numpy(error),
             "is_dft": torch.full((len(ids),), is_dft),
             "total": energies + self._zeros(frames),
             "zero": self._zeros(frames),

@@ -135,6 +135,28 @@ class Source:
             [[zeros[p].total(atoms) for p in eips] for atoms in structures]
         ).reshape(raw.shape)
 
+    def chosen_energies(self, chosen: Mapping[str, str]) -> np.ndarray:
+        """Aligned energies (n,), eV, of a selection (id -> EIP, or `DFT`); NaN where that EIP gave no label."""
+        energies = np.empty(len(chosen))
+        ids, names = list(chosen), np.array(list(chosen.values()))
+        for name in set(chosen.values()):
+            rows = np.flatnonzero(names == name)
+            mine = [ids[row] for row in rows]
+            energies[rows] = (
+                self.dft_energies(mine) if name == DFT else self.eip_energies(mine, [name])[:, 0]
+            )
+        return energies
+
+    def errors_per_atom(self, ids: Sequence[str], energies: np.ndarray) -> np.ndarray:
+        """What aligned energies (n,), eV, are above DFT (n,), eV/atom; NaN where DFT is not known.
+
+        It is known of a pool structure that is a frame of the DFT file, which the split keeps from training.
+        """
+        known = [i in self.dft for i in ids]
+        dft = np.full(len(known), np.nan)
+        dft[known] = self.dft_energies([i for i in ids if i in self.dft])
+        return (energies - dft) / np.array([len(atoms) for atoms in self.structures(ids)])
+
     def alignment_warning(self) -> str | None:
         """A text where the DFT training energies are far from every EIP's, although both are aligned."""
         ids = self.split.train

@@ -1,0 +1,165 @@
+"""What the robust loss takes and what it rejects, step by step (Shui et al. 2022, Fig. 3b and 3c).
+
+`residuals.csv` has one line a training batch:
+
+=================  ========  =====================================================================
+column             unit      what
+=================  ========  =====================================================================
+step               -         gradient steps made before the one that the batch belongs to
+epoch              -         from 0
+spread             eV        MAR / 0.6745 of the batch's residuals, the sigma of Eq. 4
+spread_dft         eV        the same of its DFT configurations alone
+spread_eip         eV        the same of its EIP configurations alone
+n_eip              -         EIP configurations
+n_kept             -         those of them whose label gets gradient (Eq. 4: residual up to k)
+n_known            -         EIP configurations whose DFT energy is known, though not trained on
+outliers_C         -         those of them with |E_EIP - E_DFT| / atoms above C eV/atom
+kept_C             -         those of these outliers whose label gets gradient
+=================  ========  =====================================================================
+
+With several processes the counts are sums over them, the spreads means: each has its own batch and its own k.
+"""
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from eipnn.errors import InputError
+from eipnn.files import write_atomically
+from eipnn.losses import TUNING, tukey_scale
+
+log = logging.getLogger("eipnn")
+
+FILE = "residuals.csv"
+THRESHOLDS = (0.1, 0.2, 0.3)
+"""Error of an EIP label from which on it is a mild, normal or severe outlier, eV/atom."""
+SPREADS = ("spread", "spread_dft", "spread_eip")
+COUNTS = (
+    *("n_eip", "n_kept", "n_known"),
+    *(f"{kind}_{c:g}" for c in THRESHOLDS for kind in ("outliers", "kept")),
+)
+COLUMNS = ("step", "epoch", *SPREADS, *COUNTS)
+
+
+def measure(residual: Tensor, is_dft: Tensor, error: Tensor, used: Tensor) -> Tensor:
+    """The columns `SPREADS` and `COUNTS` of one batch.
+
+    Args:
+        residual: (B,), eV.
+        is_dft: (B,) bool.
+        error: what the labels are off DFT (B,), eV/atom; NaN where DFT is not known.
+        used: whether a residual of that size gets gradient as an EIP label's (B,) bool.
+
+    Returns:
+        (len(SPREADS) + len(COUNTS),) float; a spread of no configurations is NaN.
+    """
+    eip = ~is_dft
+    known = eip & error.isfinite()
+    counts = [eip.sum(), (eip & used).sum(), known.sum()]
+    for threshold in THRESHOLDS:
+        outlier = known & (error.abs() > threshold)
+        counts += [outlier.sum(), (outlier & used).sum()]
+    spreads = [spread(residual), spread(residual[is_dft]), spread(residual[eip])]
+    return torch.stack([*spreads, *(n.to(residual.dtype) for n in counts)])
+
+
+def spread(residual: Tensor) -> Tensor:
+    """MAR / 0.6745: the standard deviation of normal residuals, blind to outliers. Any shape -> scalar, NaN of none."""
+    return tukey_scale(residual) / TUNING if residual.numel() else residual.new_tensor(torch.nan)
+
+
+class ResidualLog(Callback):
+    """Writes `residuals.csv` (see the head of this file) into the trainer's root folder, whole at each epoch's end.
+
+    It is also written before every checkpoint, so that it is never behind one: a training that is resumed drops
+    the lines of the steps that it makes again, and goes on.
+    """
+
+    def __init__(self) -> None:
+        self._text = ",".join(COLUMNS) + "\n"  # of the first process
+        self._places: list[
+            tuple[int, int]
+        ] = []  # step and epoch of each batch that is not written yet
+        self._rows: list[Tensor] = []
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._places, self._rows = [], []
+        if trainer.is_global_zero:
+            self._text = log_before(file_of(trainer), trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        residual = outputs["residual"]
+        used = pl_module.gets_gradient(residual)  # type: ignore[operator]
+        self._places.append((self._step, trainer.current_epoch))
+        self._rows.append(measure(residual, batch.is_dft, batch.error_per_atom, used))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, module: LightningModule) -> None:
+        """Put what is new into the file; all processes call it alike."""
+        if not self._rows:
+            return
+        own = torch.stack(self._rows)  # (batches, columns)
+        every: Any = module.all_gather(own)
+        table = _joined(every.reshape(-1, *own.shape).cpu(), self._places)
+        self._places, self._rows = [], []
+        if trainer.is_global_zero:
+            self._text += _csv(table, header=False)
+            write_atomically(file_of(trainer), self._text)
+
+
+def file_of(trainer: Trainer) -> Path:
+    """Where the log of a training is."""
+    return Path(trainer.default_root_dir) / FILE
+
+
+def _joined(measured: Tensor, places: list[tuple[int, int]]) -> pd.DataFrame:
+    """Lines of the log from what each process measured (processes, batches, columns)."""
+    n = len(SPREADS)
+    spreads = measured[..., :n].nanmean(dim=0).numpy()
+    counts = measured[..., n:].sum(dim=0).long().numpy()
+    return pd.concat(
+        [
+            pd.DataFrame(np.array(places), columns=COLUMNS[:2]),
+            pd.DataFrame(spreads, columns=SPREADS),
+            pd.DataFrame(counts, columns=COUNTS),
+        ],
+        axis=1,
+    )
+
+
+def log_before(file: Path, step: int) -> str:
+    """The log up to a gradient step, with its head; the head alone where a training begins."""
+    head = ",".join(COLUMNS) + "\n"
+    text = file.read_text(encoding="utf-8") if step and file.exists() else head
+    if not text.startswith(head):
+        raise InputError(f"{file}: not the log of this version of eipnn; move it away")
+    table = pd.read_csv(io.StringIO(text))
+    table = table[table["step"] < step]
+    reached = 0 if table.empty else table["step"].iloc[-1] + 1
+    if reached < step:
+        log.warning("%s: nothing is known of the steps %d to %d", file, reached, step - 1)
+    return _csv(table, header=True)
+
+
+def _csv(table: pd.DataFrame, header: bool) -> str:
+    return table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")
