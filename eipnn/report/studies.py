@@ -15,6 +15,7 @@ from eipnn.report.plots import BLUE, STYLE
 from eipnn.report.runs import Experiment, Training, read_json
 from eipnn.report.sources import FoldData
 from eipnn.report.tables import markdown, measure
+from eipnn.stages.residuals import FILE, THRESHOLDS
 
 if TYPE_CHECKING:
     from eipnn.stages.source import Source
@@ -99,7 +100,7 @@ class Studies:
         logged = [
             t
             for t in self.experiment.row("la")
-            if t.fold.split in by_split and (t.folder / residuals.FILE).exists()
+            if t.fold.split in by_split and (t.folder / FILE).exists()
         ]
         logs = {t.place: residuals.read_residuals(t.folder) for t in logged}
         known = [t for t in logged if logs[t.place]["n_known"].any()]
@@ -114,8 +115,8 @@ class Studies:
         self._csv("outliers", table)
         yield "### Outliers among the chosen labels"
         yield (
-            "How many structures the classifier selected and how many of their labels are off DFT by more than 0.1, 0.2 "
-            "and 0.3 eV/atom (Table 6 of the paper). The hidden DFT energies serve this count alone."
+            "How many structures the classifier selected and how many of their labels are off DFT by more than 0.1, "
+            "0.2 and 0.3 eV/atom (Table 6 of the paper). The hidden DFT energies serve this count alone."
         )
         counts = table[table["eip"] == "all"].drop(columns="eip")
         yield markdown(counts.astype(str))
@@ -201,7 +202,7 @@ def _kept(table: pd.DataFrame, title: str) -> str:
     """Shares of the outliers that get gradient in the first and the last tenth of the steps (Fig. 3b in words)."""
     tenth = max(len(table) // 10, 1)
     shares = []
-    for threshold in residuals.THRESHOLDS:
+    for threshold in THRESHOLDS:
         found, kept = table[f"outliers_{threshold:g}"], table[f"kept_{threshold:g}"]
         ends = [
             100 * kept[part].sum() / max(found[part].sum(), 1)
