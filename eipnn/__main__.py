@@ -12,6 +12,7 @@ eipnn {__version__}: neural-network interatomic potentials taught by empirical o
 usage: eipnn COMMAND [OPTIONS]      (eipnn COMMAND --help for the options)
 
   eips       list the OpenKIM models that cover given elements
+  generate   structures without labels, from your frames or from crystals of your elements
   label      energies and forces of structures under empirical potentials
   run        a whole experiment: label, classify, pretrain, fine-tune, test
   report     tables and pictures of finished runs
@@ -32,6 +33,10 @@ def main() -> None:
         print(USAGE)
     elif command == "--version":
         print(__version__)
+    elif command == "generate":
+        from eipnn.generate.command import main_generate
+
+        sys.exit(main_generate(arguments))
     elif command == "label":
         from eipnn.labels.command import main_label
 
