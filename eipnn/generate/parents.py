@@ -202,7 +202,7 @@ def _spacings(
 
 def _own_spacing(element: str) -> float:
     """From ASE's table of the elements' crystals."""
-    state = reference_states[atomic_numbers[element]] or {}
+    state: dict[str, Any] = reference_states[atomic_numbers[element]] or {}
     if state.get("symmetry") not in COORDINATION:
         raise InputError(
             f"--elements {element}: the crystal of the element is none of {', '.join(COORDINATION)}; "

@@ -81,12 +81,11 @@ class Recipe:
         """A parent drawn at random."""
         sources = [source for source in self.parents(kind) if source]
         source = sources[rng.integers(len(sources))]
-        return source[rng.integers(len(source))]
+        return source[int(rng.integers(len(source)))]
 
     def digest(self, kind: str) -> str:
         """A short text that differs where structures of this kind differ. No number, whoever reads it."""
-        frames, prototypes = self.parents(kind)
-        parents = [parent.description() for parent in (*frames, *prototypes)]
+        parents = [parent.description() for source in self.parents(kind) for parent in source]
         rule = hashlib.sha256(self.rule.shortest.tobytes()).hexdigest()
         content = [FORM, kind, self.seed, rule, self._settings(kind), parents]
         return "r" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
