@@ -13,6 +13,7 @@ usage: eipnn COMMAND [OPTIONS]      (eipnn COMMAND --help for the options)
 
   fetch      a published data set: download it, write structures, labels and splits
   eips       list the OpenKIM models that cover given elements
+  generate   structures without labels, from your frames or from crystals of your elements
   label      energies and forces of structures under empirical potentials
   run        a whole experiment: label, classify, pretrain, fine-tune, test
   report     tables and pictures of finished runs
@@ -38,6 +39,10 @@ def main() -> None:
         from eipnn.published.command import main_fetch
 
         sys.exit(main_fetch(arguments))
+    elif command == "generate":
+        from eipnn.generate.command import main_generate
+
+        sys.exit(main_generate(arguments))
     elif command == "label":
         from eipnn.labels.command import main_label
 

@@ -1,0 +1,217 @@
+"""What structures are made from: the user's own frames, and crystals of given elements."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.data import atomic_numbers, reference_states
+
+from eipnn.errors import InputError
+from eipnn.structures import Split, random_split, read_split, read_structures
+
+COORDINATION = {"fcc": 12, "bcc": 8, "hcp": 12, "sc": 6, "diamond": 4}
+PAULING = 0.6
+"""A: bonds grow by this times the logarithm (base 10) of the coordination (Pauling, J. Am. Chem. Soc. 69, 542
+(1947)). It gives 2.68 A for simple cubic aluminium from 2.86 A in fcc."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A structure of the user's: positions, cell and elements alone."""
+
+    name: str
+    atoms: Atoms
+
+    def draw(self, rng: np.random.Generator) -> Atoms:
+        """A copy; nothing is drawn."""
+        return self.atoms.copy()
+
+    def description(self) -> list[Any]:
+        """Plain values that say what it is."""
+        atoms = self.atoms
+        arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+        return [self.name, *(a.tolist() for a in arrays)]
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """A crystal whose sites are occupied at random.
+
+    Args:
+        structure: a key of `COORDINATION`.
+        repeats: conventional cells along each axis.
+        spacing: for each element the distance (A) of neighbours where there are 12 of them.
+    """
+
+    structure: str
+    repeats: tuple[int, int, int]
+    spacing: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        return f"{self.structure}-{len(self.sites())}"
+
+    def sites(self) -> Atoms:
+        """The crystal with neighbours 1 A apart."""
+        return unit_crystal(self.structure).repeat(self.repeats)
+
+    def draw(self, rng: np.random.Generator) -> Atoms:
+        """Every composition, the pure ones included, is as likely as any other; cells have the mean spacing."""
+        atoms = self.sites()
+        atoms.symbols[:] = _occupation(rng, sorted(self.spacing), len(atoms))
+        mean = float(np.mean([self.spacing[symbol] for symbol in atoms.symbols]))
+        atoms.set_cell(atoms.cell * _bond(mean, self.structure), scale_atoms=True)
+        return atoms
+
+    def shortest(self) -> float:
+        """The shortest distance (A) that `draw` can give."""
+        return _bond(min(self.spacing.values()), self.structure)
+
+    def description(self) -> list[Any]:
+        """Plain values that say what it is."""
+        return [self.structure, list(self.repeats), dict(self.spacing)]
+
+
+def _occupation(rng: np.random.Generator, elements: list[str], n: int) -> np.ndarray:
+    """Elements of n sites: bars at random among n stars, then in random order."""
+    places = rng.choice(n + len(elements) - 1, len(elements) - 1, replace=False)
+    edges = np.concatenate([[-1], np.sort(places), [n + len(elements) - 1]])
+    return rng.permutation(np.repeat(elements, np.diff(edges) - 1))
+
+
+def _bond(spacing: float, structure: str) -> float:
+    """Distance (A) of neighbours in a structure from that at coordination 12."""
+    return spacing - PAULING * float(np.log10(12 / COORDINATION[structure]))
+
+
+def unit_crystal(structure: str) -> Atoms:
+    """A conventional cell with neighbours 1 A apart; the atoms are placeholders."""
+    match structure:
+        case "fcc":
+            return bulk("H", "fcc", a=2**0.5, cubic=True)
+        case "bcc":
+            return bulk("H", "bcc", a=2 / 3**0.5, cubic=True)
+        case "diamond":
+            return bulk("H", "diamond", a=4 / 3**0.5, cubic=True)
+        case "hcp":
+            return bulk("H", "hcp", a=1.0, orthorhombic=True)
+    return bulk("H", "sc", a=1.0)
+
+
+def read_parents(
+    files: Sequence[str], split: Split | str | None, energy_key: str | None
+) -> tuple[list[Frame], int, Split | None]:
+    """The user's frames; with a split those of its training part alone.
+
+    Children of test frames in the pool would tell a network what it is tested on, and children of validation
+    frames would spoil the choice of the best epoch.
+
+    Args:
+        split: a CSV file, or `random:K`, the split K of `eipnn run` with `splits: random`.
+
+    Returns:
+        the frames but for free atoms, the number of frames in the files, and the split.
+
+    Raises:
+        InputError: a file is bad, an id stands twice, or no frame is left.
+    """
+    structures = [a for file in files for a in read_structures(file, energy_key=energy_key)]
+    ids = [atoms.info["config_id"] for atoms in structures]
+    if repeated := [name for name in dict.fromkeys(ids) if ids.count(name) > 1]:
+        raise InputError(
+            f"the config_id {repeated[0]!r} is in two of the files; give every structure its own"
+        )
+    chosen = _split(split, ids) if isinstance(split, str) else split
+    if chosen is not None:
+        replace(chosen, val=(), test=(), pool=()).check(ids, (), str(split))
+    train = set(ids if chosen is None else chosen.train)
+    frames = [
+        Frame(name, Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc))
+        for name, a in zip(ids, structures, strict=True)
+        if name in train and (len(a) > 1 or a.pbc.any())
+    ]
+    if files and not frames:
+        raise InputError(
+            f"{', '.join(files)}: no frame to start from (free atoms and what is not in the training part do not "
+            "count); give other frames, another split, or --elements"
+        )
+    return frames, len(structures), chosen
+
+
+def _split(text: str, ids: Sequence[str]) -> Split:
+    kind, _, number = text.partition(":")
+    if kind != "random":
+        return read_split(text)
+    if not number.isdecimal():
+        raise InputError(
+            f"--split {text}: write random:1 for the first random split of `eipnn run`"
+        )
+    return random_split(ids, (), int(number))
+
+
+def make_prototypes(
+    elements: Sequence[str],
+    structures: Sequence[str],
+    lattice_constant: float | None,
+    frames: Sequence[Frame],
+    max_atoms: int,
+) -> list[Prototype]:
+    """Crystals of the elements, each in cells of several sizes up to `max_atoms`.
+
+    Neighbours are as far apart as `lattice_constant` (A, of the first structure) says, else as the median volume per
+    atom of the periodic frames says, again for the first structure, else as in the elements' own crystals.
+    """
+    for element in elements:
+        if element not in atomic_numbers or element == "X":
+            raise InputError(f"--elements: {element!r} is no chemical symbol; write Al or Ag Au")
+    if not elements:
+        return []
+    order = structures or _own_first(elements[0])
+    spacing = _spacings(elements, order[0], lattice_constant, frames)
+    crystals = [
+        Prototype(structure, repeats, spacing)
+        for structure in order
+        for repeats in ((1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 2), (2, 2, 3), (2, 3, 3), (3, 3, 3))
+    ]
+    small = [c for c in crystals if len(c.sites()) <= max_atoms]
+    if not small:
+        raise InputError(f"--max-atoms {max_atoms}: no cell of {order[0]} is as small; raise it")
+    return small
+
+
+def _own_first(element: str) -> tuple[str, ...]:
+    own = (reference_states[atomic_numbers[element]] or {}).get("symmetry")
+    return tuple(sorted(COORDINATION, key=lambda structure: structure != own))
+
+
+def _spacings(
+    elements: Sequence[str], first: str, constant: float | None, frames: Sequence[Frame]
+) -> dict[str, float]:
+    unit = unit_crystal(first)
+    if constant is not None:
+        return dict.fromkeys(elements, _spacing(first, constant / unit.cell.lengths()[0]))
+    volumes = [f.atoms.get_volume() / len(f.atoms) for f in frames if f.atoms.pbc.all()]
+    if volumes:
+        bond = float(np.median(volumes) / (unit.get_volume() / len(unit))) ** (1 / 3)
+        return dict.fromkeys(elements, _spacing(first, bond))
+    return {element: _own_spacing(element) for element in elements}
+
+
+def _own_spacing(element: str) -> float:
+    """From ASE's table of the elements' crystals."""
+    state: dict[str, Any] = reference_states[atomic_numbers[element]] or {}
+    if state.get("symmetry") not in COORDINATION:
+        raise InputError(
+            f"--elements {element}: the crystal of the element is none of {', '.join(COORDINATION)}; "
+            "give --lattice-constant, of the first of --prototypes"
+        )
+    return _spacing(
+        state["symmetry"], state["a"] / unit_crystal(state["symmetry"]).cell.lengths()[0]
+    )
+
+
+def _spacing(structure: str, bond: float) -> float:
+    return bond + PAULING * float(np.log10(12 / COORDINATION[structure]))

@@ -1,0 +1,194 @@
+"""A pool file: made piece by piece, resumed after a kill, extended later, written whole or not at all."""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ase.io import write
+from ase.io.extxyz import key_val_str_to_dict
+from filelock import FileLock, Timeout
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from eipnn.errors import InputError
+from eipnn.files import write_atomically
+from eipnn.generate.dynamics import PICKS
+from eipnn.generate.kinds import make
+from eipnn.generate.recipe import KINDS, Recipe
+from eipnn.progress import progress_bar
+
+BLOCK = 20  # structures made in one go
+
+
+class PoolError(InputError):
+    """A pool file that cannot be made here; the message names file and mend."""
+
+
+def make_pool(
+    recipe: Recipe, counts: Mapping[str, int], file: Path, workers: int = 1, shown: bool = False
+) -> int:
+    """Write the first `counts[kind]` structures of each kind to `file` (extended XYZ).
+
+    Structures that are in `file` already, or in what a killed run left beside it, are not made again. So a file grows
+    when more are asked for, and the result is the same, byte for byte, as if it had been made at once.
+
+    Returns:
+        how many structures were made now.
+
+    Raises:
+        PoolError: `file` holds other structures than these, or another run is at work on it.
+        InputError: a structure cannot be made.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    digests = {kind: recipe.digest(kind) for kind in KINDS if counts.get(kind)}
+    lock = file.with_name(f".{file.name}.lock")
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                return _make_under_lock(recipe, digests, counts, file, workers, shown)
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        raise PoolError(
+            f"{file}: another `eipnn generate` is at work on it; wait for its end"
+        ) from None
+
+
+def _make_under_lock(
+    recipe: Recipe,
+    digests: Mapping[str, str],
+    counts: Mapping[str, int],
+    file: Path,
+    workers: int,
+    shown: bool,
+) -> int:
+    wanted = [f"{kind}-{k:06d}" for kind in digests for k in range(counts[kind])]
+    texts = _existing(file, digests, set(wanted))
+    texts |= _resumed(_journal(file), digests)
+    missing = {kind: _missing(kind, counts[kind], texts) for kind in digests}
+    made = _make_all(recipe, digests, missing, _journal(file), workers, shown)
+    texts |= made
+    write_atomically(file, "".join(texts[name] for name in wanted))
+    _journal(file).unlink(missing_ok=True)
+    return len(made)
+
+
+def _journal(file: Path) -> Path:
+    """Where structures are kept as they are made, until all are there."""
+    return file.with_name(f".{file.name}.part")
+
+
+def _split_frames(text: str) -> Iterator[tuple[str, str, str]]:
+    """`config_id`, recipe and text of each whole frame; ends before one that was cut off.
+
+    Raises ValueError or KeyError where the text is no such file.
+    """
+    lines = text.splitlines(keepends=True)
+    start = 0
+    while start + 1 < len(lines):
+        stop = start + 2 + int(lines[start])
+        if stop > len(lines) or not lines[stop - 1].endswith("\n"):
+            return
+        info = key_val_str_to_dict(lines[start + 1].strip())
+        yield info["config_id"], info["recipe"], "".join(lines[start:stop])
+        start = stop
+
+
+def _existing(file: Path, digests: Mapping[str, str], wanted: set[str]) -> dict[str, str]:
+    """The frames of the file, all of which must be wanted."""
+    if not file.exists():
+        return {}
+    try:
+        text = file.read_text(encoding="utf-8")
+        frames = list(_split_frames(text))
+        ours = "".join(part for *_, part in frames) == text
+    except (ValueError, KeyError):
+        ours = False
+    if not ours:
+        raise PoolError(
+            f"{file}: is there already, and `eipnn generate` did not make it; name another file"
+        )
+    for name, digest, _ in frames:
+        kind = name.rpartition("-")[0]
+        if name not in wanted:
+            raise PoolError(
+                f"{file}: holds {name} already, which is not asked for now; ask for at least as many of each "
+                "kind as there are, remove the file, or name another"
+            )
+        if digest != digests[kind]:
+            raise PoolError(
+                f"{file}: its {kind} structures were made with other parents or settings; give those again to "
+                "extend it, remove it, or name another file"
+            )
+    return {name: text for name, _, text in frames}
+
+
+def _resumed(journal: Path, digests: Mapping[str, str]) -> dict[str, str]:
+    """What a killed run of the same recipe made; the journal is left with that alone."""
+    if not journal.exists():
+        return {}
+    texts = {
+        name: text
+        for name, digest, text in _split_frames(journal.read_text(encoding="utf-8"))
+        if digest in digests.values()
+    }
+    write_atomically(journal, "".join(texts.values()))
+    return texts
+
+
+def _missing(kind: str, count: int, texts: Mapping[str, str]) -> list[list[int]]:
+    """The numbers still to be made, in the groups that are made in one go."""
+    size = PICKS if kind == "md" else BLOCK
+    groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    left = [[k for k in group if f"{kind}-{k:06d}" not in texts] for group in groups]
+    return [group for group in left if group]
+
+
+def _make_all(
+    recipe: Recipe,
+    digests: Mapping[str, str],
+    missing: Mapping[str, list[list[int]]],
+    journal: Path,
+    workers: int,
+    shown: bool,
+) -> dict[str, str]:
+    total = sum(len(group) for groups in missing.values() for group in groups)
+    if not total:
+        return {}
+    jobs = (
+        delayed(_texts)(recipe, kind, digests[kind], group)
+        for kind, groups in missing.items()
+        for group in groups
+    )
+    texts: dict[str, str] = {}
+    try:
+        with (
+            progress_bar("structures", total, "structures", shown) as advance,
+            journal.open("a", encoding="utf-8") as stream,
+        ):
+            for made in Parallel(n_jobs=workers, return_as="generator")(jobs):
+                stream.write("".join(made.values()))
+                stream.flush()
+                texts |= made
+                advance(len(made))
+    except TerminatedWorkerError as error:
+        raise PoolError(
+            f"{journal}: a worker process was ended from outside or by the potential ({error}); what was made is "
+            "kept there, and the same command goes on from it. Name another --eip where it happens again"
+        ) from None
+    finally:
+        if workers > 1:
+            get_reusable_executor().shutdown()
+    return texts
+
+
+def _texts(recipe: Recipe, kind: str, digest: str, numbers: list[int]) -> dict[str, str]:
+    """Structures as they stand in the file, with the recipe's digest, by `config_id`."""
+    texts = {}
+    for atoms in make(recipe, kind, numbers):
+        atoms.info["recipe"] = digest
+        stream = io.StringIO()
+        write(stream, atoms, format="extxyz")
+        texts[atoms.info["config_id"]] = stream.getvalue()
+    return texts

@@ -1,0 +1,104 @@
+"""All that a generated structure is a function of, besides its kind and number."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from eipnn.eips import EIP
+from eipnn.errors import InputError
+from eipnn.generate.distance import DistanceRule
+from eipnn.generate.parents import Frame, Prototype
+
+KINDS = ("rattle", "strain", "packed", "md")
+"""In the order of the file; a kind's place seeds its random numbers, so that it never changes."""
+FORM = 1  # raised where the same recipe comes to give other structures
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """Molecular dynamics under one EIP.
+
+    Args:
+        eip: the potential.
+        temperatures: lowest and highest, K.
+        timestep: fs.
+        steps: between two frames that are kept.
+    """
+
+    eip: EIP
+    temperatures: tuple[float, float] = (300.0, 1500.0)
+    timestep: float = 2.0
+    steps: int = 200
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What structures are made from, and how.
+
+    Args:
+        frames: the user's frames.
+        prototypes: crystals; where there are frames too, half of the structures come from each.
+        rule: distances that no structure goes below.
+        seed: not negative.
+        max_atoms: cells of `rattle`, `packed` and `md` are repeated up to so many atoms.
+        rattle_max: largest standard deviation of a displacement along an axis, A.
+        strain_max: largest component of a strain, before the volume is scaled.
+        volumes: lowest and highest volume relative to the parent's, for `strain` and `packed`.
+        dynamics: for `md`.
+    """
+
+    frames: Sequence[Frame]
+    prototypes: Sequence[Prototype]
+    rule: DistanceRule
+    seed: int = 0
+    max_atoms: int = 32
+    rattle_max: float = 0.3
+    strain_max: float = 0.1
+    volumes: tuple[float, float] = (0.85, 1.25)
+    dynamics: Dynamics | None = field(default=None)
+
+    def rng(self, kind: str, number: int) -> np.random.Generator:
+        """The random numbers of one structure (of `md`: of one trajectory)."""
+        return np.random.default_rng([self.seed, KINDS.index(kind), number])
+
+    def parents(self, kind: str) -> tuple[Sequence[Frame], Sequence[Prototype]]:
+        """Frames and prototypes that suit a kind; raises `InputError` where there are none."""
+        frames = self.frames
+        if kind == "packed":
+            frames = [frame for frame in frames if frame.atoms.pbc.all()]
+        if not frames and not self.prototypes:
+            raise InputError(
+                f"{kind}: the density is that of frames which are periodic along all axes, and there are none; "
+                "give such frames, or --elements"
+            )
+        return frames, self.prototypes
+
+    def pick(self, kind: str, rng: np.random.Generator) -> Frame | Prototype:
+        """A parent drawn at random."""
+        sources = [source for source in self.parents(kind) if source]
+        source = sources[rng.integers(len(sources))]
+        return source[int(rng.integers(len(source)))]
+
+    def digest(self, kind: str) -> str:
+        """A short text that differs where structures of this kind differ. No number, whoever reads it."""
+        parents = [parent.description() for source in self.parents(kind) for parent in source]
+        rule = hashlib.sha256(self.rule.shortest.tobytes()).hexdigest()
+        content = [FORM, kind, self.seed, rule, self._settings(kind), parents]
+        return "r" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+    def _settings(self, kind: str) -> list[Any]:
+        match kind:
+            case "rattle":
+                return [self.max_atoms, self.rattle_max]
+            case "strain":
+                return [self.strain_max, self.volumes]
+            case "packed":
+                return [self.max_atoms, self.strain_max, self.volumes]
+        md = self.dynamics
+        if md is None:
+            raise InputError("md: needs a potential; give --eip")
+        return [self.max_atoms, md.eip.description(), md.temperatures, md.timestep, md.steps]
