@@ -96,8 +96,10 @@ class Source:
                 "give every structure its own"
             )
         self.split: Split = read_split(config.split)
-        # a structure of the pool may come from the DFT file: its DFT energy is hidden from the training
-        self.split.check(list(self.dft), [*self.pool, *self.dft], config.split)
+        # A structure of the pool may come from the DFT file: its DFT energy is hidden from the training. Without a pool
+        # file, what needs the pool says so when it is asked for.
+        pool_ids = [*self.pool, *self.dft] if config.pool else self.split.pool
+        self.split.check(list(self.dft), pool_ids, config.split)
         self._store: LabelStore | None = None
         self._checked: set[str] = set()  # ids whose structures are those of the label store
         self.zero = self._fit_dft_zero()
