@@ -120,6 +120,8 @@ def test_every_key_reaches_its_object(tiny, tmp_path, stage):
     if stage == "Finetune":
         data |= {
             "dft_fraction": 0.5,
+            "epoch_steps": 7,
+            "delta_eip": None,  # has DFT labels alone
             "selection": str(tiny.select(tmp_path / "s.csv", {"pool_000001": "au"})),
         }
     made = objects(config, tmp_path)
@@ -155,6 +157,7 @@ def test_every_key_reaches_its_object(tiny, tmp_path, stage):
     assert str(made.datamodule.cache) == "somewhere"
     if stage == "Finetune":
         assert made.datamodule.dft_fraction == 0.5
+        assert made.datamodule.epoch_steps == 7
         assert made.datamodule.chosen == {"pool_000001": "au"}
 
 

@@ -89,6 +89,16 @@ def test_members_outside_of_the_folder(tmp_path, capsys, make, name):
     assert not list(tmp_path.rglob("out.h5"))
 
 
+def test_links_in_an_archive(tmp_path, capsys):
+    evil = tmp_path / "evil.tgz"
+    with tarfile.open(evil, "w:gz") as packed:
+        link = tarfile.TarInfo("out.h5")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        packed.addfile(link)
+    assert fetch("ani-al", tmp_path / "a", evil) == 1
+    assert "is neither a file nor a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["gztar", "zip", "xztar"])
 def test_archives_that_are_cut_short(silicon, tmp_path, capsys, kind):
     packed = archive(kind, silicon, tmp_path / "packed")

@@ -53,12 +53,23 @@ def _unpack_file(source: Path, folder: Path) -> None:
 
 
 def _unpack_tar(source: Path, folder: Path) -> None:
+    """Files and folders alone: a link could lead outside. (Python's own filter came with 3.11.4.)"""
     size = source.stat().st_size
     with source.open("rb") as stream, tarfile.open(fileobj=stream) as archive:
         done = 0
         with byte_bar(f"unpacking {source.name}", size) as advance:
             for member in archive:
-                archive.extract(member, folder, filter="data")
+                _check_name(member.name, source)
+                if content := archive.extractfile(member) if member.isfile() else None:
+                    path = folder / member.name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("wb") as target:
+                        shutil.copyfileobj(content, target)
+                elif not member.isdir():
+                    raise ArchiveError(
+                        f"{source}: the member {member.name!r} is neither a file nor a folder; unpack it by hand "
+                        "and name the folder"
+                    )
                 advance(stream.tell() - done)
                 done = stream.tell()
             advance(size - done)
@@ -68,10 +79,14 @@ def _unpack_zip(source: Path, folder: Path) -> None:
     with zipfile.ZipFile(source) as archive:
         members = archive.infolist()
         for member in members:
-            path = PurePosixPath(member.filename.replace("\\", "/"))
-            if path.is_absolute() or ".." in path.parts:
-                raise ArchiveError(f"{source}: the member {member.filename!r} lies outside of it")
+            _check_name(member.filename.replace("\\", "/"), source)
         with progress_bar(f"unpacking {source.name}", len(members), "files") as advance:
             for member in members:
                 archive.extract(member, folder)
                 advance(1)
+
+
+def _check_name(name: str, source: Path) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ArchiveError(f"{source}: the member {name!r} lies outside of it")
