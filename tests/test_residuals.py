@@ -24,7 +24,7 @@ from tiny import (
 
 from eipnn import FinetuneDataModule, FinetuneModule
 from eipnn.errors import InputError
-from eipnn.report.residuals import outliers, read_residuals, selection_table, spreads
+from eipnn.report.residuals import outliers, pooled, read_residuals, selection_table, spreads
 from eipnn.report.runs import ReportError
 from eipnn.representations import SchNet
 from eipnn.stages.residuals import (
@@ -295,3 +295,11 @@ def test_pictures_of_a_training(whole, tmp_path):
     with pytest.raises(ReportError, match=r"residuals\.csv: missing"):
         read_residuals(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_pooled_logs_add_counts_and_average_spreads(whole):
+    table = read_residuals(whole)
+    twice = pooled([table, table.iloc[:-1].assign(spread=3 * table["spread"])])
+    assert len(twice) == len(table) - 1  # steps that both have
+    assert twice["n_eip"].tolist() == (2 * table["n_eip"].iloc[:-1]).tolist()
+    assert twice["spread"].to_numpy() == pytest.approx(2 * table["spread"].iloc[:-1].to_numpy())

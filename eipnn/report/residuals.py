@@ -1,6 +1,6 @@
 """Fig. 3b, Fig. 3c and Table 6 of Shui et al. 2022: the outliers among the chosen labels, and what became of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,17 @@ def read_residuals(stage: Path) -> pd.DataFrame:
         ReportError: there is none, or it is damaged.
     """
     return read_table(stage / FILE, ("step", "epoch", "spread", *COUNTS))
+
+
+def pooled(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The logs of several trainings as one: by step, counts are summed and spreads averaged.
+
+    Steps that not all trainings have are left out.
+    """
+    joined = pd.concat(tables, ignore_index=True)
+    joined = joined.groupby("step").filter(lambda rows: len(rows) == len(tables))
+    how = dict.fromkeys(COUNTS, "sum") | dict.fromkeys(SPREAD_COLOURS, "mean")
+    return joined.groupby("step").agg(how).reset_index()
 
 
 def selection_table(source: Source, chosen: Mapping[str, str]) -> pd.DataFrame:
@@ -80,9 +91,10 @@ def outliers(table: pd.DataFrame, title: str, file: Path) -> None:
         for threshold, look in zip(THRESHOLDS, LOOKS, strict=True):
             found, kept = table[f"outliers_{threshold:g}"], table[f"kept_{threshold:g}"]
             share = _running(kept, "sum") / _running(found, "sum")  # no outlier in the window: NaN
-            raw = (kept / found).fillna(share)
+            colour, dashes = look
             name = f"> {threshold:g} eV/atom"
-            _lines(axis, table["step"], 100 * raw, 100 * share, look, name)
+            # a batch has too few of them for a line of its own
+            axis.plot(table["step"], 100 * share, dashes, color=colour, linewidth=1.8, label=name)
         axis.set_ylim(-2, 102)
         _finish(figure, axis, "EIP labels off DFT by", file)
 

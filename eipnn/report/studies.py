@@ -106,10 +106,10 @@ class Studies:
         known = [t for t in logged if logs[t.place]["n_known"].any()]
         if not known:
             return
-        first = known[0]
-        title = f"+LA, split {first.fold.split} seed {first.fold.seed}"
+        together = residuals.pooled([logs[t.place] for t in known])
+        title = f"+LA, {len(known)} splits and seeds" if len(known) > 1 else "+LA"
         for draw, name in ((residuals.outliers, "outliers"), (residuals.spreads, "spreads")):
-            draw(logs[first.place], title, self.folder / f"{name}.png")
+            draw(together, title, self.folder / f"{name}.png")
         chosen = [_selected(t, by_split[t.fold.split]) for t in known]
         table = pd.concat(chosen, ignore_index=True)
         self._csv("outliers", table)
@@ -122,7 +122,7 @@ class Studies:
         yield markdown(counts.astype(str))
         yield f"![Outliers that still get gradient, by step]({self.link}outliers.png)"
         yield f"![Spread of the residuals, by step]({self.link}spreads.png)"
-        yield _kept(logs[first.place], title)
+        yield _kept(together)
 
     def _single(self) -> str:
         found = set()
@@ -198,21 +198,23 @@ def _selected(training: Training, source: "Source") -> pd.DataFrame:
     )
 
 
-def _kept(table: pd.DataFrame, title: str) -> str:
+def _kept(table: pd.DataFrame) -> str:
     """Shares of the outliers that get gradient in the first and the last tenth of the steps (Fig. 3b in words)."""
     tenth = max(len(table) // 10, 1)
+    ends = (slice(0, tenth), slice(-tenth, None))
     shares = []
     for threshold in THRESHOLDS:
         found, kept = table[f"outliers_{threshold:g}"], table[f"kept_{threshold:g}"]
-        ends = [
-            100 * kept[part].sum() / max(found[part].sum(), 1)
-            for part in (slice(0, tenth), slice(-tenth, None))
+        share = [
+            f"{100 * kept[part].sum() / found[part].sum():.0f} %" if found[part].sum() else "none"
+            for part in ends
         ]
-        shares.append(f"{threshold:g} eV/atom from {ends[0]:.0f} to {ends[1]:.0f} %")
-    spread = [table["spread"].iloc[part].mean() for part in (slice(0, tenth), slice(-tenth, None))]
+        shares.append(f"{threshold:g} eV/atom from {share[0]} to {share[1]}")
+    spread = [table["spread"].iloc[part].mean() for part in ends]
     return (
-        f"{title}, first against last tenth of the steps: outliers that still get gradient go, beyond "
-        f"{'; '.join(shares)}; the spread of the residuals goes from {spread[0]:.3f} to {spread[1]:.3f} eV."
+        "First against last tenth of the steps: outliers that still get gradient go, beyond "
+        f"{'; '.join(shares)}; the spread of the residuals goes from {spread[0]:.3f} to {spread[1]:.3f} eV. An outlier "
+        "is far from DFT; it loses its gradient where it is far from what the network says."
     )
 
 
