@@ -212,7 +212,7 @@ def test_epoch_steps_repeat_dft_and_are_shared_by_processes(tiny, tmp_path):
 def delta(tiny, tmp_path_factory) -> Path:
     """A potential that was trained on top of the EIP ``au``."""
     made = stage_config(tiny, "Finetune", tmp_path_factory.mktemp("delta"), max_epochs=2)
-    made["data"]["init_args"]["delta_eip"] = "au"
+    made["data"]["init_args"] |= {"delta_eip": "au", "eip_energy_zero": "least_squares"}
     root = eipnn_stage("fit", made)
     eipnn_stage("test", made, "--ckpt_path", str(root / "checkpoints" / "best.ckpt"))
     return root
@@ -268,6 +268,12 @@ def test_delta_needs_its_eip_in_the_calculator(delta, tiny):
         InputError, match="gives DFT less au: give that EIP's ASE calculator as eip"
     ):
         EIPNNCalculator(delta / "checkpoints" / "best.ckpt")
+
+
+def test_a_delta_checkpoint_is_not_tested_without_its_eip(delta, tiny, tmp_path):
+    made = stage_config(tiny, "Finetune", tmp_path)
+    with pytest.raises(SystemExit, match="the checkpoint's energy zeros are"):
+        eipnn_stage("test", made, "--ckpt_path", str(delta / "checkpoints" / "best.ckpt"))
 
 
 def test_a_delta_potential_is_not_exported(delta):

@@ -82,9 +82,13 @@ class FinetuneModule(StageModule):
                 largest,
             )
         self.head.set_scale(torch.tensor([scale]), shift_table([shift]))
-        if eip := datamodule.delta_eip:
-            self.zeros = datamodule.source.zero_record([eip])
-            self.zeros["dft"]["eip"] = eip
+
+    def zero_record(self, datamodule: Any) -> dict[str, dict[str, Any]]:
+        if datamodule.delta_eip is None:
+            return super().zero_record(datamodule)
+        record: dict[str, dict[str, Any]] = datamodule.source.zero_record([datamodule.delta_eip])
+        record["dft"]["eip"] = datamodule.delta_eip
+        return record
 
     @property
     def delta_eip(self) -> str | None:

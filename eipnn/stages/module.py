@@ -81,7 +81,11 @@ class StageModule(LightningModule):
     def adopt(self, datamodule: Any) -> None:
         """Take elements, zeros and scales from the training data, before the first step."""
         self.elements = datamodule.elements
-        self.zeros = datamodule.source.zero_record(self.eips)
+        self.zeros = self.zero_record(datamodule)
+
+    def zero_record(self, datamodule: Any) -> dict[str, dict[str, Any]]:
+        """The zeros of DFT and of the EIPs that this stage reads, as plain values."""
+        return datamodule.source.zero_record(self.eips)  # type: ignore[no-any-return]
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -179,9 +183,7 @@ class StageModule(LightningModule):
                     "give it the same"
                 )
         datamodule = getattr(self._trainer, "datamodule", None)
-        current = (
-            datamodule.source.zero_record(self.eips) if datamodule is not None else found["zeros"]
-        )
+        current = self.zero_record(datamodule) if datamodule is not None else found["zeros"]
         if not same_zeros(current, found["zeros"]):
             raise CheckpointError(
                 f"{file}: the checkpoint's energy zeros are {found['zeros']}, the data's {current}; "
@@ -299,13 +301,15 @@ def build_representation(config: dict[str, Any]) -> Representation:
 
 
 def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two zero records are equal to 1e-6 eV."""
+    """Whether two zero records are equal to 1e-6 eV, and on top of the same EIP where there is one."""
 
     def flat(record: dict[str, Any]) -> dict[tuple[str, str], float]:
         return {
             (source, el): e for source, zero in record.items() for el, e in zero["energies"].items()
         }
 
+    if a.get("dft", {}).get("eip") != b.get("dft", {}).get("eip"):
+        return False
     x, y = flat(a), flat(b)
     return x.keys() == y.keys() and all(abs(x[k] - y[k]) < 1e-6 for k in x)
 
