@@ -85,7 +85,7 @@ class StageModule(LightningModule):
 
     def zero_record(self, datamodule: Any) -> dict[str, dict[str, Any]]:
         """The zeros of DFT and of the EIPs that this stage reads, as plain values."""
-        return datamodule.source.zero_record(self.eips)  # type: ignore[no-any-return]
+        return datamodule.source.zero_record(self.eips)
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
