@@ -1,7 +1,6 @@
 """The command `eipnn generate`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eipnn.eips import EIP, load_eips, named_sets
-from eipnn.errors import InputError
+from eipnn.errors import InputError, exit_code
 from eipnn.generate.distance import (
     COVALENT_SHARE,
     PARENT_SHARE,
@@ -36,15 +35,7 @@ def main_generate(argv: Sequence[str]) -> int:
     """`eipnn generate`: the exit code."""
     options = parser().parse_args(argv)
     console = Console(stderr=True)
-    try:
-        _generate(options, console)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        return 130
-    except (InputError, OSError) as error:
-        print(f"eipnn generate: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code("generate", lambda: _generate(options, console))
 
 
 def parser() -> argparse.ArgumentParser:

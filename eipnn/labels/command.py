@@ -17,7 +17,7 @@ from rich.table import Table
 
 from eipnn.eips import load_eips, named_sets
 from eipnn.eips.installed import covering
-from eipnn.errors import InputError
+from eipnn.errors import exit_code
 from eipnn.labels.engine import label_structures
 from eipnn.labels.leaderboard import (
     Comparison,
@@ -49,15 +49,7 @@ def main_label(argv: Sequence[str]) -> int:
     """`eipnn label`: the exit code, 0 also where single labels have failed."""
     options = _label_parser().parse_args(argv)
     console = Console(stderr=True)
-    try:
-        _label(options, console)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        return 130
-    except (InputError, OSError) as error:
-        print(f"eipnn label: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code("label", lambda: _label(options, console))
 
 
 def main_eips(argv: Sequence[str]) -> int:

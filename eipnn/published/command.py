@@ -3,14 +3,13 @@
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from eipnn.errors import InputError
+from eipnn.errors import InputError, exit_code
 from eipnn.published.agau import AgAu
 from eipnn.published.ani_al import AniAl
 from eipnn.published.archive import unpack
@@ -27,20 +26,17 @@ def main_fetch(argv: Sequence[str]) -> int:
     """`eipnn fetch`: the exit code."""
     options = _parser().parse_args(argv)
     published = next(s for s in SETS if s.name == options.name)
+    return exit_code("fetch", lambda: _fetch_alone(published, options.output, options.archive))
+
+
+def _fetch_alone(published: PublishedSet, folder: Path, archives: Sequence[Path]) -> None:
+    """`fetch`, with the lock of the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        options.output.mkdir(parents=True, exist_ok=True)
-        with FileLock(options.output / LOCK, timeout=0):
-            fetch(published, options.output, options.archive)
+        with FileLock(folder / LOCK, timeout=0):
+            fetch(published, folder, archives)
     except Timeout:
-        print(f"eipnn fetch: {options.output}: another `eipnn fetch` is at work", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (InputError, OSError) as error:
-        print(f"eipnn fetch: {error}", file=sys.stderr)
-        return 1
-    return 0
+        raise InputError(f"{folder}: another `eipnn fetch` is at work") from None
 
 
 def _parser() -> argparse.ArgumentParser:

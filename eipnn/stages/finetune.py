@@ -296,13 +296,14 @@ class FinetuneDataModule(StageDataModule):
     def _with_energies(self, ids: Sequence[str], energies: Tensor, is_dft: bool) -> Configurations:
         frames = self.source.structures(ids)
         error = self.source.errors_per_atom(ids, energies.numpy())
+        zero = self._zeros(frames)
         targets = {
             "energy": energies.float(),
             # of what is off DFT, for the log alone: a pool structure's DFT energy is not to be learned from
             "error_per_atom": torch.from_numpy(error),
             "is_dft": torch.full((len(ids),), is_dft),
-            "total": energies + self._zeros(frames),
-            "zero": self._zeros(frames),
+            "total": energies + zero,
+            "zero": zero,
         }
         return self.configurations(frames, targets)
 
