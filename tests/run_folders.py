@@ -12,6 +12,7 @@ from ase import Atoms
 
 from eipnn.files import write_json
 from eipnn.labels import LabelStore
+from eipnn.run.strategy import STRATEGIES
 from eipnn.structures import energy, resolve
 
 N_DFT, N_POOL = 60, 40
@@ -34,9 +35,12 @@ BEYOND = {
     "la-single": 0.6,
     "mp-single": 0.3,
     "delta": 0.2,
+    "mp+delta": 0.12,
+    "delta-long": 0.18,
+    "mp+delta-long": 0.11,
 }
 """The same for the rows beyond Table 1."""
-STEPS = {"la": 90, "mp+la": 90, "baseline-long": 90, "mp-long": 90}
+STEPS = {name: 90 for name, s in STRATEGIES.items() if not s.short}
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def write_training(
     }
     about = {"stage": "finetune", "strategy": strategy, "split": split, "seed": seed}
     about |= {"frames": frames} if frames else {}
-    about |= {"single_eip": "sw"} if strategy in ("la-single", "mp-single", "delta") else {}
+    about |= {"single_eip": "sw"} if STRATEGIES[strategy].single else {}
     done = about | {"alpha": alpha, "fingerprint": f"{strategy}{split}", "result": result}
     write_json(folder / "done.json", done)
     alphas = {str(alpha): size} | ({"1.0": 0.7} if strategy == "mp+la" else {})

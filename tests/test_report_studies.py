@@ -23,7 +23,7 @@ def report(tmp_path_factory):
     silicon = write_silicon(tmp_path_factory.mktemp("silicon"))
     run = tmp_path_factory.mktemp("all") / "run"
     write_run(run, silicon, strategies=(*ERRORS, *BEYOND))
-    few = ("baseline", "baseline-long", "la", "mp", "mp-long", "mp+la")
+    few = ("baseline", "baseline-long", "la", "mp", "mp-long", "mp+la", "delta", "delta-long")
     write_run(run, silicon, few, frames=12, larger=4.0)
     write_run(run, silicon, few, frames=24, larger=2.0)
     assert main_report([str(run)]) == 0
@@ -51,9 +51,14 @@ def plain(tmp_path_factory):
                 "+LA",
                 "+MP",
                 "+MP+LA",
+                "SchNet-long",
+                "+MP-long",
                 "+LA (one EIP)",
                 "+MP (one EIP)",
                 "SchNet on DFT - EIP",
+                "+MP on DFT - EIP",
+                "SchNet on DFT - EIP, long",
+                "+MP on DFT - EIP, long",
             ],
         ),
     ],

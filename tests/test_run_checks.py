@@ -1,5 +1,6 @@
-"""`eipnn run`: what is refused before anything is trained, and stages whose files are gone or were never whole."""
+"""`eipnn run`: what is refused before anything is trained, lost and unfinished stages, the table at the end."""
 
+import io
 import signal
 import sys
 from argparse import Namespace
@@ -11,12 +12,13 @@ import torch
 import yaml
 from ase import Atoms
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
 from tiny import EIPS, REPRESENTATION
 
 from eipnn import cli
 from eipnn.errors import InputError
 from eipnn.run import execute
-from eipnn.run.command import _zero_options, check_options, run
+from eipnn.run.command import _zero_options, check_options, results_table, run
 from eipnn.run.execute import Stage, StageError, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, read_experiment
 from eipnn.run.plan import Plan
@@ -222,3 +224,23 @@ def test_the_leaderboard_of_the_labels_gets_the_zeros(tmp_path, capfd, eips, opt
     given = _zero_options({"energy_zero": "least_squares", "eip_energy_zero": eips}, tmp_path)
     assert given == ["--energy-zero", "least_squares", *options]
     assert said in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("about", [{}, {"experiment": "schnet"}, {"frames": 25}, {"seed": 3}])
+def test_the_closing_table_fits_a_terminal(about):
+    result = {
+        "test_config_mae": 12.3456,
+        "test_atom_mae": 0.1234,
+        "epochs": 100,
+        "gradient_steps": 72000,
+    }
+    rows = [
+        {"strategy": name, "split": 1, "seed": 0, "alpha": alpha, "result": result} | about
+        for name, alpha in (("baseline", None), ("mp+la-mse", 0.1))
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(results_table(rows))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert all(str(value) in text for value in (*about.values(), "12.3456", "72000", "0.1"))
+    assert ("seed" in text, "frames" in text) == ("seed" in about, "frames" in about)

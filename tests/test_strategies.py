@@ -115,6 +115,22 @@ def test_one_eip_labels_the_whole_pool_and_pretrains(experiment, run, fake, tmp_
     assert ("classify", "fit") not in fake.commands
 
 
+def test_delta_learning_starts_from_the_pretraining_on_all_eips(experiment, run, fake, tmp_path):
+    run(experiment, "--strategy", "delta", "mp+delta", "delta-long", "mp+delta-long")
+    for row in ("delta", "delta-long"):
+        short, pretrained = (config(tmp_path, name) for name in (row, f"mp+{row}"))
+        assert (
+            pretrained["model"]["init_args"]
+            .pop("init_from")
+            .endswith("pretrain/checkpoints/best.ckpt")
+        )
+        assert short["model"] == pretrained["model"]
+        assert short["data"] == pretrained["data"]
+    long, short = (config(tmp_path, name)["data"]["init_args"] for name in ("delta-long", "delta"))
+    assert long.pop("epoch_steps") > 0
+    assert long == short
+
+
 def test_fewer_frames_have_folders_and_splits_of_their_own(experiment, run, fake, tmp_path, tiny):
     run(experiment, "--strategy", "baseline", "mp", "--frames", "10", "all")
     small, whole = (

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from eipnn.report.plots import COLOURS, STYLE
 from eipnn.report.runs import Experiment
 from eipnn.report.tables import deviation, improvements, measure
-from eipnn.run.strategy import MAIN_AND_LONG, STRATEGIES
+from eipnn.run.strategy import DELTA, MAIN, STRATEGIES
 
 REFERENCES = ("baseline-long", "baseline")
 """What a strategy is compared with: DFT alone, at equal gradient steps where that was trained."""
@@ -110,11 +110,7 @@ def negative_transfer(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
         for name, row in rows.items():
             if against is None or name in REFERENCES:
                 continue
-            fair = (
-                "baseline"
-                if name in ("mp", "mp-single", "delta") and "baseline" in rows
-                else against
-            )
+            fair = "baseline" if STRATEGIES[name].short and "baseline" in rows else against
             gain, each = improvements(row, rows[fair])
             if len(each):
                 lines.append(
@@ -176,9 +172,8 @@ def plot_frames(
 
 
 def drawn(table: pd.DataFrame) -> list[str]:
-    """The strategies of the picture: those at equal steps where they are there, else Table 1's."""
-    there = [name for name in MAIN_AND_LONG if name in set(table["strategy"])]
-    if "baseline-long" in there:
-        shadowed = {"baseline", *(["mp"] if "mp-long" in there else [])}
-        return [name for name in there if name not in shadowed]
-    return there
+    """The strategies of the picture: Table 1's and delta learning, in their -long forms where they were trained."""
+    there = set(table["strategy"])
+    forms = [(f"{name}-long", name) for name in (*MAIN, *DELTA)]
+    found = [next((name for name in pair if name in there), None) for pair in forms]
+    return [name for name in found if name]

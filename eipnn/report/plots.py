@@ -23,6 +23,8 @@ COLOURS = dict(
     )
 )
 BLUE = "#0072B2"
+COLOURS |= dict.fromkeys(("delta", "delta-long"), BLUE)
+COLOURS |= dict.fromkeys(("mp+delta", "mp+delta-long"), "#888888")
 SKY = "#56B4E9"
 STYLE: dict[Any, Any] = {
     "font.size": 11,

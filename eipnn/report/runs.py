@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from eipnn.errors import InputError
-from eipnn.run.strategy import STRATEGIES
+from eipnn.run.strategy import PRETRAINING_FOLDERS, STRATEGIES
 
 NUMBERS = ("test_config_mae", "test_atom_mae", "epochs", "gradient_steps")
 """What the report reads of a result."""
@@ -76,7 +76,7 @@ class Training:
         kind = STRATEGIES[self.strategy].pretraining
         if not kind:
             return None
-        name = "pretrain" if kind == "all" else "pretrain-single"
+        name = PRETRAINING_FOLDERS[kind]
         own = self.fold.folder / name / "done.json"
         # numbers of DFT frames share their pretraining
         shared = self.fold.folder.parent / name / "done.json"

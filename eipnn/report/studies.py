@@ -15,6 +15,7 @@ from eipnn.report.plots import BLUE, STYLE
 from eipnn.report.runs import Experiment, Training, read_json
 from eipnn.report.sources import FoldData
 from eipnn.report.tables import markdown, measure
+from eipnn.run.strategy import MAIN_AND_LONG, STRATEGIES
 from eipnn.stages.residuals import FILE, THRESHOLDS
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 SOURCES = ("baseline", "la", "la-best", "la-dft")
 LOSSES = ("baseline", "la", "la-mse", "mp+la", "mp+la-mse")
-ONE_EIP = ("baseline", "la", "mp", "mp+la", "la-single", "mp-single", "delta")
+ALONE = tuple(name for name, strategy in STRATEGIES.items() if strategy.single)
+ONE_EIP = (*MAIN_AND_LONG, *ALONE)
 
 SAVED = (
     "**Frames needed** is the number of DFT frames with which the row that is compared with reaches the same mean "
@@ -67,13 +69,13 @@ class Studies:
             "Table 4 of the paper: the same trainings with the squared error in place of Eq. 4.",
         )
         yield from self._rows(
-            ("la-single", "mp-single", "delta"),
+            ALONE,
             ONE_EIP,
             "one_eip",
             "One EIP alone",
             "What one would do with the EIP that has the lowest config MAE on train and validation: label the "
-            "whole pool with it (+LA), pretrain on it (+MP), or learn the difference to DFT (delta learning). "
-            + self._single(),
+            "whole pool with it (+LA), pretrain on it (+MP), or learn the difference to DFT (delta learning), after "
+            "pretraining on all EIPs too. " + self._single(),
         )
         yield from self._frames()
 
@@ -126,7 +128,7 @@ class Studies:
 
     def _single(self) -> str:
         found = set()
-        for strategy in ("la-single", "mp-single", "delta"):
+        for strategy in ALONE:
             for training in self.experiment.row(strategy):
                 found.add(read_json(training.folder / "done.json").get("single_eip"))
         return f"That EIP is {', '.join(sorted(map(str, found)))}." if found else ""
@@ -166,7 +168,7 @@ class Studies:
         yield (
             f"Mean and sample standard deviation over {_range(counts)} splits and seeds. A smaller set is part of each "
             "larger one; frames that are left out join the pool, without their DFT energy. All rows of the picture "
-            "take the gradient steps of +LA in fine-tuning where their name ends in -long or +LA."
+            "take the gradient steps of +LA in fine-tuning where their name ends in long or +LA."
         )
         against = frames.reference(table)
         if against is None:

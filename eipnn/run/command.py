@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from eipnn.errors import InputError
@@ -245,30 +246,30 @@ def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
-    """What the strategies reached on the test split."""
-    table = Table(title="Test errors")
-    several = any("experiment" in row for row in rows)
-    for name in (
-        *(["experiment"] if several else []),
-        "strategy",
-        "split",
-        "seed",
-        "frames",
-        "alpha",
-        "config MAE / eV",
-        "atom MAE / eV/atom",
-        "epochs",
-        "gradient steps",
-    ):
-        first = name in ("experiment", "strategy")
-        table.add_column(name, justify="left" if first else "right", no_wrap=first)
-    for row in rows:
-        result = row["result"]
-        alpha = "" if row["alpha"] is None else f"{row['alpha']:g}"
-        table.add_row(
-            *([row["experiment"]] if several else []),
-            row["strategy"], str(row["split"]), str(row["seed"]), str(row.get("frames") or ALL), alpha,
-            f"{result['test_config_mae']:.4f}",
-            f"{result['test_atom_mae']:.4f}", str(result["epochs"]), str(result["gradient_steps"]),
-        )  # fmt: skip
+    """What the strategies reached on the test split; columns in which all rows are as by default are left out."""
+    columns = {
+        "experiment": [row.get("experiment") for row in rows],
+        "strategy": [row["strategy"] for row in rows],
+        "split": [str(row["split"]) for row in rows],
+        "seed": _unless_default(rows, "seed", DEFAULT["seed"][0]),
+        "DFT\nframes": _unless_default(rows, "frames", ALL),
+        "alpha": [None if row["alpha"] is None else f"{row['alpha']:g}" for row in rows],
+        "config\nMAE (eV)": [f"{row['result']['test_config_mae']:.4f}" for row in rows],
+        "atom MAE\n(eV/atom)": [f"{row['result']['test_atom_mae']:.4f}" for row in rows],
+        "epochs": [str(row["result"]["epochs"]) for row in rows],
+        "steps": [str(row["result"]["gradient_steps"]) for row in rows],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    table = Table(title="Test errors", box=SIMPLE_HEAD, collapse_padding=True)
+    for name in shown:
+        left = name in ("experiment", "strategy")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for cells in zip(*shown.values(), strict=True):
+        table.add_row(*(cell or "" for cell in cells))
     return table
+
+
+def _unless_default(rows: list[dict[str, Any]], key: str, default: Any) -> list[str | None]:
+    """A column of the results; nothing where all rows have the default."""
+    values = [default if row.get(key) is None else row[key] for row in rows]
+    return [str(v) for v in values] if set(values) != {default} else [None] * len(values)

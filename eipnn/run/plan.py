@@ -9,7 +9,7 @@ from eipnn.labels import LabelStore
 from eipnn.run.choices import choose, single_eip, write_selection
 from eipnn.run.execute import Stage, digest_file, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, zero_modes
-from eipnn.run.strategy import STRATEGIES, Labels
+from eipnn.run.strategy import PRETRAINING_FOLDERS, STRATEGIES, Labels, Pretraining
 from eipnn.stages.sampling import plan_batches
 from eipnn.stages.source import Source, selected, source_of
 from eipnn.structures import (
@@ -98,17 +98,17 @@ class Plan:
         eips = self._eips("classify")
         return self._stage("classify", "Classifier", eips, {}, ("test", "predict"))
 
-    def pretrain(self, single: bool = False) -> Stage:
+    def pretrain(self, kind: Pretraining = "all") -> Stage:
         """Pretrain on all EIPs, or on the single best.
 
         It needs no DFT energy: all numbers of DFT frames share the pretraining on all EIPs. Where the zeros of the EIPs
         are fitted to DFT it does, and each number has its own.
         """
+        single = kind == "single"
         if self.frames is not None and not single and not self._zeros_are_fitted():
             return replace(self, folder=self.folder.parent, frames=None).pretrain()
         eips = {"eips": [self.single_eip]} if single else self._eips("pretrain")
-        name = "pretrain-single" if single else None
-        return self._stage("pretrain", "Pretrain", eips, {}, (), name)
+        return self._stage("pretrain", "Pretrain", eips, {}, (), PRETRAINING_FOLDERS[kind])
 
     def finetune(self, name: str, alpha: float) -> Stage:
         """Train the potential; the stages that it builds on are run first."""
@@ -117,7 +117,7 @@ class Plan:
         data: dict[str, Any] = {}
         inputs: dict[str, str] = {}
         if strategy.pretraining:
-            pretrain = self.pretrain(single=strategy.pretraining == "single")
+            pretrain = self.pretrain(strategy.pretraining)
             inputs["init_from"] = self.run(pretrain)["fingerprint"]
             model["init_from"] = str(pretrain.best)
         if strategy.eip_labels:

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Labels = Literal["predicted", "best", "dft", "single"]
+Pretraining = Literal["all", "single"]
+
+PRETRAINING_FOLDERS: dict[Pretraining, str] = {"all": "pretrain", "single": "pretrain-single"}
+"""Where a pretraining lies in the folder of its split and seed."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,13 @@ class Strategy:
             all other rows); for the whole pool the single best EIP.
         pretraining: on all EIPs, or on the single best.
         loss: on the EIP labels.
-        long: trained on DFT alone for as many gradient steps as label augmentation takes.
+        long: trained without EIP labels for as many gradient steps as label augmentation takes.
         delta: the network learns DFT minus the single best EIP.
     """
 
     label: str = ""
     eip_labels: Labels | None = None
-    pretraining: Literal["all", "single"] | None = None
+    pretraining: Pretraining | None = None
     loss: Literal["tukey", "mse"] = "tukey"
     long: bool = False
     delta: bool = False
@@ -32,6 +36,11 @@ class Strategy:
     def single(self) -> bool:
         """Whether it needs the single best EIP."""
         return self.delta or "single" in (self.eip_labels, self.pretraining)
+
+    @property
+    def short(self) -> bool:
+        """Whether it takes as many gradient steps of fine-tuning as the backbone alone."""
+        return not self.long and self.eip_labels is None
 
 
 STRATEGIES = {
@@ -48,15 +57,21 @@ STRATEGIES = {
     "la-single": Strategy("+LA (one EIP)", "single"),
     "mp-single": Strategy("+MP (one EIP)", None, "single"),
     "delta": Strategy("on DFT - EIP", delta=True),
+    "mp+delta": Strategy("+MP on DFT - EIP", None, "all", delta=True),
+    "delta-long": Strategy("on DFT - EIP, long", long=True, delta=True),
+    "mp+delta-long": Strategy("+MP on DFT - EIP, long", None, "all", long=True, delta=True),
 }
 """Strategies by the name that `eipnn run --strategy` takes.
 
 ``baseline``, ``la``, ``mp`` and ``mp+la`` are the rows of the paper's Table 1; ``la-best`` and ``la-dft`` belong to
 its Fig. 3a, ``la-mse`` and ``mp+la-mse`` to its Table 4. The ``-single`` ones and ``delta`` are what one would do with
-one EIP.
+one EIP; ``mp+delta`` starts delta learning from the pretraining on all.
 """
 
 MAIN = ("baseline", "la", "mp", "mp+la")
 """The rows of Table 1 of Shui et al. 2022."""
 
 MAIN_AND_LONG = (*MAIN, "baseline-long", "mp-long")
+
+DELTA = ("delta", "mp+delta")
+"""Delta learning; each has a ``-long`` form too."""
