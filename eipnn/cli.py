@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar, Timer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
@@ -17,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.logging import RichHandler
 
+import eipnn
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
 from eipnn.predictions import PredictionWriter
@@ -110,6 +113,7 @@ class EipnnCLI(LightningCLI):
             "monitor": getattr(checkpoint, "monitor", None),
             "best_score": None if score is None else float(score),
             "best_checkpoint": getattr(checkpoint, "best_model_path", ""),
+            "versions": {m.__name__: m.__version__ for m in (eipnn, lightning, torch)},
         }
         write_json(Path(self.trainer.default_root_dir) / "fit.json", content)
 

@@ -154,6 +154,7 @@ def write_training(
         "epochs": 10,
         "gradient_steps": steps,
         "seconds": 1.5,
+        "versions": {"eipnn": "0.1.0", "torch": "2.13.0"},
     }
     about = {"stage": "finetune", "strategy": strategy, "split": split, "seed": seed}
     about |= {"frames": frames} if frames else {}

@@ -48,6 +48,7 @@ def test_fit_leaves_checkpoints_metrics_and_configuration(trained, stage):
     monitor = getattr(package, f"{stage}Module").monitor
     assert fit["monitor"] == monitor
     assert fit["best_checkpoint"] == best(root)
+    assert fit["versions"]["torch"] == torch.__version__
     (file,) = (root / "logs").glob("version_*/metrics.csv")
     with file.open(newline="") as stream:
         rows = list(csv.DictReader(stream))

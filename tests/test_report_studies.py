@@ -26,6 +26,7 @@ def report(tmp_path_factory):
     few = ("baseline", "baseline-long", "la", "mp", "mp-long", "mp+la", "delta", "delta-long")
     write_run(run, silicon, few, frames=12, larger=4.0)
     write_run(run, silicon, few, frames=24, larger=2.0)
+    (run / "commands.txt").write_text("eipnn run invented.yaml\n")
     assert main_report([str(run)]) == 0
     return run / "report"
 
@@ -68,6 +69,13 @@ def test_each_study_has_its_rows(report, name, rows):
     assert table["row"].tolist() == rows
     assert (report / f"{name}.png").stat().st_size > 10_000
     assert f"({name}.png)" in (report / "report.md").read_text()
+
+
+def test_the_report_says_how_it_was_made(report):
+    _, _, text = (report / "report.md").read_text().partition("### How it was made")
+    count = 2 * (len((*ERRORS, *BEYOND)) + 2 * 8)
+    assert "    eipnn run invented.yaml" in text
+    assert f"{count} trainings (splits 1, 2; seed 0) with eipnn 0.1.0 torch 2.13.0." in text
 
 
 def test_the_single_eip_is_named_and_its_pretraining_counted(report):

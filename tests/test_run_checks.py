@@ -29,7 +29,7 @@ DATA = {"dft": "dft.extxyz", "energy_zero": "none"}
 
 
 def options(*strategies: str, alpha=None) -> Namespace:
-    return Namespace(strategy=list(strategies), alpha=alpha)
+    return Namespace(strategy=list(strategies), alpha=alpha, command="eipnn run ...")
 
 
 FILE = Path("silicon.yaml")

@@ -131,6 +131,17 @@ def test_delta_learning_starts_from_the_pretraining_on_all_eips(experiment, run,
     assert long == short
 
 
+def test_a_run_keeps_the_commands_that_were_given_for_it(experiment, run, fake, tmp_path):
+    for rows in (["baseline"], ["mp"], ["baseline"]):
+        run(experiment, "--strategy", *rows)
+    lines = (tmp_path / "run" / "commands.txt").read_text().splitlines()
+    assert [line.split()[-2:] for line in lines] == [
+        ["--strategy", "baseline"],
+        ["--strategy", "mp"],
+    ]
+    assert lines[0].startswith("eipnn run ")
+
+
 def test_fewer_frames_have_folders_and_splits_of_their_own(experiment, run, fake, tmp_path, tiny):
     run(experiment, "--strategy", "baseline", "mp", "--frames", "10", "all")
     small, whole = (

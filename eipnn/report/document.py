@@ -14,6 +14,7 @@ from eipnn.labels.leaderboard import best_eip, leaderboard
 from eipnn.report import folds, plots, tables
 from eipnn.report.duplicates import RADIUS, THRESHOLD, near_duplicates
 from eipnn.report.label_quality import label_quality
+from eipnn.report.provenance import provenance
 from eipnn.report.runs import Experiment, Fold, ReportError
 from eipnn.report.sources import FoldData, energy_zeros, read_data
 from eipnn.report.studies import Studies
@@ -79,6 +80,7 @@ class Report:
         )
         data = (self._zeros, self._leaderboard, self._duplicates) if with_data else ()
         parts = [head, *(part for section in (*sections, *data) for part in section())]
+        parts += provenance(self.experiment)
         if self.warnings:
             parts.append("### Warnings\n\n" + _bullets(self.warnings))
         return "\n\n".join(parts)

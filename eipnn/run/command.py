@@ -1,6 +1,7 @@
 """The command `eipnn run`."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from rich.table import Table
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
-from eipnn.run.execute import console, say
+from eipnn.run.execute import console, record_command, say
 from eipnn.run.experiment import (
     ALL,
     RUN,
@@ -103,6 +104,7 @@ def frames(text: str) -> int | str:
 def main_run(arguments: list[str]) -> int:
     """Run the command; 0 when every stage is done."""
     options = parser().parse_args(arguments)
+    options.command = shlex.join(["eipnn", "run", *arguments])
     try:
         rows = run(options)
     except (InputError, OSError) as error:
@@ -139,6 +141,8 @@ def run_experiment(
     options: argparse.Namespace, experiment: Experiment, root: Path
 ) -> list[dict[str, Any]]:
     """One experiment in the folder `root`."""
+    root.mkdir(parents=True, exist_ok=True)
+    record_command(root, options.command)
     write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(experiment), sort_keys=False))
     labels = label_store(experiment, root, options.workers)
     chosen = {key: getattr(options, key) or experiment.run.get(key) or DEFAULT[key] for key in RUN}

@@ -20,6 +20,9 @@ from eipnn.stages.module import CheckpointError, read_checkpoint
 console = Console()
 
 
+COMMANDS = "commands.txt"
+"""In the folder of a run: the commands that were given for it."""
+
 OUTPUTS = {"test": "test.json", "predict": "selection.csv"}
 """What a command after the training leaves in the folder of the stage; only the classifier predicts."""
 
@@ -146,6 +149,14 @@ def _check_fit(stage: Stage) -> None:
             f"{stage.best}: the training left no such checkpoint; a ModelCheckpoint of your own needs "
             "filename: best, enable_version_counter: false and no dirpath"
         )
+
+
+def record_command(run: Path, command: str) -> None:
+    """Add a command to those of a run, once."""
+    file = run / COMMANDS
+    if not file.exists() or command not in file.read_text().splitlines():
+        with file.open("a") as stream:
+            stream.write(f"{command}\n")
 
 
 def digest_file(file: Path) -> str:
