@@ -184,6 +184,24 @@ def test_two_backbones_have_a_section_each(run, silicon, tmp_path):
     assert (tmp_path / "both" / "overview.png").exists()
 
 
+def test_several_data_sets_make_one_table(run, tmp_path):
+    (tmp_path / "more").mkdir()
+    more = write_silicon(tmp_path / "more")
+    other = write_run(tmp_path / "other", more, ("baseline", "mp"))
+    assert main_report([str(run), str(other), "-o", str(tmp_path / "both")]) == 0
+    text = (tmp_path / "both" / "report.md").read_text()
+    _, _, text = text.partition("## All data sets")
+    lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    cells = {row: rest for _, row, *rest, _ in ([c.strip() for c in x.split("|")] for x in lines)}
+    assert "more: config MAE (eV)" in cells[""]
+    assert cells["Best EIP"][0] == cells["Best EIP"][2]  # the same silicon
+    assert cells["SchNet"][0] == cells["SchNet"][2]
+    assert cells["+LA"][2:] == ["-", "-"]
+    assert "-" not in cells["+MP"]
+    csv = pd.read_csv(tmp_path / "both" / "data_sets.csv")
+    assert len(csv) == (1 + 4) + (1 + 2)
+
+
 def test_a_run_of_several_experiments_is_reported_whole(full, silicon, tmp_path, capsys):
     root = tmp_path / "root"
     shutil.copytree(full, root / "schnet", ignore=shutil.ignore_patterns("report"))
