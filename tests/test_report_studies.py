@@ -27,6 +27,11 @@ def report(tmp_path_factory):
     write_run(run, silicon, few, frames=12, larger=4.0)
     write_run(run, silicon, few, frames=24, larger=2.0)
     (run / "commands.txt").write_text("eipnn run invented.yaml\n")
+    (run / "embedding").mkdir()
+    (run / "embedding" / "embedding.png").write_bytes(b"a picture")
+    (run / "embedding" / "smoothness.csv").write_text(
+        "representation,seed,knn_mae_eV_per_atom\npretrained,0,0.0625\nmean of the others,,0.5\n"
+    )
     assert main_report([str(run)]) == 0
     return run / "report"
 
@@ -76,6 +81,15 @@ def test_the_report_says_how_it_was_made(report):
     count = 2 * (len((*ERRORS, *BEYOND)) + 2 * 8)
     assert "    eipnn run invented.yaml" in text
     assert f"{count} trainings (splits 1, 2; seed 0) with eipnn 0.1.0 torch 2.13.0." in text
+
+
+def test_an_embedding_that_was_made_is_shown(report):
+    text = (report / "report.md").read_text()
+    assert (report / "embedding.png").read_bytes() == b"a picture"
+    assert "](embedding.png)" in text
+    lines = [re.sub(r"[\s|]+", " ", x) for x in text.splitlines()]
+    assert " pretrained 0 0.0625 " in lines
+    assert " mean of the others - 0.5000 " in lines
 
 
 def test_the_single_eip_is_named_and_its_pretraining_counted(report):

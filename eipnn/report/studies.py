@@ -1,5 +1,6 @@
 """Sections of a report beyond Table 1: who labels, which loss, one EIP alone, fewer DFT frames, lost ground."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,7 @@ class Studies:
             "pretraining on all EIPs too. " + self._single(),
         )
         yield from self._frames()
+        yield from self._representation()
 
     def _rows(
         self, needed: Sequence[str], rows: Sequence[str], name: str, title: str, text: str
@@ -157,6 +159,25 @@ class Studies:
             strategy=transfer["strategy"].map(names), against=transfer["against"].map(names)
         )
         yield markdown(shown.map(lambda v: f"{v:.1f}" if isinstance(v, float) else str(v)))
+
+    def _representation(self) -> Iterator[str]:
+        """Fig. 4, where `eipnn embed` has been given."""
+        places = [fold.run / "embedding" for fold in self.experiment.folds]
+        made = next((place for place in places if (place / "smoothness.csv").exists()), None)
+        if made is None:
+            return
+        table = pd.read_csv(made / "smoothness.csv", dtype={"seed": "Int64"})
+        self._csv("smoothness", table)
+        shutil.copyfile(made / "embedding.png", self.folder / "embedding.png")
+        yield "### The representation"
+        yield f"![t-SNE of the configurations in the representation]({self.link}embedding.png)"
+        yield (
+            "Configurations in the representation, by t-SNE (Fig. 4 of the paper); below, how well nearest neighbours "
+            "in the whole space tell the DFT energy, MAE in eV/atom. A fine-tuned network has seen the energies of "
+            "the training split."
+        )
+        shown = table.map(lambda v: f"{v:.4f}" if isinstance(v, float) else str(v))
+        yield markdown(shown.replace("<NA>", tables.NOTHING))
 
     def _learning(self, table: pd.DataFrame) -> Iterator[str]:
         self._csv("errors_by_frames", table)
