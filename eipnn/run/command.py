@@ -1,12 +1,14 @@
 """The command `eipnn run`."""
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -114,6 +116,8 @@ def main_run(arguments: list[str]) -> int:
         say("stopped; the same command goes on from here")
         return 130
     console.print(results_table(rows))
+    for line in best_on_validation(rows):
+        say(line)
     return 0
 
 
@@ -197,11 +201,12 @@ def check_options(options: argparse.Namespace, experiment: Experiment, file: Pat
 def run_strategy(plan: Plan, strategy: str, alphas: tuple[float, ...]) -> dict[str, Any]:
     """Train one row; with several alphas, the best on validation is the row's."""
     searched = alphas if STRATEGIES[strategy].eip_labels else alphas[:1]
-    trained = [plan.run(plan.finetune(strategy, alpha)) for alpha in searched]
-    best = min(trained, key=lambda t: t["result"]["best_score"])
+    stages = [plan.finetune(strategy, alpha) for alpha in searched]
+    trained = [plan.run(stage) | {"checkpoint": str(stage.best)} for stage in stages]
+    row = min(trained, key=lambda t: t["result"]["best_score"])
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
-    row = best | {"alphas": scores}
-    write_json(plan.folder / f"result-{strategy}.json", row)
+    kept = {key: value for key, value in row.items() if key != "checkpoint"}
+    write_json(plan.folder / f"result-{strategy}.json", kept | {"alphas": scores})
     return row
 
 
@@ -271,6 +276,28 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
     for cells in zip(*shown.values(), strict=True):
         table.add_row(*(cell or "" for cell in cells))
     return table
+
+
+def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
+    """For each experiment the strategy with the lowest mean validation error, and the potential that it left.
+
+    Test errors have no part in it. Of several numbers of DFT frames the largest is looked at.
+    """
+    lines = []
+    for name in dict.fromkeys(row.get("experiment") for row in rows):
+        mine = [row for row in rows if row.get("experiment") == name]
+        most = max(row.get("frames") or math.inf for row in mine)
+        mine = [row for row in mine if (row.get("frames") or math.inf) == most]
+        scores: dict[str, list[float]] = {}
+        for row in mine:
+            scores.setdefault(row["strategy"], []).append(row["result"]["best_score"])
+        best = min(scores, key=lambda strategy: mean(scores[strategy]))
+        row = next(row for row in mine if row["strategy"] == best)
+        lines.append(
+            f"{name + ': ' if name else ''}lowest on validation: {best} ({mean(scores[best]):.4f} eV, "
+            f"n = {len(scores[best])}). Potential of split {row['split']}, seed {row['seed']}: {row['checkpoint']}"
+        )
+    return lines
 
 
 def _unless_default(rows: list[dict[str, Any]], key: str, default: Any) -> list[str | None]:
