@@ -234,7 +234,7 @@ class Report:
         if len(quality):
             self._csv("label_quality", quality)
             yield "Errors on the test configurations for which the classifier chose an EIP:"
-            yield markdown(_rounded(quality))
+            yield markdown(tables.rounded(quality))
             yield (
                 "Labels that are no closer to DFT than a network trained on DFT alone have little to teach it, "
                 "whatever their number."
@@ -254,7 +254,7 @@ class Report:
         table = pd.DataFrame([asdict(line) for line in lines])
         self._csv("leaderboard", table)
         yield "### EIP leaderboard"
-        yield markdown(_rounded(table[table["part"] == "all"].drop(columns="part")))
+        yield markdown(tables.rounded(table[table["part"] == "all"].drop(columns="part")))
         yield (
             "All DFT frames; config_mae in eV, atom_mae and offset (mean of E_EIP - E_DFT) in eV/atom; best_share is "
             "the share of frames on which no other EIP is closer to DFT. Energy zeros are those of the runs "
@@ -275,7 +275,7 @@ class Report:
         yield DUPLICATES
         nearest = _nearest(named)
         if len(nearest):
-            yield markdown(_rounded(nearest.head(NAMED)))
+            yield markdown(tables.rounded(nearest.head(NAMED)))
             rest = (
                 f"; {len(nearest) - NAMED} more test configurations" if len(nearest) > NAMED else ""
             )
@@ -328,10 +328,6 @@ def _nearest(pairs: pd.DataFrame) -> pd.DataFrame:
         distance_A=("distance_A", "first"),
         partners=("pool", "size"),
     ).reset_index()
-
-
-def _rounded(table: pd.DataFrame) -> pd.DataFrame:
-    return table.map(lambda value: f"{value:.4f}" if isinstance(value, float) else str(value))
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -117,7 +116,7 @@ def write_embedding(fold: Fold, seeds: Sequence[int], output: Path) -> str:
         f"{type(pretrained).__name__}, split {fold.split}: {smoothness['n'].iloc[0]} configurations"
     )
     picture(places, smoothness, title, output / "embedding.png")
-    return tables.markdown(_text(smoothness))
+    return tables.markdown(tables.rounded(smoothness))
 
 
 def fine_tuned(fold: Fold) -> list[Candidate]:
@@ -128,7 +127,3 @@ def fine_tuned(fold: Fold) -> list[Candidate]:
             checkpoint = found[0].folder / "checkpoints" / "best.ckpt"
             return [Candidate("fine-tuned", fold.seed, load(checkpoint).representation)]
     return []
-
-
-def _text(smoothness: Any) -> Any:
-    return smoothness.map(lambda value: f"{value:.4f}" if isinstance(value, float) else str(value))

@@ -176,8 +176,7 @@ class Studies:
             "in the whole space tell the DFT energy, MAE in eV/atom. A fine-tuned network has seen the energies of "
             "the training split."
         )
-        shown = table.map(lambda v: f"{v:.4f}" if isinstance(v, float) else str(v))
-        yield markdown(shown.replace("<NA>", tables.NOTHING))
+        yield markdown(tables.rounded(table))
 
     def _learning(self, table: pd.DataFrame) -> Iterator[str]:
         self._csv("errors_by_frames", table)

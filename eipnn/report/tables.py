@@ -165,6 +165,12 @@ def trainings(experiment: Experiment) -> pd.DataFrame:
     )
 
 
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """The cells as text, numbers with four decimals, nothing as `NOTHING`."""
+    text = table.map(lambda value: f"{value:.4f}" if isinstance(value, float) else str(value))
+    return text.mask(table.isna(), NOTHING)
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A Markdown table; the first column to the left, the others to the right."""
     align = ["left"] + ["right"] * (len(table.columns) - 1)
