@@ -198,6 +198,7 @@ def test_several_data_sets_make_one_table(run, tmp_path):
     assert cells["SchNet"][0] == cells["SchNet"][2]
     assert cells["+LA"][2:] == ["-", "-"]
     assert "-" not in cells["+MP"]
+    assert (tmp_path / "both" / "data_sets.png").stat().st_size > 10_000
     csv = pd.read_csv(tmp_path / "both" / "data_sets.csv")
     assert len(csv) == (1 + 4) + (1 + 2)
 

@@ -11,6 +11,7 @@ from eipnn.report import plots, tables
 from eipnn.report.document import IMPROVEMENT, STEPS, Report
 from eipnn.report.runs import Experiment
 from eipnn.report.tables import ROWS, markdown
+from eipnn.run.strategy import STRATEGIES
 
 
 def overview(reports: Sequence[Report], folder: Path) -> str:
@@ -32,32 +33,43 @@ def _data(report: Report) -> str:
 
 
 def _data_sets(reports: Sequence[Report], folder: Path) -> list[str]:
-    """The table of all data sets; nothing for one, or where a data set has two trainings of one backbone."""
-    sets = list(dict.fromkeys(_data(report) for report in reports))
+    """Table and picture of all data sets; nothing for one, or where a data set has two trainings of one backbone."""
+    sets = _short_names([_data(report) for report in reports])
     names = [(_data(r), r.experiment.backbone) for r in reports]
     if len(sets) < 2 or len(set(names)) < len(names):
         return []
     table = pd.concat(
-        [r.table.assign(data=_data(r), backbone=r.experiment.backbone) for r in reports]
+        [r.table.assign(data=sets[_data(r)], backbone=r.experiment.backbone) for r in reports],
+        ignore_index=True,
     )
     eip = table["row"].str.startswith("Best EIP")
+    strategies = [STRATEGIES[name].label for name in ROWS[1:]]
+    plots.gains(table[~eip], strategies, folder / "data_sets.png")
     table.loc[eip, ["backbone", "row"]] = "-", "Best EIP"
     table = table.drop_duplicates(["data", "backbone", "row"])
     write_atomically(folder / "data_sets.csv", table.to_csv(index=False))
-    shown = tables.readable(table).rename(columns={"": "row"})
-    shown = shown.assign(data=table["data"], backbone=table["backbone"])
+    return [
+        "## All data sets",
+        markdown(_side_by_side(table)),
+        "![Improvement over DFT alone](data_sets.png)",
+    ]
+
+
+def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """A line a backbone and strategy; of each data set the two errors."""
     errors = ["config MAE (eV)", "atom MAE (eV/atom)"]
-    wide = shown.pivot(index=["backbone", "row"], columns="data", values=errors)
-    wide = wide.reindex(shown.set_index(["backbone", "row"]).index.unique()).fillna(tables.NOTHING)
-    columns = {f"{_short(data)}: {error}": wide[error][data] for data in sets for error in errors}
-    flat = pd.DataFrame({"": wide.index.get_level_values("row")} | columns)
-    return ["## All data sets", markdown(flat)]
+    shown = tables.readable(table)[errors].assign(**table[["data", "backbone", "row"]])
+    lines = ["backbone", "row"]
+    wide = shown.pivot(index=lines, columns="data", values=errors)
+    wide = wide.reindex(shown.set_index(lines).index.unique()).fillna(tables.NOTHING)
+    columns = {f"{s}: {e}": wide[e][s] for s in shown["data"].unique() for e in errors}
+    return pd.DataFrame({"": wide.index.get_level_values("row")} | columns)
 
 
-def _short(dft: str) -> str:
-    """Name of a data set: the folder of its file, or the file's own name."""
-    path = Path(dft.removeprefix("bundled:"))
-    return path.parent.name or path.stem
+def _short_names(files: Sequence[str]) -> dict[str, str]:
+    """A name for each file of DFT frames: its folder's where that tells them apart, else the whole path."""
+    names = {file: Path(file.removeprefix("bundled:")).parent.name for file in files}
+    return names if len(set(names.values())) == len(names) else {file: file for file in names}
 
 
 def _section(dft: str, reports: Sequence[Report], folder: Path, number: str) -> str:

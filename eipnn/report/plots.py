@@ -1,6 +1,7 @@
 """The pictures of a report. No display is needed; the colours are told apart by colour-blind readers."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ COLOURS = dict(
     )
 )
 BLUE = "#0072B2"
+MARKS = [
+    *zip("os^Dvp", ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00"), strict=True)
+]
+"""Marker and colour of each backbone."""
 COLOURS |= dict.fromkeys(("delta", "delta-long"), BLUE)
 COLOURS |= dict.fromkeys(("mp+delta", "mp+delta-long"), "#888888")
 SKY = "#56B4E9"
@@ -121,6 +126,46 @@ def overview(errors: Mapping[str, Mapping[str, Sequence[float]]], file: Path) ->
         axis.grid(axis="y")
         axis.set(ylabel="test config MAE (eV)")
         figure.legend(loc="outside right center", frameon=False)
+        figure.savefig(file)
+
+
+def gains(table: pd.DataFrame, rows: Sequence[str], file: Path) -> None:
+    """Improvement of each strategy over DFT alone, a panel a data set, a mark a backbone.
+
+    Args:
+        table: ``data``, ``backbone``, ``row``, ``improvement_percent`` and ``improvement_sd``, as of `tables.summary`.
+        rows: of the horizontal axis.
+        file: PNG to write.
+    """
+    sets, backbones = (list(dict.fromkeys(table[name])) for name in ("data", "backbone"))
+    marks = dict(zip(backbones, cycle(MARKS), strict=False))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.4 + 3.2 * len(sets), 4.2))
+        axes = np.atleast_1d(figure.subplots(1, len(sets), sharey=True))
+        for axis, data in zip(axes, sets, strict=True):
+            for number, name in enumerate(backbones):
+                mine = table[(table["data"] == data) & (table["backbone"] == name)]
+                mine = mine.set_index("row").reindex(rows)
+                shift = 0.13 * (number - (len(backbones) - 1) / 2)
+                marker, colour = marks[name]
+                axis.errorbar(
+                    np.arange(len(rows)) + shift,
+                    mine["improvement_percent"],
+                    mine["improvement_sd"],
+                    fmt=marker,
+                    color=colour,
+                    capsize=3,
+                    label=name,
+                )
+            axis.axhline(0, color="black", linewidth=1)
+            axis.set_xticks(range(len(rows)), rows)
+            axis.set_xlim(-0.5, len(rows) - 0.5)
+            axis.grid(axis="y")
+            axis.set_title(data)
+        axes[0].set_ylabel("improvement over DFT alone (%)")
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False
+        )
         figure.savefig(file)
 
 
