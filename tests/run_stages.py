@@ -69,6 +69,7 @@ class Fake:
                 torch.save({"state_dict": {}}, root / "checkpoints" / "best.ckpt")
             torch.save({"state_dict": {}}, root / "checkpoints" / "last.ckpt")
             fit = {"best_score": self.scores.get(stage, 1.0), "epochs": 2, "gradient_steps": 8}
+            fit["monitor"] = "val_config_mae"
             (root / "fit.json").write_text(json.dumps(fit))
         elif command == "test":
             (root / "test.json").write_text('{"test_config_mae": 0.5, "test_atom_mae": 0.25}')

@@ -1,5 +1,6 @@
 """Representations before and after pretraining: features, the error of nearest neighbours, `eipnn embed`."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -175,6 +176,7 @@ def test_the_command_writes_picture_and_tables(tiny, run, tmp_path, capsys):
         energies = [tiny.cohesive[i] / len(tiny.frames[i]) for i in ids]
         np.testing.assert_allclose(table["energy_eV_per_atom"], energies, atol=1e-6)
         assert table["periodic"].tolist() == [tiny.frames[i].pbc.sum() for i in ids]
+    assert json.loads((tmp_path / "about.json").read_text())["pretraining"] == "pretrain"
     smooth = pd.read_csv(tmp_path / "smoothness.csv")
     assert smooth["representation"].tolist() == [
         *("random", "random", "pretrained", "fine-tuned"),

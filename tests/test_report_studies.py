@@ -1,6 +1,7 @@
 """The sections beyond Table 1: label sources, losses, one EIP, fewer DFT frames, negative transfer, the HTML page."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,12 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import BEYOND, ERRORS, write_run, write_silicon
 
+from eipnn.files import write_json
 from eipnn.report.command import main_report
-from eipnn.report.frames import frames_saved
+from eipnn.report.frames import drawn, frames_saved
 from eipnn.report.page import html_page
+from eipnn.report.runs import read_json
 
 TOTAL = 48
 """DFT frames for training and validation in the invented splits."""
+
+
+def write_embedding(run: Path) -> None:
+    """What `eipnn embed` leaves of split 1."""
+    done = run / "split-1" / "seed-0" / "pretrain" / "done.json"
+    write_json(done, read_json(done) | {"fingerprint": "a pretraining"})
+    write_json(run / "embedding" / "about.json", {"pretraining": "a pretraining"})
+    (run / "embedding" / "embedding.png").write_bytes(b"a picture")
+    (run / "embedding" / "smoothness.csv").write_text(
+        "representation,seed,knn_mae_eV_per_atom\npretrained,0,0.0625\nmean of the others,,0.5\n"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +41,7 @@ def report(tmp_path_factory):
     write_run(run, silicon, few, frames=12, larger=4.0)
     write_run(run, silicon, few, frames=24, larger=2.0)
     (run / "commands.txt").write_text("eipnn run invented.yaml\n")
-    (run / "embedding").mkdir()
-    (run / "embedding" / "embedding.png").write_bytes(b"a picture")
-    (run / "embedding" / "smoothness.csv").write_text(
-        "representation,seed,knn_mae_eV_per_atom\npretrained,0,0.0625\nmean of the others,,0.5\n"
-    )
+    write_embedding(run)
     assert main_report([str(run)]) == 0
     return run / "report"
 
@@ -80,7 +90,9 @@ def test_the_report_says_how_it_was_made(report):
     _, _, text = (report / "report.md").read_text().partition("### How it was made")
     count = 2 * (len((*ERRORS, *BEYOND)) + 2 * 8)
     assert "    eipnn run invented.yaml" in text
-    assert f"{count} trainings (splits 1, 2; seed 0) with eipnn 0.1.0 torch 2.13.0." in text
+    made = f"{count} fine-tuned potentials in the tables (splits 1, 2; seed 0), trained with eipnn"
+    assert f"{made} 0.1.0 torch 2.13.0." in text
+    assert "did not record" not in text
 
 
 def test_an_embedding_that_was_made_is_shown(report):
@@ -90,6 +102,18 @@ def test_an_embedding_that_was_made_is_shown(report):
     lines = [re.sub(r"[\s|]+", " ", x) for x in text.splitlines()]
     assert " pretrained 0 0.0625 " in lines
     assert " mean of the others - 0.5000 " in lines
+
+
+def test_an_embedding_of_another_pretraining_is_left_out(tmp_path):
+    silicon = write_silicon(tmp_path)
+    run = write_run(tmp_path / "run", silicon, ("baseline", "mp"))
+    write_embedding(run)
+    write_json(run / "embedding" / "about.json", {"pretraining": "an older one"})
+    assert main_report([str(run)]) == 0
+    text = (run / "report" / "report.md").read_text()
+    assert "### The representation" not in text
+    assert "did not record commands" in text  # nor is there a commands.txt
+    assert "4 fine-tuned potentials" in text
 
 
 def test_the_single_eip_is_named_and_its_pretraining_counted(report):
@@ -178,3 +202,26 @@ def test_only_fewer_frames_is_an_error(tmp_path, capsys):
     run = write_run(tmp_path / "run", silicon, ("baseline",), frames=12)
     assert main_report([str(run)]) == 1
     assert "with --frames all" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("trained", "shown"),
+    [
+        ({"baseline": [1, 2], "mp": [1, 2]}, ["baseline", "mp"]),
+        ({"baseline": [1, 2], "mp": [1, 2], "mp-long": [1, 2]}, ["baseline", "mp"]),
+        (
+            {"baseline": [1, 2], "baseline-long": [1, 2], "mp": [1, 2], "mp-long": [1, 2]},
+            ["baseline-long", "mp-long"],
+        ),
+        (
+            {"baseline-long": [1, 2], "delta": [1, 2], "delta-long": [2]},
+            ["baseline-long", "delta"],
+        ),
+        ({"baseline": [1, 2], "baseline-long": [2], "la": [1, 2]}, ["baseline", "la"]),
+    ],
+)
+def test_long_rows_are_drawn_where_they_are_fair_and_whole(trained, shown):
+    table = pd.DataFrame(
+        [{"strategy": name, "frames": n} for name, numbers in trained.items() for n in numbers]
+    )
+    assert drawn(table) == shown

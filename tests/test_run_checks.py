@@ -18,7 +18,7 @@ from tiny import EIPS, REPRESENTATION
 from eipnn import cli
 from eipnn.errors import InputError
 from eipnn.run import execute
-from eipnn.run.command import _zero_options, check_options, results_table, run
+from eipnn.run.command import _zero_options, best_on_validation, check_options, results_table, run
 from eipnn.run.execute import Stage, StageError, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, read_experiment
 from eipnn.run.plan import Plan
@@ -226,7 +226,15 @@ def test_the_leaderboard_of_the_labels_gets_the_zeros(tmp_path, capfd, eips, opt
     assert said in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("about", [{}, {"experiment": "schnet"}, {"frames": 25}, {"seed": 3}])
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"experiment": "schnet"},
+        {"frames": 25},
+        {"experiment": "schnet", "frames": 25, "seed": 8},
+    ],
+)
 def test_the_closing_table_fits_a_terminal(about):
     result = {
         "test_config_mae": 12.3456,
@@ -236,11 +244,47 @@ def test_the_closing_table_fits_a_terminal(about):
     }
     rows = [
         {"strategy": name, "split": 1, "seed": 0, "alpha": alpha, "result": result} | about
-        for name, alpha in (("baseline", None), ("mp+la-mse", 0.1))
+        for name, alpha in (("mp+delta-long", None), ("mp+la-mse", 0.7))
     ]
     console = Console(width=80, file=io.StringIO())
     console.print(results_table(rows))
     text = console.file.getvalue()
     assert "…" not in text
-    assert all(str(value) in text for value in (*about.values(), "12.3456", "72000", "0.1"))
+    values = [value for name, value in about.items() if name != "experiment"]
+    line = next(line for line in text.splitlines() if "12.3456" in line and " 0.7 " in line)
+    assert set(map(str, values)) | {"1", "0.7", "12.3456", "0.1234", "100", "72000"} <= {
+        *line.split()
+    }
     assert ("seed" in text, "frames" in text) == ("seed" in about, "frames" in about)
+
+
+def row_of(strategy: str, score: float | None, **about) -> dict:
+    result = {"best_score": score, "monitor": about.pop("monitor", "val_config_mae")}
+    same = {"split": 1, "seed": 0, "checkpoint": f"{strategy}.ckpt", "result": result}
+    return {"strategy": strategy} | same | about
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row_of("mp", 0.2)], ["mp has the validation config MAE 0.2000 eV (n = 1)"]),
+        ([row_of("baseline", 0.3), row_of("mp", 0.2)], ["Of these 2 strategies mp has the lowest"]),
+        (
+            [row_of("la-dft", 0.1), row_of("la", 0.2), row_of("baseline", 0.3)],
+            ["la has the lowest"],
+        ),
+        ([row_of("mp", 0.1, split=1), row_of("mp", 0.3, split=2)], ["0.2000 eV (n = 2)"]),
+        ([row_of("mp", 0.1, frames=25), row_of("mp", 0.3, frames=50)], ["n = 1, 50 DFT frames"]),
+        (
+            [row_of("mp", 0.1, experiment="a"), row_of("mp", 0.3, experiment="b")],
+            ["a: mp", "b: mp"],
+        ),
+        ([row_of("mp", None)], []),
+        ([row_of("mp", 0.1, monitor="val_atom_mae")], []),
+        ([row_of("la-dft", 0.1)], []),
+    ],
+)
+def test_what_is_best_on_validation(rows, said):
+    lines = best_on_validation(rows)
+    assert len(lines) == len(said)
+    assert all(text in line for text, line in zip(said, lines, strict=True))

@@ -9,11 +9,12 @@ from rich.console import Console
 
 from eipnn.checkpoint import load
 from eipnn.errors import InputError
-from eipnn.files import write_atomically
+from eipnn.files import write_atomically, write_json
 from eipnn.report import tables
 from eipnn.report.embedding import Candidate, embedding, picture, random_candidate
-from eipnn.report.runs import Fold, ReportError, read_config, read_run
+from eipnn.report.runs import Fold, ReportError, read_config, read_json, read_run
 from eipnn.report.sources import fold_settings
+from eipnn.report.studies import ABOUT
 from eipnn.stages.source import source_of
 
 FINE_TUNED = ("mp", "mp+la")
@@ -116,6 +117,9 @@ def write_embedding(fold: Fold, seeds: Sequence[int], output: Path) -> str:
         f"{type(pretrained).__name__}, split {fold.split}: {smoothness['n'].iloc[0]} configurations"
     )
     picture(places, smoothness, title, output / "embedding.png")
+    fingerprint = read_json(stage / "done.json").get("fingerprint")
+    about = {"split": fold.split, "seed": fold.seed, "pretraining": fingerprint}
+    write_json(output / ABOUT, about)
     return tables.markdown(tables.rounded(smoothness))
 
 

@@ -101,7 +101,8 @@ def negative_transfer(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
 
     Returns:
         One line a number of frames and strategy: ``against`` (``baseline-long`` where it was trained, at equal steps),
-        ``n`` folds, ``lost`` of them, ``gain_percent`` (the paper's improvement) and ``worst_percent`` of one fold.
+        ``n`` folds, ``lost`` of them, ``gain_percent`` (the paper's improvement), ``worst_percent`` of one fold,
+        ``steps`` and ``steps_against``, the mean gradient steps of both.
     """
     lines = []
     for frames, experiment in experiments.items():
@@ -122,6 +123,8 @@ def negative_transfer(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
                         "lost": int((each < 0).sum()),
                         "gain_percent": 100 * gain,
                         "worst_percent": 100 * each.min(),
+                        "steps": round(np.mean(row.steps)),
+                        "steps_against": round(np.mean(rows[fair].steps)),
                     }
                 )
     return pd.DataFrame(lines)
@@ -172,8 +175,18 @@ def plot_frames(
 
 
 def drawn(table: pd.DataFrame) -> list[str]:
-    """The strategies of the picture: Table 1's and delta learning, in their -long forms where they were trained."""
-    there = set(table["strategy"])
-    forms = [(f"{name}-long", name) for name in (*MAIN, *DELTA)]
-    found = [next((name for name in pair if name in there), None) for pair in forms]
-    return [name for name in found if name]
+    """The strategies of the picture: Table 1's and delta learning.
+
+    In their -long forms where `reference` is long and these were trained with all numbers of frames that the short ones
+    were.
+    """
+    numbers = {name: set(rows["frames"]) for name, rows in table.groupby("strategy")}
+    chosen = []
+    for name in (*MAIN, *DELTA):
+        long = f"{name}-long"
+        enough = numbers.get(name, set()) <= numbers.get(long, set())
+        if reference(table) == "baseline-long" and long in numbers and enough:
+            chosen.append(long)
+        elif name in numbers:
+            chosen.append(name)
+    return chosen

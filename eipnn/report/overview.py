@@ -1,7 +1,7 @@
 """Several backbones and data sets side by side, as in Table 1 of Shui et al. 2022."""
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +10,12 @@ from eipnn.files import write_atomically
 from eipnn.report import plots, tables
 from eipnn.report.document import IMPROVEMENT, STEPS, Report
 from eipnn.report.runs import Experiment
-from eipnn.report.tables import ROWS, markdown
+from eipnn.report.tables import NOTHING, ROWS, markdown
 from eipnn.run.strategy import STRATEGIES
+
+DFT_ALONE = "DFT alone"
+LABELS = (DFT_ALONE, *(STRATEGIES[name].label for name in ROWS[1:]))
+"""The rows of the table of all data sets."""
 
 
 def overview(reports: Sequence[Report], folder: Path) -> str:
@@ -33,43 +37,64 @@ def _data(report: Report) -> str:
 
 
 def _data_sets(reports: Sequence[Report], folder: Path) -> list[str]:
-    """Table and picture of all data sets; nothing for one, or where a data set has two trainings of one backbone."""
+    """Table and picture of all data sets; nothing for one."""
     sets = _short_names([_data(report) for report in reports])
-    names = [(_data(r), r.experiment.backbone) for r in reports]
-    if len(sets) < 2 or len(set(names)) < len(names):
+    if len(sets) < 2:
         return []
+    names = [(_data(r), r.experiment.backbone) for r in reports]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        return [
+            f"No table of all data sets: {twice[1]} was trained on `{twice[0]}` with two kinds of settings. Report "
+            "these runs apart for one."
+        ]
     table = pd.concat(
         [r.table.assign(data=sets[_data(r)], backbone=r.experiment.backbone) for r in reports],
         ignore_index=True,
     )
+    table.loc[table["row"] == table["backbone"], "row"] = DFT_ALONE
     eip = table["row"].str.startswith("Best EIP")
-    strategies = [STRATEGIES[name].label for name in ROWS[1:]]
-    plots.gains(table[~eip], strategies, folder / "data_sets.png")
-    table.loc[eip, ["backbone", "row"]] = "-", "Best EIP"
-    table = table.drop_duplicates(["data", "backbone", "row"])
+    plots.gains(table[~eip], list(LABELS[1:]), folder / "data_sets.png")
+    best = table[eip].sort_values("n", ascending=False, kind="stable").drop_duplicates("data")
+    table = pd.concat([best.assign(backbone=NOTHING, row="Best EIP"), table[~eip]])
     write_atomically(folder / "data_sets.csv", table.to_csv(index=False))
     return [
         "## All data sets",
         markdown(_side_by_side(table)),
         "![Improvement over DFT alone](data_sets.png)",
+        "Gradient steps, and what else the rows of a data set differ in, stand in its own table.",
     ]
 
 
 def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """A line a backbone and strategy; of each data set the two errors."""
+    """A line a backbone and strategy; of each data set the two errors, with n where others have more."""
     errors = ["config MAE (eV)", "atom MAE (eV/atom)"]
-    shown = tables.readable(table)[errors].assign(**table[["data", "backbone", "row"]])
-    lines = ["backbone", "row"]
-    wide = shown.pivot(index=lines, columns="data", values=errors)
-    wide = wide.reindex(shown.set_index(lines).index.unique()).fillna(tables.NOTHING)
-    columns = {f"{s}: {e}": wide[e][s] for s in shown["data"].unique() for e in errors}
-    return pd.DataFrame({"": wide.index.get_level_values("row")} | columns)
+    shown = tables.readable(table)[errors]
+    fewer = table["n"] < table["n"].max()
+    shown[errors[0]] += [
+        f" (n = {n})" if few else "" for n, few in zip(table["n"], fewer, strict=True)
+    ]
+    columns = {
+        (data, error): shown[error].set_axis(pd.MultiIndex.from_frame(table[["backbone", "row"]]))[
+            list(table["data"] == data)
+        ]
+        for data in table["data"].unique()
+        for error in errors
+    }
+    backbones = [b for b in table["backbone"].unique() if b != NOTHING]
+    lines = [(NOTHING, "Best EIP"), *product(backbones, LABELS)]
+    there = pd.MultiIndex.from_tuples(
+        [line for line in lines if any(line in column.index for column in columns.values())]
+    )
+    cells = {f"{d}: {e}": c.reindex(there).fillna(NOTHING) for (d, e), c in columns.items()}
+    names = {"": there.get_level_values(0), "row": there.get_level_values(1)}
+    return pd.DataFrame(names | {name: list(column) for name, column in cells.items()})
 
 
 def _short_names(files: Sequence[str]) -> dict[str, str]:
     """A name for each file of DFT frames: its folder's where that tells them apart, else the whole path."""
     names = {file: Path(file.removeprefix("bundled:")).parent.name for file in files}
-    return names if len(set(names.values())) == len(names) else {file: file for file in names}
+    told_apart = len(set(names.values())) == len(names) and all(names.values())
+    return names if told_apart else {file: file for file in names}
 
 
 def _section(dft: str, reports: Sequence[Report], folder: Path, number: str) -> str:

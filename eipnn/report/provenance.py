@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from eipnn.report.runs import Experiment, Training
 from eipnn.run.execute import COMMANDS
 
+UNKNOWN = "unknown versions"
+
 
 def provenance(experiment: Experiment) -> Iterator[str]:
     """The section of a report."""
@@ -14,10 +16,13 @@ def provenance(experiment: Experiment) -> Iterator[str]:
     if commands := _commands(trainings):
         yield "\n".join(f"    {line}" for line in commands)
     splits, seeds = ({getattr(t.fold, name) for t in trainings} for name in ("split", "seed"))
+    versions = {_versions(t) for t in trainings}
     yield (
-        f"{len(trainings)} trainings (splits {_joined(splits)}; seed {_joined(seeds)}) with "
-        f"{_joined({_versions(t) for t in trainings})}."
+        f"{len(trainings)} fine-tuned potentials in the tables (splits {_joined(splits)}; seed {_joined(seeds)}), "
+        f"trained with {_joined(versions - {UNKNOWN}) or UNKNOWN}."
     )
+    if UNKNOWN in versions or not all((t.fold.run / COMMANDS).exists() for t in trainings):
+        yield "Some of them are of an eipnn that did not record commands and versions yet."
 
 
 def _commands(trainings: list[Training]) -> list[str]:
@@ -28,10 +33,8 @@ def _commands(trainings: list[Training]) -> list[str]:
 
 
 def _versions(training: Training) -> str:
-    versions = training.result.get("versions")
-    if not versions:
-        return "versions that were not recorded"
-    return " ".join(f"{name} {version}" for name, version in versions.items())
+    versions = training.result.get("versions") or {}
+    return " ".join(f"{name} {version}" for name, version in versions.items()) or UNKNOWN
 
 
 def _joined(values: set) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from eipnn.files import write_atomically
 from eipnn.report import frames, residuals, tables
 from eipnn.report.plots import BLUE, STYLE
-from eipnn.report.runs import Experiment, Training, read_json
+from eipnn.report.runs import Experiment, Fold, Training, read_json
 from eipnn.report.sources import FoldData
 from eipnn.report.tables import markdown, measure
 from eipnn.run.strategy import MAIN_AND_LONG, STRATEGIES
@@ -22,10 +22,14 @@ from eipnn.stages.residuals import FILE, THRESHOLDS
 if TYPE_CHECKING:
     from eipnn.stages.source import Source
 
+ABOUT = "about.json"
+"""In the folder of an embedding, written last: which pretraining it is of."""
+
 SOURCES = ("baseline", "la", "la-best", "la-dft")
 LOSSES = ("baseline", "la", "la-mse", "mp+la", "mp+la-mse")
-ALONE = tuple(name for name, strategy in STRATEGIES.items() if strategy.single)
-ONE_EIP = (*MAIN_AND_LONG, *ALONE)
+ON_ONE = tuple(name for name, strategy in STRATEGIES.items() if strategy.single)
+"""The strategies that need the single best EIP."""
+ONE_EIP = (*MAIN_AND_LONG, *ON_ONE)
 
 SAVED = (
     "**Frames needed** is the number of DFT frames with which the row that is compared with reaches the same mean "
@@ -70,13 +74,15 @@ class Studies:
             "Table 4 of the paper: the same trainings with the squared error in place of Eq. 4.",
         )
         yield from self._rows(
-            ALONE,
+            ON_ONE,
             ONE_EIP,
             "one_eip",
-            "One EIP alone",
+            "One EIP alone, and delta learning",
             "What one would do with the EIP that has the lowest config MAE on train and validation: label the "
-            "whole pool with it (+LA), pretrain on it (+MP), or learn the difference to DFT (delta learning), after "
-            "pretraining on all EIPs too. " + self._single(),
+            "whole pool with it (+LA), pretrain on it (+MP), or learn the difference to DFT (delta learning); +MP on "
+            "DFT - EIP is delta learning after pretraining on all EIPs. The improvement is over "
+            f"{self.experiment.backbone}; rows with EIP labels and long ones take more gradient steps. "
+            + self._single(),
         )
         yield from self._frames()
         yield from self._representation()
@@ -130,7 +136,7 @@ class Studies:
 
     def _single(self) -> str:
         found = set()
-        for strategy in ALONE:
+        for strategy in ON_ONE:
             for training in self.experiment.row(strategy):
                 found.add(read_json(training.folder / "done.json").get("single_eip"))
         return f"That EIP is {', '.join(sorted(map(str, found)))}." if found else ""
@@ -152,8 +158,9 @@ class Studies:
         yield (
             f"{len(losing)} of {len(transfer)} rows lose to DFT alone on average"
             + (f": {', '.join(where)}." if where else ".")
-            + " Gains are the paper's improvement; `lost` counts splits and seeds, `worst` is the worst of them. +LA "
-            "rows stand against training on DFT alone for as many steps, where that was done."
+            + " Gains are the paper's improvement; `lost` counts splits and seeds, `worst` is the worst of them. Rows "
+            "with EIP labels and long ones stand against the long training on DFT alone, where there is one; the last "
+            "two columns are the gradient steps of both."
         )
         shown = transfer.assign(
             strategy=transfer["strategy"].map(names), against=transfer["against"].map(names)
@@ -162,8 +169,7 @@ class Studies:
 
     def _representation(self) -> Iterator[str]:
         """Fig. 4, where `eipnn embed` has been given."""
-        places = [fold.run / "embedding" for fold in self.experiment.folds]
-        made = next((place for place in places if (place / "smoothness.csv").exists()), None)
+        made = next((p for fold in self.experiment.folds if (p := embedded(fold))), None)
         if made is None:
             return
         table = pd.read_csv(made / "smoothness.csv", dtype={"seed": "Int64"})
@@ -206,6 +212,16 @@ class Studies:
 
     def _csv(self, name: str, table: pd.DataFrame) -> None:
         write_atomically(self.folder / f"{name}.csv", table.to_csv(index=False))
+
+
+def embedded(fold: Fold) -> Path | None:
+    """What `eipnn embed` left of a fold's pretraining; nothing where another has taken its place since."""
+    place, done = fold.run / "embedding", fold.folder / "pretrain" / "done.json"
+    if not (place / ABOUT).exists() or not done.exists():
+        return None
+    about = read_json(place / ABOUT)
+    same = about.get("pretraining") == read_json(done).get("fingerprint")
+    return place if same else None
 
 
 def _selected(training: Training, source: "Source") -> pd.DataFrame:

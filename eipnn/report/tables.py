@@ -167,7 +167,9 @@ def trainings(experiment: Experiment) -> pd.DataFrame:
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """The cells as text, numbers with four decimals, nothing as `NOTHING`."""
-    text = table.map(lambda value: f"{value:.4f}" if isinstance(value, float) else str(value))
+    text = table.astype(object).map(
+        lambda value: f"{value:.4f}" if isinstance(value, float) else str(value)
+    )
     return text.mask(table.isna(), NOTHING)
 
 

@@ -39,6 +39,10 @@ DEFAULT: dict[str, Sequence[Any]] = {
 """What is trained where neither the options nor the experiment file say."""
 
 
+WATCHED = "val_config_mae"
+"""What tells the best epoch of a training, and the best alpha, where the experiment does not change it."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Arguments of `eipnn run`."""
     p = argparse.ArgumentParser(
@@ -256,46 +260,60 @@ def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """What the strategies reached on the test split; columns in which all rows are as by default are left out."""
-    columns = {
+    names: dict[str, list[str | None]] = {
         "experiment": [row.get("experiment") for row in rows],
         "strategy": [row["strategy"] for row in rows],
+    }
+    numbers: dict[str, list[str | None]] = {
         "split": [str(row["split"]) for row in rows],
         "seed": _unless_default(rows, "seed", DEFAULT["seed"][0]),
-        "DFT\nframes": _unless_default(rows, "frames", ALL),
+        "frames": _unless_default(rows, "frames", ALL),
         "alpha": [None if row["alpha"] is None else f"{row['alpha']:g}" for row in rows],
         "config\nMAE (eV)": [f"{row['result']['test_config_mae']:.4f}" for row in rows],
         "atom MAE\n(eV/atom)": [f"{row['result']['test_atom_mae']:.4f}" for row in rows],
         "epochs": [str(row["result"]["epochs"]) for row in rows],
         "steps": [str(row["result"]["gradient_steps"]) for row in rows],
     }
-    shown = {name: cells for name, cells in columns.items() if any(cells)}
     table = Table(title="Test errors", box=SIMPLE_HEAD, collapse_padding=True)
-    for name in shown:
-        left = name in ("experiment", "strategy")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for cells in zip(*shown.values(), strict=True):
-        table.add_row(*(cell or "" for cell in cells))
+    shown = {name: cells for name, cells in (names | numbers).items() if any(cells)}
+    for name, cells in shown.items():
+        if name in names:
+            table.add_column(name, overflow="fold")
+        else:  # where the terminal is narrow, names are broken, numbers never
+            whole = max(len(text or "") for text in (*name.split("\n"), *cells))
+            table.add_column(name, justify="right", no_wrap=True, min_width=whole)
+    for line in zip(*shown.values(), strict=True):
+        table.add_row(*(cell or "" for cell in line))
     return table
 
 
 def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
     """For each experiment the strategy with the lowest mean validation error, and the potential that it left.
 
-    Test errors have no part in it. Of several numbers of DFT frames the largest is looked at.
+    Test errors have no part in it, nor have rows that were trained on hidden DFT energies. Of several numbers of DFT
+    frames the largest is looked at. Nothing is said where a training was not watched by its config MAE.
     """
     lines = []
     for name in dict.fromkeys(row.get("experiment") for row in rows):
         mine = [row for row in rows if row.get("experiment") == name]
-        most = max(row.get("frames") or math.inf for row in mine)
-        mine = [row for row in mine if (row.get("frames") or math.inf) == most]
+        mine = [r for r in mine if STRATEGIES[r["strategy"]].eip_labels not in ("best", "dft")]
+        counts = {row.get("frames") or math.inf for row in mine}
+        mine = [row for row in mine if (row.get("frames") or math.inf) == max(counts)]
+        results = [row["result"] for row in mine]
+        if not mine or any(r["best_score"] is None or r["monitor"] != WATCHED for r in results):
+            continue
         scores: dict[str, list[float]] = {}
         for row in mine:
             scores.setdefault(row["strategy"], []).append(row["result"]["best_score"])
         best = min(scores, key=lambda strategy: mean(scores[strategy]))
         row = next(row for row in mine if row["strategy"] == best)
+        head = f"{name}: " if name else ""
+        of = f"Of these {len(scores)} strategies " if len(scores) > 1 else ""
+        with_frames = f", {row.get('frames') or ALL} DFT frames" if len(counts) > 1 else ""
         lines.append(
-            f"{name + ': ' if name else ''}lowest on validation: {best} ({mean(scores[best]):.4f} eV, "
-            f"n = {len(scores[best])}). Potential of split {row['split']}, seed {row['seed']}: {row['checkpoint']}"
+            f"{head}{of}{best} has the {'lowest ' if of else ''}validation config MAE {mean(scores[best]):.4f} eV "
+            f"(n = {len(scores[best])}{with_frames}). Its potential of split {row['split']}, seed {row['seed']}: "
+            f"{row['checkpoint']}"
         )
     return lines
 
