@@ -267,7 +267,7 @@ def row_of(strategy: str, score: float | None, **about) -> dict:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([row_of("mp", 0.2)], ["mp has the validation config MAE 0.2000 eV (n = 1)"]),
+        ([row_of("mp", 0.2)], ["mp has the validation config MAE, 0.2000 eV (n = 1)"]),
         ([row_of("baseline", 0.3), row_of("mp", 0.2)], ["Of these 2 strategies mp has the lowest"]),
         (
             [row_of("la-dft", 0.1), row_of("la", 0.2), row_of("baseline", 0.3)],

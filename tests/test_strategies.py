@@ -136,7 +136,7 @@ def test_the_row_that_is_best_on_validation_is_named(experiment, run, fake, tmp_
     said = run(experiment, "--strategy", "baseline", "mp", "--frames", "10", "all")
     file = fold(tmp_path) / "mp" / "checkpoints" / "best.ckpt"
     assert (
-        "Of these 2 strategies mp has the lowest validation config MAE 0.2000 eV (n = 1, all"
+        "Of these 2 strategies mp has the lowest validation config MAE, 0.2000 eV (n = 1, all"
         in said
     )
     assert f"Its potential of split 1, seed 0: {file}" in said

@@ -311,7 +311,7 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
         of = f"Of these {len(scores)} strategies " if len(scores) > 1 else ""
         with_frames = f", {row.get('frames') or ALL} DFT frames" if len(counts) > 1 else ""
         lines.append(
-            f"{head}{of}{best} has the {'lowest ' if of else ''}validation config MAE {mean(scores[best]):.4f} eV "
+            f"{head}{of}{best} has the {'lowest ' if of else ''}validation config MAE, {mean(scores[best]):.4f} eV "
             f"(n = {len(scores[best])}{with_frames}). Its potential of split {row['split']}, seed {row['seed']}: "
             f"{row['checkpoint']}"
         )
