@@ -70,11 +70,17 @@ def test_forces_that_do_not_converge_fail(relax, used, run, monkeypatch, capsys)
     assert "NOT converged" in capsys.readouterr().out
 
 
-def test_another_strategy_is_taken_aloud(relax, used, tmp_path, monkeypatch, capsys):
-    run = write_run(tmp_path / "run", write_silicon(tmp_path), ("baseline", "mp"), splits=(2,))
+def test_the_lowest_validation_error_chooses_and_delta_learning_is_left_out(
+    relax, used, tmp_path, monkeypatch, capsys
+):
+    rows = ("baseline", "mp", "mp+delta")
+    run = write_run(tmp_path / "run", write_silicon(tmp_path), rows, splits=(2,))
     call(relax, monkeypatch, run, "--steps", 1)
-    assert "the run has no finished 'mp+la': 'mp' is taken instead" in capsys.readouterr().out
+    assert "validation config MAE 0.200 eV" in capsys.readouterr().out
     assert used == [run / "split-2/seed-0/mp/checkpoints/best.ckpt"]
+    alone = write_run(tmp_path / "alone", write_silicon(tmp_path), ("mp+delta",))
+    assert call(relax, monkeypatch, alone) == 1
+    assert "need an EIP beside them" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_is_named(relax, tmp_path, monkeypatch, capsys):

@@ -2,10 +2,11 @@
 
     python experiments/si_mini/relax.py RUN [--fmax 0.01] [--steps 300] [--seed 0]
 
-The best +MP+LA potential is taken, or that of another strategy where the run has none. The start is the cubic cell of
-8 atoms, each displaced by 0.1 A (standard deviation), the cell strained by some per cent. Energy, lattice constant and
-number of steps are printed; the path goes to RUN/relax/relax.extxyz, its end to RUN/relax/relaxed.extxyz. The exit code
-is 0 only where the forces on atoms and cell have converged.
+The potential with the lowest validation error is taken, as `eipnn run` names it; delta learning, whose potentials need
+an EIP too, is left out. The start is the cubic cell of 8 atoms, each displaced by 0.1 A (standard deviation), the cell
+strained by some per cent. Energy, lattice constant and number of steps are printed; the path goes to
+RUN/relax/relax.extxyz, its end to RUN/relax/relaxed.extxyz. The exit code is 0 only where the forces on atoms and cell
+have converged.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from ase.optimize import BFGS
 from eipnn import EIPNNCalculator
 from eipnn.errors import InputError
 from eipnn.report.runs import Training, read_run
+from eipnn.run.strategy import STRATEGIES
 
-PREFERENCE = ("mp+la", "mp", "la", "mp-long", "baseline-long", "baseline")
 PBE = 5.47  # A, lattice constant of diamond silicon
 RATTLE = 0.1  # A
 STRAIN = 0.02  # standard deviation of the components
@@ -64,13 +65,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def choose(trainings: list[Training]) -> Training:
-    """The potential with the lowest validation error of the first strategy in `PREFERENCE` that the run has."""
-    strategy = next(s for s in PREFERENCE if any(t.strategy == s for t in trainings))
-    chosen = min(
-        (t for t in trainings if t.strategy == strategy), key=lambda t: t.result["best_score"]
-    )
-    if strategy != PREFERENCE[0]:
-        print(f"the run has no finished {PREFERENCE[0]!r}: {strategy!r} is taken instead")
+    """The potential with the lowest validation error.
+
+    Raises:
+        InputError: the run has none that works without an EIP.
+    """
+    alone = [t for t in trainings if not STRATEGIES[t.strategy].delta]
+    if not alone:
+        raise InputError(
+            "all potentials of this run need an EIP beside them; train one of baseline, la, mp"
+        )
+    chosen = min(alone, key=lambda t: t.result["best_score"])
     print(
         f"potential: {chosen.folder} (validation config MAE {chosen.result['best_score']:.3f} eV)"
     )
