@@ -257,6 +257,7 @@ def learning_curves(
                 _curve(axis, tables, by, COLOURS[strategy], names[strategy])
             axis.grid()
             axis.set(yscale="log", xlabel=by if by == "epoch" else "gradient step")
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_locator(NullLocator())
