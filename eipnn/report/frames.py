@@ -181,11 +181,12 @@ def drawn(table: pd.DataFrame) -> list[str]:
     were.
     """
     numbers = {name: set(rows["frames"]) for name, rows in table.groupby("strategy")}
+    fair = reference(table) == "baseline-long"
     chosen = []
     for name in (*MAIN, *DELTA):
         long = f"{name}-long"
         enough = numbers.get(name, set()) <= numbers.get(long, set())
-        if reference(table) == "baseline-long" and long in numbers and enough:
+        if fair and long in numbers and enough:
             chosen.append(long)
         elif name in numbers:
             chosen.append(name)

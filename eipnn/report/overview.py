@@ -68,26 +68,16 @@ def _data_sets(reports: Sequence[Report], folder: Path) -> list[str]:
 def _side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """A line a backbone and strategy; of each data set the two errors, with n where others have more."""
     errors = ["config MAE (eV)", "atom MAE (eV/atom)"]
-    shown = tables.readable(table)[errors]
+    shown = tables.readable(table)[errors].assign(**table[["data", "backbone", "row"]])
     fewer = table["n"] < table["n"].max()
-    shown[errors[0]] += [
-        f" (n = {n})" if few else "" for n, few in zip(table["n"], fewer, strict=True)
-    ]
-    columns = {
-        (data, error): shown[error].set_axis(pd.MultiIndex.from_frame(table[["backbone", "row"]]))[
-            list(table["data"] == data)
-        ]
-        for data in table["data"].unique()
-        for error in errors
-    }
+    shown.loc[fewer, errors[0]] += " (n = " + table.loc[fewer, "n"].astype(str) + ")"
+    wide = shown.pivot(index=["backbone", "row"], columns="data", values=errors)
     backbones = [b for b in table["backbone"].unique() if b != NOTHING]
     lines = [(NOTHING, "Best EIP"), *product(backbones, LABELS)]
-    there = pd.MultiIndex.from_tuples(
-        [line for line in lines if any(line in column.index for column in columns.values())]
-    )
-    cells = {f"{d}: {e}": c.reindex(there).fillna(NOTHING) for (d, e), c in columns.items()}
-    names = {"": there.get_level_values(0), "row": there.get_level_values(1)}
-    return pd.DataFrame(names | {name: list(column) for name, column in cells.items()})
+    wide = wide.reindex([line for line in lines if line in wide.index]).fillna(NOTHING)
+    names = {"": wide.index.get_level_values("backbone"), "row": wide.index.get_level_values("row")}
+    sets = table["data"].unique()
+    return pd.DataFrame(names | {f"{d}: {e}": wide[e][d].to_numpy() for d in sets for e in errors})
 
 
 def _short_names(files: Sequence[str]) -> dict[str, str]:

@@ -16,17 +16,16 @@ from sklearn.metrics import confusion_matrix
 from eipnn.run.strategy import MAIN_AND_LONG
 
 # Okabe & Ito's palette without its yellow, which is faint on white.
+PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00")
 COLOURS = dict(
     zip(
         MAIN_AND_LONG,
-        ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00"),
+        PALETTE,
         strict=True,
     )
 )
 BLUE = "#0072B2"
-MARKS = [
-    *zip("os^Dvp", ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00"), strict=True)
-]
+MARKS = [*zip("os^Dvp", PALETTE, strict=True)]
 """Marker and colour of each backbone."""
 COLOURS |= dict.fromkeys(("delta", "delta-long"), BLUE)
 COLOURS |= dict.fromkeys(("mp+delta", "mp+delta-long"), "#888888")

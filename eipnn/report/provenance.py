@@ -1,6 +1,7 @@
 """How the trainings of a report were made: commands, versions, splits and seeds."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from eipnn.report.runs import Experiment, Training
 from eipnn.run.execute import COMMANDS
@@ -13,7 +14,9 @@ def provenance(experiment: Experiment) -> Iterator[str]:
     trainings = [*experiment.trainings]
     trainings += [t for fewer in experiment.reduced.values() for t in fewer.trainings]
     yield "### How it was made"
-    if commands := _commands(trainings):
+    files = [run / COMMANDS for run in sorted({t.fold.run for t in trainings})]
+    recorded = [file for file in files if file.exists()]
+    if commands := _commands(recorded):
         yield "\n".join(f"    {line}" for line in commands)
     splits, seeds = ({getattr(t.fold, name) for t in trainings} for name in ("split", "seed"))
     versions = {_versions(t) for t in trainings}
@@ -21,15 +24,13 @@ def provenance(experiment: Experiment) -> Iterator[str]:
         f"{len(trainings)} fine-tuned potentials in the tables (splits {_joined(splits)}; seed {_joined(seeds)}), "
         f"trained with {_joined(versions - {UNKNOWN}) or UNKNOWN}."
     )
-    if UNKNOWN in versions or not all((t.fold.run / COMMANDS).exists() for t in trainings):
+    if UNKNOWN in versions or recorded != files:
         yield "Some of them are of an eipnn that did not record commands and versions yet."
 
 
-def _commands(trainings: list[Training]) -> list[str]:
+def _commands(files: list[Path]) -> list[str]:
     """The commands given for the runs, each once, in their order."""
-    files = [run / COMMANDS for run in sorted({t.fold.run for t in trainings})]
-    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
-    return list(dict.fromkeys(lines))
+    return list(dict.fromkeys(line for file in files for line in file.read_text().splitlines()))
 
 
 def _versions(training: Training) -> str:

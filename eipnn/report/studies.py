@@ -165,7 +165,7 @@ class Studies:
         shown = transfer.assign(
             strategy=transfer["strategy"].map(names), against=transfer["against"].map(names)
         )
-        yield markdown(shown.map(lambda v: f"{v:.1f}" if isinstance(v, float) else str(v)))
+        yield markdown(tables.rounded(shown, decimals=1))
 
     def _representation(self) -> Iterator[str]:
         """Fig. 4, where `eipnn embed` has been given."""

@@ -165,10 +165,10 @@ def trainings(experiment: Experiment) -> pd.DataFrame:
     )
 
 
-def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """The cells as text, numbers with four decimals, nothing as `NOTHING`."""
+def rounded(table: pd.DataFrame, decimals: int = 4) -> pd.DataFrame:
+    """The cells as text, nothing as `NOTHING`."""
     text = table.astype(object).map(
-        lambda value: f"{value:.4f}" if isinstance(value, float) else str(value)
+        lambda value: f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
     )
     return text.mask(table.isna(), NOTHING)
 

@@ -29,6 +29,7 @@ from eipnn.run.experiment import (
 )
 from eipnn.run.plan import Plan
 from eipnn.run.strategy import MAIN, STRATEGIES
+from eipnn.stages.finetune import FinetuneModule
 
 DEFAULT: dict[str, Sequence[Any]] = {
     "strategy": MAIN,
@@ -37,10 +38,6 @@ DEFAULT: dict[str, Sequence[Any]] = {
     "frames": [ALL],
 }
 """What is trained where neither the options nor the experiment file say."""
-
-
-WATCHED = "val_config_mae"
-"""What tells the best epoch of a training, and the best alpha, where the experiment does not change it."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -206,12 +203,11 @@ def run_strategy(plan: Plan, strategy: str, alphas: tuple[float, ...]) -> dict[s
     """Train one row; with several alphas, the best on validation is the row's."""
     searched = alphas if STRATEGIES[strategy].eip_labels else alphas[:1]
     stages = [plan.finetune(strategy, alpha) for alpha in searched]
-    trained = [plan.run(stage) | {"checkpoint": str(stage.best)} for stage in stages]
+    trained = [plan.run(stage) for stage in stages]
     row = min(trained, key=lambda t: t["result"]["best_score"])
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
-    kept = {key: value for key, value in row.items() if key != "checkpoint"}
-    write_json(plan.folder / f"result-{strategy}.json", kept | {"alphas": scores})
-    return row
+    write_json(plan.folder / f"result-{strategy}.json", row | {"alphas": scores})
+    return row | {"checkpoint": str(stages[trained.index(row)].best)}
 
 
 def label_store(experiment: Experiment, root: Path, workers: int) -> Path | None:
@@ -300,7 +296,9 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
         counts = {row.get("frames") or math.inf for row in mine}
         mine = [row for row in mine if (row.get("frames") or math.inf) == max(counts)]
         results = [row["result"] for row in mine]
-        if not mine or any(r["best_score"] is None or r["monitor"] != WATCHED for r in results):
+        if not mine or any(
+            r["best_score"] is None or r["monitor"] != FinetuneModule.monitor for r in results
+        ):
             continue
         scores: dict[str, list[float]] = {}
         for row in mine:
