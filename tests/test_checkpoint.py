@@ -1,5 +1,6 @@
 """Checkpoints: what they hold, what they refuse."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -10,7 +11,7 @@ from tiny import EIPS, FREE, SMALL, attached, best, eipnn_stage, stage_config
 import eipnn
 from eipnn.errors import InputError
 from eipnn.representations import SchNet
-from eipnn.stages.module import CheckpointError, read_checkpoint
+from eipnn.stages.module import CheckpointError, moved, read_checkpoint
 from eipnn.stages.source import EnergyZero
 
 NAMES = {"Classifier": "classify", "Pretrain": "pretrain", "Finetune": "finetune"}
@@ -260,3 +261,21 @@ def test_other_arguments_of_load_from_checkpoint_are_refused(trained):
 def test_what_commands_print_can_be_caught_as_a_value_error():
     assert issubclass(CheckpointError, InputError)
     assert issubclass(InputError, ValueError)
+
+
+def test_a_moved_folder_takes_its_own_paths_alone():
+    """`mp+la` begins with the letters of `mp`, and is another folder."""
+    state = {
+        "dirpath": "/runs/mp",
+        "best_model_path": "/runs/mp/best.ckpt",
+        "best_k_models": {"/runs/mp/best.ckpt": 0.5, "/runs/mp+la/best.ckpt": 0.25},
+        "monitor": "val_loss",
+        "last_model_path": "",
+    }
+    assert moved(state, Path("/runs/mp"), Path("/new")) == {
+        "dirpath": "/new",
+        "best_model_path": "/new/best.ckpt",
+        "best_k_models": {"/new/best.ckpt": 0.5, "/runs/mp+la/best.ckpt": 0.25},
+        "monitor": "val_loss",
+        "last_model_path": "",
+    }

@@ -202,7 +202,9 @@ class StageModule(LightningModule):
         for callback in trainer.checkpoint_callbacks:
             key = callback.state_key
             if key in states and Path(callback.dirpath).resolve() == folder:
-                states[key] = moved(states[key], states[key]["dirpath"], callback.dirpath)
+                states[key] = moved(
+                    states[key], Path(states[key]["dirpath"]), Path(callback.dirpath)
+                )
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:  # type: ignore[override]
@@ -247,12 +249,12 @@ def is_lightnings_own(callback: ModelCheckpoint) -> bool:
     return all(getattr(callback, name) == getattr(plain, name) for name in names)
 
 
-def moved(state: Any, old: str, new: str) -> Any:
+def moved(state: Any, old: Path, new: Path) -> Any:
     """The state of a checkpoint callback, with the paths in the folder `old` put into the folder `new`."""
     if isinstance(state, dict):
         return {moved(k, old, new): moved(v, old, new) for k, v in state.items()}
-    if isinstance(state, str) and state.startswith(old):
-        return new + state.removeprefix(old)
+    if isinstance(state, str) and Path(state).is_relative_to(old):
+        return str(new / Path(state).relative_to(old))
     return state
 
 
