@@ -1,5 +1,7 @@
 """EIP sets: what a YAML list may say, and what KIM answers."""
 
+import hashlib
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,37 @@ def test_ase_calculator_by_class_path(tmp_path: Path) -> None:
     assert isinstance(emt.calculator(), EMT)
     assert asap.calculator().parameters.asap_cutoff is True
     assert emt.elements() is None
+
+
+def test_entries_in_place_of_a_file() -> None:
+    (emt,) = load_eips([{"name": "emt", "ase": "ase.calculators.emt.EMT"}])
+    assert emt == EIP("emt", "ase", "ase.calculators.emt.EMT")
+    with pytest.raises(EIPError, match="eips: entry 2: must have either kim or ase"):
+        load_eips([{"name": "emt", "ase": "ase.calculators.emt.EMT"}, {"name": "b"}])
+    with pytest.raises(EIPError, match="eips: must be a YAML list of entries such as"):
+        load_eips([])
+
+
+def test_files_in_arguments_are_relative_to_the_folder_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the calculator is made; the description holds no path of this machine, and what is in the file."""
+    (tmp_path / "al.dat").write_text("1.5")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    entry = {"name": "file", "ase": "label_calculators.FromFile"}
+    entries = [entry | {"arguments": {"file": "al.dat", "more": {"files": ["al.dat", 3, "Al"]}}}]
+    (eip,) = load_eips(entries)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    made = pickle.loads(pickle.dumps(eip)).calculator()
+    assert made.stiffness == 1.5
+    assert made.more == {"files": [str(tmp_path / "al.dat"), 3, "Al"]}
+    assert eip.arguments["file"] == "al.dat"
+    description = eip.description()
+    assert str(tmp_path) not in str(description)
+    assert description["files"] == {"al.dat": hashlib.sha256(b"1.5").hexdigest()}
+    (tmp_path / "al.dat").write_text("1.6")
+    assert eip.description() != description
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,18 @@ def test_labels_equal_a_plain_loop_in_any_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(shuffled.energies_of(ids, ["memory"]), expected)
 
 
+def test_an_eip_with_a_file_beside_the_command(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("springs.dat").write_text("3.0")
+    entry = {"name": "file", "ase": "label_calculators.FromFile"}
+    eips = [*load_eips([entry | {"arguments": {"file": "springs.dat"}}]), STIFF]
+    store = label_structures(clusters(), eips, tmp_path / "store")
+    np.testing.assert_array_equal(store.energies[:, 0], store.energies[:, 1])
+    Path("springs.dat").write_text("3.5")
+    with pytest.raises(LabelError, match=r"other EIPs: file .* same EIPs, arguments and files"):
+        label_structures(clusters(), eips, tmp_path / "store")
+
+
 @pytest.mark.parametrize(
     ("how", "reason"),
     [

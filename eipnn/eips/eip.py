@@ -4,10 +4,17 @@
 - {name: sw5, kim: SW_StillingerWeber_1985_Si__MO_405512056662_005}
 - {name: emt, ase: ase.calculators.emt.EMT}
 - {name: emt-asap, ase: ase.calculators.emt.EMT, arguments: {asap_cutoff: true}}
+- {name: eam, ase: ase.calculators.eam.EAM, arguments: {potential: Al.eam.alloy}}
+
+An argument that names a file is, as all paths, relative to the folder in which the command is given. A label store and
+a checkpoint keep it as it is written, with a checksum of the file: they can be moved, and another file is found out.
 """
 
+import hashlib
 import json
+import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -40,21 +47,46 @@ class EIP:
     source: str
     target: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    folder: str = field(default_factory=os.getcwd, compare=False, repr=False)
+    """What paths in `arguments` are relative to."""
 
     def description(self) -> dict[str, Any]:
-        """What identifies this potential in a label store: plain values."""
-        return {
+        """What identifies this potential in a label store: plain values.
+
+        Where arguments name files, ``files`` holds the SHA-256 of each.
+        """
+        described = {
             "name": self.name,
             "source": self.source,
             "target": self.target,
             "arguments": self.arguments,
         }
+        named = {value: self._file(value) for value in _strings(self.arguments)}
+        files = {name: _sha256(file) for name, file in named.items() if file}
+        return described | {"files": files} if files else described
 
     def calculator(self) -> Calculator:
         """A new ASE calculator (eV, eV/A)."""
         if self.source == "kim":
             return kim.calculator(self.target)
-        return class_path.calculator(self.target, self.arguments)
+        return class_path.calculator(self.target, self._with_files(self.arguments))
+
+    def _file(self, text: str) -> Path | None:
+        """The file that a text in the arguments names."""
+        file = Path(self.folder, text)
+        try:
+            return file if file.is_file() else None
+        except (OSError, ValueError):  # no file's name: too long, a null byte
+            return None
+
+    def _with_files(self, value: Any) -> Any:
+        """An argument with the full paths of the files that it names, as calculators run in folders of their own."""
+        if isinstance(value, dict):
+            return {key: self._with_files(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._with_files(item) for item in value]
+        file = self._file(value) if isinstance(value, str) else None
+        return str(file) if file else value
 
     def elements(self) -> frozenset[str] | None:
         """The elements this potential covers, None where its calculator does not tell."""
@@ -66,12 +98,26 @@ def named_sets() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _sets().glob("*.yaml")))
 
 
-def load_eips(name_or_yaml: str | Path) -> tuple[EIP, ...]:
-    """The EIPs of a named set or of a YAML file, with KIM ids resolved to the installed versions.
+def load_eips(given: str | Path | Sequence[Mapping[str, Any]]) -> tuple[EIP, ...]:
+    """The EIPs of a named set, of a YAML file or of a list of entries, with KIM ids resolved to the installed versions.
 
     Raises `EIPError` for an unknown set, a file that does not hold a list of entries as above, a name
     given twice, a KIM model that is not installed and a class that cannot be imported.
     """
+    where, entries = (given, _entries(given)) if isinstance(given, str | Path) else ("eips", given)
+    if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
+        raise EIPError(f"{where}: must be a YAML list of entries such as '{_EXAMPLE}'")
+    installed = _installed(entries, where)
+    eips = tuple(_eip(e, f"{where}: entry {n}", installed) for n, e in enumerate(entries, 1))
+    names = [eip.name for eip in eips]
+    for name in names:
+        if names.count(name) > 1:
+            raise EIPError(f"{where}: the name {name!r} is given twice; rename one entry")
+    return eips
+
+
+def _entries(name_or_yaml: str | Path) -> Any:
+    """What the YAML file of a set holds."""
     source = Path(name_or_yaml)
     if str(name_or_yaml) in named_sets():
         source = _sets() / f"{name_or_yaml}.yaml"
@@ -81,28 +127,32 @@ def load_eips(name_or_yaml: str | Path) -> tuple[EIP, ...]:
             f"the sets are {', '.join(named_sets())}"
         )
     try:
-        entries = yaml.safe_load(source.read_text(encoding="utf-8"))
+        return yaml.safe_load(source.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise EIPError(f"{name_or_yaml}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(entries, list) or not entries:
-        raise EIPError(f"{name_or_yaml}: must be a YAML list of entries such as '{_EXAMPLE}'")
-    installed = _installed(entries, name_or_yaml)
-    eips = tuple(_eip(e, f"{name_or_yaml}: entry {n}", installed) for n, e in enumerate(entries, 1))
-    names = [eip.name for eip in eips]
-    for name in names:
-        if names.count(name) > 1:
-            raise EIPError(f"{name_or_yaml}: the name {name!r} is given twice; rename one entry")
-    return eips
 
 
 _EXAMPLE = "- {name: sw, kim: MO_405512056662}"
+
+
+def _strings(arguments: Any) -> list[str]:
+    """All texts in nested arguments."""
+    if not isinstance(arguments, dict | list):
+        return [arguments] if isinstance(arguments, str) else []
+    items = arguments.values() if isinstance(arguments, dict) else arguments
+    return [text for item in items for text in _strings(item)]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sets() -> Path:
     return Path(str(files("eipnn.eips"))) / "sets"
 
 
-def _installed(entries: list[Any], source: str | Path) -> list[str]:
+def _installed(entries: Sequence[Any], source: str | Path) -> list[str]:
     """The installed KIM models; nothing is asked of KIM where no entry needs it."""
     if not any(isinstance(entry, dict) and "kim" in entry for entry in entries):
         return []

@@ -126,7 +126,7 @@ def _create_or_check(folder: Path, structures: Sequence[Atoms], eips: Sequence[E
     if found["eips"] != index["eips"]:
         there = ", ".join(f"{e['name']} ({e['target']})" for e in found["eips"])
         raise LabelError(
-            f"{folder}: holds labels of other EIPs: {there}; give another folder, or the same EIPs"
+            f"{folder}: holds labels of other EIPs: {there}; give another folder, or the same EIPs, arguments and files"
         )
     if found != index:
         raise LabelError(
