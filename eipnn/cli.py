@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar, Timer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
+from lightning.pytorch.callbacks.timer import Interval
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -49,6 +50,30 @@ class ProgressBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
+
+
+class TrainingTimer(Timer):
+    """Measures a training, over all the times that it was resumed.
+
+    ``trainer.max_time`` counts anew whenever it is resumed and ends it after a whole epoch, so that what goes on later
+    is as if it had not been ended.
+    """
+
+    def __init__(self, max_time: Any = None) -> None:
+        super().__init__(max_time, interval=Interval.epoch)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if self._duration is not None:
+            self._duration += self._offset
+
+    def on_fit_start(self, *arguments: Any, **others: Any) -> None:
+        """Nothing: at least one epoch is trained."""
+
+    def is_over(self) -> bool:
+        """Whether `max_time` has passed."""
+        left = self.time_remaining()
+        return left is not None and left <= 0
 
 
 class EipnnCLI(LightningCLI):
@@ -91,26 +116,32 @@ class EipnnCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(save_dir=config["default_root_dir"], name="logs")
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        own: dict[type[Callback], Callback] = {PredictionWriter: PredictionWriter()}
-        if config.get("max_time") is None:  # else the trainer makes a timer of its own
-            own[Timer] = Timer()
+        own: dict[type[Callback], Callback] = {
+            PredictionWriter: PredictionWriter(),
+            TrainingTimer: TrainingTimer(config.get("max_time")),
+        }
         if config.get("enable_progress_bar") is not False:
             own[LightningProgressBar] = ProgressBar()
         missing = [c for kind, c in own.items() if not any(isinstance(g, kind) for g in given)]
+        # else the trainer makes a timer of its own, which ends in the midst of an epoch
+        kwargs["max_time"] = None
         return super().instantiate_trainer(callbacks=[*given, *missing], **kwargs)
 
     def after_fit(self) -> None:
         """Write ``fit.json``: what the training came to."""
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        checkpoint: Any = self.trainer.checkpoint_callback
-        timer = next(c for c in self.trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
+        callbacks: Any = self.trainer.checkpoint_callbacks
+        checkpoint = next((c for c in callbacks if getattr(c, "monitor", None)), None)
+        timer = next(c for c in self.trainer.callbacks if isinstance(c, TrainingTimer))  # type: ignore[attr-defined]
         score = getattr(checkpoint, "best_model_score", None)
         content = {
             "epochs": self.trainer.current_epoch,
             "gradient_steps": self.trainer.global_step,
             "seconds": round(timer.time_elapsed("train"), 1),
+            "ended": how_ended(self.trainer, timer),
             "monitor": getattr(checkpoint, "monitor", None),
+            "mode": getattr(checkpoint, "mode", None),
             "best_score": None if score is None else float(score),
             "best_checkpoint": getattr(checkpoint, "best_model_path", ""),
             "versions": {m.__name__: m.__version__ for m in (eipnn, lightning, torch)},
@@ -122,6 +153,15 @@ class EipnnCLI(LightningCLI):
         if self.trainer.is_global_zero:
             metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
             write_json(Path(self.trainer.default_root_dir) / "test.json", metrics)
+
+
+def how_ended(trainer: Trainer, timer: TrainingTimer) -> str:
+    """What ended a training: ``max_epochs``, ``max_steps``, ``max_time`` or ``early_stopping``."""
+    if trainer.current_epoch == trainer.max_epochs:
+        return "max_epochs"
+    if trainer.global_step == trainer.max_steps:
+        return "max_steps"
+    return "max_time" if timer.is_over() else "early_stopping"
 
 
 def quiet_lightning() -> None:

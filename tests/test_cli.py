@@ -379,6 +379,45 @@ def test_max_time_is_honoured(tiny, tmp_path):
     fit = read_json(root / "fit.json")
     assert 0 < fit["epochs"] < 100000
     assert fit["seconds"] == pytest.approx(1, abs=2)
+    assert fit["ended"] == "max_time"
+
+
+def test_a_training_that_max_time_ends_goes_on_as_if_it_had_not(tiny, tmp_path):
+    whole = eipnn_stage("fit", stage_config(tiny, "Finetune", tmp_path / "whole", max_epochs=3))
+    limited = stage_config(tiny, "Finetune", tmp_path / "cut", max_epochs=3, max_time="00:00:00:00")
+    ends, resume = [], []
+    for _ in range(3):
+        cut = eipnn_stage("fit", limited, *resume)
+        ends.append(read_json(cut / "fit.json")["ended"])
+        resume = ["--ckpt_path", str(cut / "checkpoints" / "last.ckpt")]
+    assert ends == ["max_time", "max_time", "max_epochs"]
+    assert_same_training(cut, whole)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "ended"),
+    [
+        ({"max_epochs": 1}, "max_epochs"),
+        ({"max_epochs": 9, "max_steps": 8}, "max_steps"),
+        (
+            {
+                "max_epochs": 9,
+                "callbacks": [
+                    {
+                        "class_path": "EarlyStopping",
+                        "init_args": {"monitor": "val_config_mae", "stopping_threshold": 1e6},
+                    }
+                ],
+            },
+            "early_stopping",
+        ),
+    ],
+)
+def test_what_ended_a_training_is_recorded(tiny, tmp_path, trainer, ended):
+    fit = read_json(
+        eipnn_stage("fit", stage_config(tiny, "Finetune", tmp_path, **trainer)) / "fit.json"
+    )
+    assert (fit["ended"], fit["mode"]) == (ended, "min")
 
 
 def test_progress_is_shown_by_rich(tiny, tmp_path):
