@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from eipnn.checkpoint import load
+from eipnn.eips import InCell
 from eipnn.errors import InputError
 from eipnn.stages.finetune import FinetuneModule
 from eipnn.stages.module import CheckpointError
@@ -67,7 +68,7 @@ class EIPNNCalculator(Calculator):
                     else f"gives DFT less {potential.delta_eip}: give that EIP's ASE calculator as eip"
                 )
             )
-        self.eip = eip
+        self.eip = eip if eip is None or isinstance(eip, InCell) else InCell(eip)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.potential = potential.to(device=device, dtype=self.dtype).requires_grad_(False)
         if tabulate:
@@ -89,8 +90,10 @@ class EIPNNCalculator(Calculator):
         self.potential.check_elements(set(symbols))
         data = self.potential.representation.inputs(current, self.dtype)
         batch = Batch.from_data_list([data]).to(self.potential.device)
-        want_stress = "stress" in properties and bool(current.pbc.all())
-        energy, forces, virial = energy_forces_virial(self.potential, batch, want_stress)
+        # The stress comes with the forces at little cost; molecular dynamics at constant pressure asks for it later.
+        energy, forces, virial = energy_forces_virial(
+            self.potential, batch, bool(current.pbc.all())
+        )
         total = energy.item() + sum(self.zero.get(symbol, 0.0) for symbol in symbols)
         self.results = {
             "energy": total,
@@ -104,15 +107,13 @@ class EIPNNCalculator(Calculator):
             self._add_eip(current)
 
     def _add_eip(self, atoms: Atoms) -> None:
-        """Add energy, forces and stress of the EIP, its energy on the aligned zero."""
+        """Add energy, forces and stress of the EIP, energies on the aligned zero. Without its stress there is none."""
         assert self.eip is not None
+        self.eip.calculate(atoms, ["stress"])
         zero = sum(self.eip_zero.get(symbol, 0.0) for symbol in atoms.symbols)
-        energy = self.eip.get_potential_energy(atoms) - zero
-        self.results["energy"] += energy
-        self.results["free_energy"] += energy
-        self.results["forces"] = self.results["forces"] + self.eip.get_forces(atoms)
-        if "stress" in self.results:
-            self.results["stress"] = self.results["stress"] + self.eip.get_stress(atoms)
+        added = self.eip.results | {"energy": self.eip.results["energy"] - zero}
+        added["free_energy"] = added["energy"]
+        self.results = {k: v + added[k] for k, v in self.results.items() if k in added}
 
 
 def energy_forces_virial(

@@ -1,19 +1,23 @@
 """The ASE calculator of a trained potential."""
 
+from unittest.mock import Mock
+
 import ase.io
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk, fcc111
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.filters import FrechetCellFilter
+from ase.md.melchionna import MelchionnaNPT
 from ase.optimize import BFGS
 from tiny import FREE, best, eipnn_stage, stage_config
 
 from eipnn import EIPNNCalculator
+from eipnn.calculator import energy_forces_virial
 from eipnn.errors import InputError
 from eipnn.stages.module import CheckpointError
 
@@ -86,6 +90,20 @@ def test_relaxation_goes_down(checkpoint):
     before = atoms.get_potential_energy()
     BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=0.01, steps=5)
     assert atoms.get_potential_energy() < before
+
+
+def test_dynamics_at_constant_pressure_evaluate_once_a_step(checkpoint, monkeypatch):
+    atoms = alloy(checkpoint=checkpoint, dtype="float64")
+    evaluated = Mock(wraps=energy_forces_virial)
+    monkeypatch.setattr("eipnn.calculator.energy_forces_virial", evaluated)
+    run = MelchionnaNPT(
+        atoms, 2 * units.fs, temperature_K=300, externalstress=0.0, ttime=20, pfactor=100.0
+    )
+    volume = atoms.get_volume()
+    run.run(4)
+    atoms.get_total_energy()
+    assert atoms.get_volume() != volume
+    assert evaluated.call_count == 1 + 4  # the start and each step
 
 
 def test_a_slab_has_energy_and_forces_but_no_stress(checkpoint):

@@ -30,8 +30,8 @@ def test_ase_calculator_by_class_path(tmp_path: Path) -> None:
     emt, asap = load_eips(file)
     assert emt == EIP("emt", "ase", "ase.calculators.emt.EMT")
     assert asap.description()["arguments"] == {"asap_cutoff": True}
-    assert isinstance(emt.calculator(), EMT)
-    assert asap.calculator().parameters.asap_cutoff is True
+    assert isinstance(emt.calculator().calculator, EMT)
+    assert asap.calculator().calculator.parameters.asap_cutoff is True
     assert emt.elements() is None
 
 
@@ -55,7 +55,7 @@ def test_files_in_arguments_are_relative_to_the_folder_of_the_command(
     entries = [entry | {"arguments": {"file": "al.dat", "more": {"files": ["al.dat", 3, "Al"]}}}]
     (eip,) = load_eips(entries)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    made = pickle.loads(pickle.dumps(eip)).calculator()
+    made = pickle.loads(pickle.dumps(eip)).calculator().calculator
     assert made.stiffness == 1.5
     assert made.more == {"files": [str(tmp_path / "al.dat"), 3, "Al"]}
     assert eip.arguments["file"] == "al.dat"

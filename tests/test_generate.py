@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.calculators.emt import EMT
 from ase.geometry import get_distances
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.generate.distance import covalent_rule, parents_rule, uniform_rule
-from eipnn.generate.dynamics import PICKS, InCell
+from eipnn.generate.dynamics import PICKS
 from eipnn.generate.kinds import make, strained, supercell
 from eipnn.generate.parents import Frame, Prototype, make_prototypes
 from eipnn.generate.recipe import KINDS, Dynamics, Recipe
@@ -221,24 +220,6 @@ def test_dynamics_under_emt() -> None:
     scaled = frames[-1].get_scaled_positions(wrap=False)
     assert (scaled > -1e-9).all()
     assert (scaled < 1 + 1e-9).all()
-
-
-def test_a_potential_sees_atoms_in_their_cell() -> None:
-    inside = bulk("Cu", cubic=True)
-    inside.rattle(0.1, seed=0)
-    outside = inside.copy()
-    outside.positions[0] += 3 * inside.cell[0]
-    seen = []
-
-    class Spy(EMT):
-        def calculate(self, atoms=None, *args, **kwargs):
-            seen.append(atoms.get_scaled_positions(wrap=False))
-            super().calculate(atoms, *args, **kwargs)
-
-    outside.calc = InCell(Spy())
-    inside.calc = EMT()
-    np.testing.assert_allclose(outside.get_forces(), inside.get_forces(), atol=1e-10)
-    assert (seen[0] < 1).all()
 
 
 def test_free_molecules_move_in_dynamics() -> None:

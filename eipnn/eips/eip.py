@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ase.calculators.calculator import Calculator
 
 from eipnn.eips import class_path, kim
+from eipnn.eips.in_cell import InCell
 from eipnn.errors import InputError
 
 SOURCES = ("kim", "ase")
@@ -65,11 +65,20 @@ class EIP:
         files = {name: _sha256(file) for name, file in named.items() if file}
         return described | {"files": files} if files else described
 
-    def calculator(self) -> Calculator:
-        """A new ASE calculator (eV, eV/A)."""
-        if self.source == "kim":
-            return kim.calculator(self.target)
-        return class_path.calculator(self.target, self._with_files(self.arguments))
+    def calculator(self) -> InCell:
+        """A new ASE calculator (eV, eV/A) for atoms that may lie outside of the cell.
+
+        Raises `EIPError` where there is none, only published energies, and whatever a calculator raises as it is made.
+        """
+        match self.source:
+            case "kim":
+                return InCell(kim.calculator(self.target))
+            case "ase":
+                arguments = self._with_files(self.arguments)
+                return InCell(class_path.calculator(self.target, arguments))
+        raise EIPError(
+            f"the EIP {self.name} stands for published energies ({self.target}), which no calculator gives"
+        )
 
     def _file(self, text: str) -> Path | None:
         """The file that a text in the arguments names."""

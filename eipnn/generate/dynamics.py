@@ -1,15 +1,11 @@
 """Molecular dynamics under an EIP, for structures as they are in warm matter."""
 
-from typing import Any
-
 import numpy as np
 from ase import Atoms, units
-from ase.calculators.calculator import Calculator, all_changes
 from ase.md.langevin import Langevin
 
 from eipnn.generate.distance import DistanceRule
 from eipnn.generate.recipe import Dynamics
-from eipnn.labels.worker import Frame, compute, wrapped
 
 PICKS = 5  # frames of one trajectory
 FRICTION = 0.01  # 1/fs; velocities are forgotten in 100 fs
@@ -20,27 +16,6 @@ class Unfit(Exception):
     """A trajectory that gives no frames; the message tells why."""
 
 
-class InCell(Calculator):
-    """Hands a potential the atoms wrapped into their cell, and checks what comes back.
-
-    Atoms move out of the cell in a trajectory, and KIM gives silently wrong energies for those.
-    """
-
-    implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE's own form)
-
-    def __init__(self, calculator: Calculator) -> None:
-        super().__init__()
-        self.calculator = calculator
-
-    def calculate(
-        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
-    ) -> None:
-        super().calculate(atoms, properties, system_changes)
-        frame = Frame(0, atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-        energy, forces = compute(self.calculator, wrapped(frame))
-        self.results = {"energy": energy, "forces": forces}
-
-
 def trajectory(
     rng: np.random.Generator, atoms: Atoms, dynamics: Dynamics, rule: DistanceRule
 ) -> list[Atoms]:
@@ -49,7 +24,7 @@ def trajectory(
     Raises `Unfit` where the potential fails or atoms stay too close.
     """
     temperature = rng.uniform(*dynamics.temperatures)
-    atoms.calc = InCell(dynamics.eip.calculator())
+    atoms.calc = dynamics.eip.calculator()
     spread = np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]  # Maxwell and Boltzmann
     atoms.set_momenta(spread * rng.standard_normal((len(atoms), 3)))
     run = Langevin(

@@ -20,9 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
 
-from eipnn.eips import EIP
+from eipnn.eips import EIP, InCell
 from eipnn.labels.store import DONE, IN_WORK, PENDING, open_array, read_index
 from eipnn.processes import die_with
 
@@ -39,36 +38,6 @@ class Frame(NamedTuple):
     pbc: np.ndarray  # (3,) bool
 
 
-def wrapped(frame: Frame) -> Atoms:
-    """The structure wrapped into its cell along the periodic axes.
-
-    KIM gives silently wrong energies for atoms outside the cell, and needs a full cell where an axis
-    is periodic: open axes without a vector get a unit vector, which changes no energy.
-    """
-    atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-    if frame.pbc.any():
-        atoms.cell = atoms.cell.complete()
-        atoms.wrap()
-    return atoms
-
-
-def compute(calculator: Calculator, atoms: Atoms) -> tuple[float, np.ndarray]:
-    """Energy (eV) and forces ((n_atoms, 3), eV/A), independent of what was computed before.
-
-    Raises ValueError where they are not finite, and whatever the calculator raises.
-    """
-    calculator.reset()
-    calculator.calculate(atoms, ["energy", "forces"], all_changes)
-    energy, forces = calculator.results["energy"], calculator.results["forces"]
-    if not np.isfinite(energy):
-        raise ValueError("the energy is NaN or infinite")
-    if np.shape(forces) != (len(atoms), 3):
-        raise ValueError(f"forces for {len(forces)} of {len(atoms)} atoms")
-    if not np.isfinite(forces).all():
-        raise ValueError("a force is NaN or infinite")
-    return float(energy), forces
-
-
 class Worker:
     """The arrays of one store and a calculator for each of its EIPs."""
 
@@ -80,7 +49,7 @@ class Worker:
         self.energies = open_array(folder, "energies", index, "r+")
         self.forces = open_array(folder, "forces", index, "r+")
         self.status = open_array(folder, "status", index, "r+")
-        self.calculators: list[Calculator] = []
+        self.calculators: list[InCell] = []
 
     def start(self) -> bool:
         """Make the calculators; whether all could be made."""
@@ -98,7 +67,7 @@ class Worker:
 
     def label(self, frame: Frame) -> None:
         """The pending labels of one frame."""
-        atoms = wrapped(frame)
+        atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
         status = self.status[frame.row]  # (n_eips,)
         atom_rows = slice(self.offsets[frame.row], self.offsets[frame.row + 1])
         for column, calculator in enumerate(self.calculators):
@@ -106,7 +75,7 @@ class Worker:
                 continue
             status[column] = IN_WORK
             try:
-                energy, forces = compute(calculator, atoms)
+                calculator.calculate(atoms)
             except Exception as error:
                 # Back to pending first: the engine marks the failure once it is in the ledger.
                 status[column] = PENDING
@@ -114,8 +83,8 @@ class Worker:
                 # What a failed calculation leaves inside a calculator is unknown.
                 self.calculators[column] = self.eips[column].calculator()
                 continue
-            self.energies[frame.row, column] = energy
-            self.forces[atom_rows, column] = forces
+            self.energies[frame.row, column] = calculator.results["energy"]
+            self.forces[atom_rows, column] = calculator.results["forces"]
             status[column] = DONE
 
 

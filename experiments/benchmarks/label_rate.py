@@ -68,7 +68,7 @@ def frames(number: int) -> list[Atoms]:
 
 def plain_loop(structures: Sequence[Atoms], eips: Sequence[EIP]) -> tuple[float, np.ndarray]:
     """Seconds and energies of the loop that anyone would write."""
-    calculators = [eip.calculator() for eip in eips]
+    calculators = [eip.calculator().calculator for eip in eips]  # frames are wrapped already
     energies = np.empty((len(structures), len(eips)))
     start = time.perf_counter()
     for column, calculator in enumerate(calculators):

@@ -1,0 +1,77 @@
+"""Potentials as all of eipnn calls them: for labels, in molecular dynamics and under a network of delta learning."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+
+class InCell(Calculator):
+    """Energy (eV), forces (eV/A) and, of fully periodic atoms, stress (eV/A^3) of a potential for wrapped atoms.
+
+    KIM gives silently wrong energies for atoms outside the cell, and every trajectory has such. Here results do not
+    depend on which periodic image of an atom is given, nor on what was computed before.
+
+    Args:
+        calculator: any ASE calculator of energies and forces. Where it has no stress, neither has this one.
+
+    Raises:
+        ValueError: (when calculating) a result is NaN, infinite or not there for all atoms, or a periodic axis has no
+            vector.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (ASE's own form)
+
+    def __init__(self, calculator: Calculator) -> None:
+        super().__init__()
+        self.calculator = calculator
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        inside = wrapped(self.atoms)  # type: ignore[arg-type]
+        wanted = ["energy", "forces"]
+        if (
+            "stress" in properties
+            and inside.pbc.all()
+            and "stress" in self.calculator.implemented_properties
+        ):
+            wanted.append("stress")
+        self.calculator.reset()
+        self.calculator.calculate(inside, wanted, all_changes)
+        self.results = {name: self.calculator.results[name] for name in wanted}
+        self._check(len(inside))
+        self.results["free_energy"] = self.results["energy"] = float(self.results["energy"])
+
+    def _check(self, atoms: int) -> None:
+        forces = self.results["forces"]
+        if not np.isfinite(self.results["energy"]):
+            raise ValueError("the energy is NaN or infinite")
+        if np.shape(forces) != (atoms, 3):
+            raise ValueError(f"forces for {len(forces)} of {atoms} atoms")
+        if not np.isfinite(forces).all():
+            raise ValueError("a force is NaN or infinite")
+        if not np.isfinite(self.results.get("stress", 0)).all():
+            raise ValueError("the stress is NaN or infinite")
+
+
+def wrapped(atoms: Atoms) -> Atoms:
+    """Species, positions, cell and periodicity alone, wrapped into the cell along the periodic axes.
+
+    KIM needs a full cell where an axis is periodic: open axes without a vector get a unit vector, which changes no
+    energy.
+
+    Raises ValueError where a periodic axis has no vector.
+    """
+    inside = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    if (atoms.pbc & ~atoms.cell.any(1)).any():
+        raise ValueError("an axis is periodic and has no lattice vector")
+    if atoms.pbc.any():
+        inside.cell = inside.cell.complete()
+        inside.wrap()
+    return inside
