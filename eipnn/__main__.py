@@ -1,79 +1,70 @@
 """`eipnn COMMAND ...`: dispatch only; each command's own module is imported when it is called."""
 
 import sys
+from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 
 from eipnn import __version__
+from eipnn.errors import UsageError, exit_code
 from eipnn.processes import die_with_caller
 
+COMMANDS = {
+    "fetch": ("eipnn.published.command", "a published data set: structures, labels and splits"),
+    "eips": ("eipnn.labels.command", "the OpenKIM models that cover given elements"),
+    "generate": ("eipnn.generate.command", "structures without labels, from frames or crystals"),
+    "label": ("eipnn.labels.command", "energies and forces of structures under EIPs"),
+    "run": ("eipnn.run.command", "an experiment: label, classify, pretrain, fine-tune, test"),
+    "report": ("eipnn.report.command", "tables and pictures of finished runs"),
+    "embed": ("eipnn.report.embed_command", "the representation before and after pretraining"),
+    "export": ("eipnn.export", "a fine-tuned potential as a torch.export program"),
+}
+"""Command -> the module with the function of that name, and what it gives."""
+
+STAGE_COMMANDS = ("fit", "validate", "test", "predict")
+
 USAGE = f"""\
-eipnn {__version__}: neural-network interatomic potentials taught by empirical ones
+eipnn {__version__}: neural-network interatomic potentials taught by empirical ones (EIPs)
 
 usage: eipnn COMMAND [OPTIONS]      (eipnn COMMAND --help for the options)
 
-  fetch      a published data set: download it, write structures, labels and splits
-  eips       list the OpenKIM models that cover given elements
-  generate   structures without labels, from your frames or from crystals of your elements
-  label      energies and forces of structures under empirical potentials
-  run        a whole experiment: label, classify, pretrain, fine-tune, test
-  report     tables and pictures of finished runs
-  embed      the representation of a run before and after pretraining
-  export     a fine-tuned potential as a torch.export program
+{chr(10).join(f"  {name:<10} {gives}" for name, (_, gives) in COMMANDS.items())}
 
-  fit | validate | test | predict
+  {" | ".join(STAGE_COMMANDS)}
              one stage by a LightningCLI configuration:
              --model eipnn.ClassifierModule | eipnn.PretrainModule | eipnn.FinetuneModule
 """
 
 
-def main() -> None:
-    """Entry point of the `eipnn` command."""
+def main() -> int:
+    """Entry point of the `eipnn` command: the exit code (see `eipnn.errors.exit_code`)."""
     die_with_caller()
-    sys.path.append(str(Path.cwd()))  # a class_path may name a module of the working directory
-    command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a class_path may name a module of the working directory
+    command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
-    elif command == "--version":
+        return 0
+    if command == "--version":
         print(__version__)
-    elif command == "fetch":
-        from eipnn.published.command import main_fetch
+        return 0
+    return exit_code(command, lambda: _call(command, arguments))
 
-        sys.exit(main_fetch(arguments))
-    elif command == "generate":
-        from eipnn.generate.command import main_generate
 
-        sys.exit(main_generate(arguments))
-    elif command == "label":
-        from eipnn.labels.command import main_label
-
-        sys.exit(main_label(arguments))
-    elif command == "eips":
-        from eipnn.labels.command import main_eips
-
-        sys.exit(main_eips(arguments))
-    elif command == "run":
-        from eipnn.run.command import main_run
-
-        sys.exit(main_run(arguments))
-    elif command == "report":
-        from eipnn.report.command import main_report
-
-        sys.exit(main_report(arguments))
-    elif command == "embed":
-        from eipnn.report.embed_command import main_embed
-
-        sys.exit(main_embed(arguments))
-    elif command == "export":
-        from eipnn.export import main_export
-
-        sys.exit(main_export(arguments))
-    elif command in ("fit", "validate", "test", "predict"):
+def _call(command: str, arguments: list[str]) -> None:
+    if command in STAGE_COMMANDS:
         from eipnn.cli import main as main_cli
 
-        main_cli()
-    else:
-        sys.exit(f"eipnn: no command {command!r}\n\n{USAGE}")
+        main_cli()  # it reads sys.argv itself, as do the processes that DDP starts
+        return
+    if command not in COMMANDS:
+        near = get_close_matches(command, [*COMMANDS, *STAGE_COMMANDS], n=1)
+        meant = f"; {near[0]}?" if near else ""
+        raise UsageError(f"there is no such command{meant} `eipnn --help` shows all")
+    from eipnn.command_line import call
+
+    call(getattr(import_module(COMMANDS[command][0]), command), arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

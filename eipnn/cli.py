@@ -1,8 +1,6 @@
 """`eipnn fit | validate | test | predict`: LightningCLI over the three stages."""
 
 import logging
-import signal
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.logging import RichHandler
 
 import eipnn
-from eipnn.errors import InputError
+from eipnn.errors import Terminated
 from eipnn.files import write_atomically, write_json
 from eipnn.predictions import PredictionWriter
 
@@ -186,9 +184,5 @@ def main() -> None:
     quiet_lightning()
     try:
         EipnnCLI()
-    except InputError as error:
-        sys.exit(f"eipnn {sys.argv[1]}: {error}")
     except SIGTERMException:
-        # Lightning ends the training with exit code 0, as if it had come to its end.
-        print(f"eipnn {sys.argv[1]}: ended by SIGTERM", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        raise Terminated from None

@@ -1,7 +1,11 @@
-"""The one kind of error that a user can mend."""
+"""The errors that a user can mend, and the one way in which commands end."""
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -10,15 +14,60 @@ class InputError(ValueError):
     Commands print the message alone; every other exception is a defect and keeps its traceback.
     """
 
+    code = 1
+    """Of the command that it ends."""
+
+
+class UsageError(InputError):
+    """A command line or a configuration cannot be read."""
+
+    code = 2
+
+
+class Terminated(BaseException):
+    """SIGTERM came: batch systems send it before they kill. No `Exception`: nobody but `exit_code` catches it."""
+
 
 def exit_code(command: str, work: Callable[[], None]) -> int:
-    """Do the work of a command that can go on after a kill: 0, 1 after an error that is told, 130 when stopped."""
+    """Do the work of a command: 0, or what its end is told with.
+
+    1 or 2 after an `InputError` or `OSError`, 130 when stopped from the keyboard, 143 when stopped by SIGTERM. Other
+    exceptions are defects and go through.
+    """
     try:
-        work()
+        with sigterm_raises():
+            work()
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (InputError, OSError) as error:
-        print(f"eipnn {command}: {error}", file=sys.stderr)
-        return 1
+        return _tell(command, "stopped; the same command goes on from here", 130)
+    except Terminated:
+        return _tell(command, "ended by SIGTERM; the same command goes on from here", 143)
+    except InputError as error:
+        return _tell(command, str(error), error.code)
+    except OSError as error:
+        return _tell(command, str(error), 1)
     return 0
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """While the body runs, SIGTERM raises `Terminated` in the main thread."""
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # what is being put away is not cut off by a second one
+    raise Terminated
+
+
+def _tell(command: str, message: str, code: int) -> int:
+    print(f"eipnn {command}: {message}", file=sys.stderr)
+    return code

@@ -23,10 +23,7 @@ pos.T @ dE/dpos) / volume``, symmetrised. The cutoff (A), the elements and the r
 JSON in the extra file `RECORD` of the program.
 """
 
-import argparse
 import json
-import sys
-from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
@@ -139,31 +136,23 @@ def example_batch(potential: FinetuneModule, dtype: torch.dtype) -> Batch:
     return batch
 
 
-def main_export(argv: Sequence[str]) -> int:
-    """The command `eipnn export`; 0 when the program is written."""
-    p = argparse.ArgumentParser(
-        prog="eipnn export",
-        description="Write a fine-tuned potential as a torch.export program, which runs without eipnn: "
-        "from positions, cell and neighbour pairs to energies, differentiable for forces and stress.",
-    )
-    p.add_argument("checkpoint", type=Path, help="of the fine-tuning stage")
-    p.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("potential.pt2"),
-        metavar="FILE",
-        help="what torch.export.load reads (default: %(default)s)",
-    )
-    p.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    options = p.parse_args(argv)
-    try:
-        program = export_potential(options.checkpoint, options.dtype)
-        record = load(options.checkpoint).record() | {"dtype": options.dtype}
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        torch.export.save(program, options.output, extra_files={RECORD: json.dumps(record)})
-    except (InputError, OSError) as error:
-        print(f"eipnn export: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output}: takes {', '.join(FIELDS)}; see the head of eipnn.export")
-    return 0
+def export(
+    checkpoint: Path,
+    *,
+    output: Path = Path("potential.pt2"),
+    dtype: Literal["float32", "float64"] = "float32",
+) -> None:
+    """Write a fine-tuned potential as a torch.export program, which runs without eipnn.
+
+    It leads from positions, cell and neighbour pairs to energies, differentiable for forces and stress.
+
+    Args:
+        checkpoint: of the fine-tuning stage.
+        output: what torch.export.load reads.
+        dtype: precision of positions and of the network.
+    """
+    program = export_potential(checkpoint, dtype)
+    record = load(checkpoint).record() | {"dtype": dtype}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    torch.export.save(program, output, extra_files={RECORD: json.dumps(record)})
+    print(f"{output}: takes {', '.join(FIELDS)}; see the head of eipnn.export")

@@ -8,8 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
-
-from eipnn.published.command import main_fetch
+from tiny import exit_code
 
 EIPS = ("edip", "sw", "CF_MOD", "Tersoff_T3")
 CLUSTERS, CRYSTALS = 30, 12
@@ -19,7 +18,7 @@ CLUSTERS, CRYSTALS = 30, 12
 def fetch(name: str, folder: Path, *archives: Path) -> int:
     """`eipnn fetch NAME -o FOLDER --archive ...`."""
     given = ["--archive", *map(str, archives)] if archives else []
-    return main_fetch([name, "-o", str(folder), *given])
+    return exit_code("fetch", name, "-o", str(folder), *given)
 
 
 def rattled(

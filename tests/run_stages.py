@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import REPRESENTATION
+from tiny import REPRESENTATION, exit_code
 
 from eipnn.run import execute
-from eipnn.run.command import main_run
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def run(tmp_path, capfd):
     def call(experiment: dict, *arguments: str, status: int = 0) -> str:
         file = tmp_path / "experiment.yaml"
         file.write_text(yaml.safe_dump(experiment))
-        assert main_run([str(file), "-o", str(tmp_path / "run"), *arguments]) == status
+        assert exit_code("run", str(file), "-o", str(tmp_path / "run"), *arguments) == status
         out, err = capfd.readouterr()
         return out + err
 

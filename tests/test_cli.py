@@ -496,7 +496,7 @@ def test_usage(capsys):
         assert command in usage
     eipnn("--version")
     assert capsys.readouterr().out.strip() == package.__version__
-    with pytest.raises(SystemExit, match="no command 'lable'"):
+    with pytest.raises(SystemExit, match="eipnn lable: there is no such command; label\\?"):
         eipnn("lable")
 
 

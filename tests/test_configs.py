@@ -8,13 +8,11 @@ import ase.io
 import pytest
 import yaml
 from backbones import build
-from tiny import eipnn, in_process, read_json
+from tiny import eipnn, exit_code, in_process, read_json
 
 from eipnn.eips import load_eips
 from eipnn.published import NAMES
-from eipnn.report.command import main_report
 from eipnn.run import execute
-from eipnn.run.command import main_run
 from eipnn.run.experiment import STAGES, Experiment, read_experiment
 from eipnn.run.strategy import STRATEGIES
 from eipnn.stages.module import build_representation
@@ -128,7 +126,7 @@ def test_an_experiment_trains(file, toys, tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "call", in_process)
     run = tmp_path / "run"
     options = ["--strategy", "mp+la", "--split", "1", "--frames", "all", "--alpha", "0.1"]
-    assert main_run([str(small), "-o", str(run), *options]) == 0
+    assert exit_code("run", str(small), "-o", str(run), *options) == 0
     result = read_json(run / "split-1" / "seed-0" / "result-mp+la.json")
     assert result["result"]["test_atom_mae"] < 5
 
@@ -152,8 +150,8 @@ def test_a_study_of_the_paper_is_run_and_reported(file, toys, tmp_path, monkeypa
     small.write_text(yaml.safe_dump(content))
     monkeypatch.setattr(execute, "call", in_process)
     run = tmp_path / "run"
-    assert main_run([str(small), "-o", str(run)]) == 0
-    assert main_report([str(run)]) == 0
+    assert exit_code("run", str(small), "-o", str(run)) == 0
+    assert exit_code("report", str(run)) == 0
     text = (run / "report" / "report.md").read_text()
     due = ["How many DFT frames"] if frames else ["Who labels", "Outliers", "biweight", "One EIP"]
     for title in due:

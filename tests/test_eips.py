@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from tiny import exit_code
 
 from eipnn.eips import EIP, EIPError, load_eips, named_sets
 from eipnn.eips.installed import Model, covering
-from eipnn.labels.command import main_eips
 
 
 def eip_file(tmp_path: Path, text: str) -> Path:
@@ -176,7 +176,7 @@ def test_models_for_elements(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main_eips(["Ag", "Au"]) == 0
+    assert exit_code("eips", "Ag", "Au") == 0
     output = capfd.readouterr()
     names = [line.split()[0] for line in output.out.splitlines()]
     assert [eip.target in names for eip in load_eips("silver-gold")] == [True, True]
@@ -185,7 +185,7 @@ def test_models_for_elements(
 
 
 def test_no_element(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main_eips(["Xx"]) == 1
+    assert exit_code("eips", "Xx") == 1
     assert "'Xx' is no chemical symbol" in capsys.readouterr().err
 
 

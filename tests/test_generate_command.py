@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.io import write
+from tiny import exit_code
 
 from eipnn.generate import pool
-from eipnn.generate.command import main_generate
 from eipnn.labels import LabelStore
-from eipnn.labels.command import main_label
 from eipnn.structures import random_split, read_split, read_structures
 
 EMT = "- {name: emt, ase: ase.calculators.emt.EMT}\n- {name: other, ase: ase.calculators.lj.LennardJones}\n"
@@ -39,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def generate(*arguments: str) -> int:
-    return main_generate(["-o", "pool.extxyz", "--max-atoms", "8", *arguments])
+    return exit_code("generate", "-o", "pool.extxyz", "--max-atoms", "8", *arguments)
 
 
 def content() -> bytes:
@@ -161,7 +160,7 @@ def test_the_table_and_the_labels(folder: Path, capsys: pytest.CaptureFixture[st
     assert "parents: 10 of 10 frames" in err
     assert "55 structures, 55 of them new" in err
     Path("emt.yaml").write_text(EMT.splitlines()[0])
-    assert main_label(["pool.extxyz", "--eips", "emt.yaml", "-o", "labels"]) == 0
+    assert exit_code("label", "pool.extxyz", "--eips", "emt.yaml", "-o", "labels") == 0
     energies = LabelStore.open("labels").energies
     assert energies.shape == (55, 1)
     assert np.isfinite(energies).all()

@@ -10,9 +10,9 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from tiny import exit_code
 
 from eipnn.labels import LabelStore
-from eipnn.labels.command import main_label
 
 SET = """\
 - {name: springs, ase: label_calculators.Springs}
@@ -48,7 +48,9 @@ def label(
     files: Path, *more: str, structures: tuple[str, ...] = ("dft.extxyz", "pool.extxyz")
 ) -> int:
     paths = [str(files / name) for name in structures]
-    return main_label([*paths, "--eips", str(files / "set.yaml"), "-o", str(files / "out"), *more])
+    return exit_code(
+        "label", *paths, "--eips", str(files / "set.yaml"), "-o", str(files / "out"), *more
+    )
 
 
 def test_label_and_leaderboard(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,8 +98,6 @@ def test_a_key_of_the_dft_file_only(files: Path, capsys: pytest.CaptureFixture[s
         ),
         (["--split", "no.csv"], "no.csv: no such file"),
         (["--split", "SET"], "the header must be 'configs,mark'"),
-        (["--workers", "0"], "workers (0) and timeout (60 s) must be positive"),
-        (["--timeout", "-1"], "must be positive"),
         (["--eips", "lead"], "lead: neither a named set nor a YAML file"),
         (["-o", "SET"], "set.yaml: is a file; give a folder"),
     ],
@@ -108,6 +108,21 @@ def test_bad_options(
     more = [str(files / "set.yaml") if word == "SET" else word for word in more]
     assert label(files, *more) == 1
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--workers", "0"], "--workers: '0' is not a whole number from 1 on"),
+        (["--timeout", "-1"], "--timeout: '-1' is not a positive number"),
+        (["--timeout", "nan"], "--timeout: 'nan' is not a positive number"),
+    ],
+)
+def test_wrong_values(
+    files: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert label(files, *more) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_same_id_in_two_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,8 +140,9 @@ def test_a_split_of_other_structures(files: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("command", ["label", "eips"])
 def test_help_is_complete_and_needs_no_torch(command: str) -> None:
     code = (
-        "import sys\nfrom eipnn.labels.command import main_label, main_eips\n"
-        f"try:\n    main_{command}(['--help'])\n"
+        "import sys\nfrom eipnn.__main__ import main\n"
+        f"sys.argv = ['eipnn', '{command}', '--help']\n"
+        "try:\n    main()\n"
         "finally:\n    assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

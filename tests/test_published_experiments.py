@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 from published_sets import EIPS, agau, ani_al, fetch, kim_si
-from tiny import in_process, read_json
+from tiny import exit_code, in_process, read_json
 
 from eipnn.eips import named_sets
 from eipnn.labels import LabelStore
 from eipnn.run import command, execute
-from eipnn.run.command import main_run
 from eipnn.run.experiment import read_experiment
 from eipnn.structures import read_split
 
@@ -62,7 +61,7 @@ def test_from_the_archive_to_a_test_error(name, there):
     packed = shutil.make_archive("packed", "gztar", there / "published")
     assert fetch(name, Path("data") / name.replace("-", "_"), Path(packed)) == 0
     arguments = [str(small(name, there)), "-o", "run", "--strategy", "mp+la", "--split", "2"]
-    assert main_run(arguments) == 0
+    assert exit_code("run", *arguments) == 0
     result = read_json(there / "run" / "split-2" / "seed-0" / "result-mp+la.json")
     assert 0 < result["result"]["test_atom_mae"] < 5
     pretrain = yaml.safe_load((there / "run/split-2/seed-0/pretrain/config.yaml").read_text())
@@ -85,12 +84,12 @@ def test_a_fold_and_the_authors_own_split(there):
     for splits in ("data/kim_si/splits/fold_{split}.csv", "authors_{split}.csv"):
         Path("own.yaml").write_text(yaml.safe_dump(content | {"splits": splits}))
         run = splits.partition("_{")[0].rpartition("/")[2]
-        assert main_run(["own.yaml", "-o", run, "--strategy", "mp"]) == 0
+        assert exit_code("run", "own.yaml", "-o", run, "--strategy", "mp") == 0
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_without_the_data_the_command_is_named(name, there, capfd):
-    assert main_run([str(shipped(name)), "-o", "run"]) == 1
+    assert exit_code("run", str(shipped(name)), "-o", "run") == 1
     folder = f"data/{name.replace('-', '_')}"
     assert f"make it with `eipnn fetch {name} -o {folder}`" in capfd.readouterr().err
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from run_folders import ERRORS, N_POOL, ZERO, write_run, write_silicon
+from tiny import exit_code
 
 from eipnn.labels import LabelStore
-from eipnn.report.command import main_report
 from eipnn.report.folds import learning_curve
 from eipnn.report.runs import read_run
 from eipnn.structures import energy
@@ -26,7 +26,7 @@ def silicon(tmp_path_factory):
 def full(silicon, tmp_path_factory):
     """A run with all strategies on two splits, and its report."""
     run = write_run(tmp_path_factory.mktemp("full") / "run", silicon)
-    assert main_report([str(run)]) == 0
+    assert exit_code("report", str(run)) == 0
     return run
 
 
@@ -146,7 +146,7 @@ def test_learning_curve_of_a_resumed_training_counts_each_epoch_once(full):
 def test_what_is_not_there_is_said(silicon, tmp_path, capsys):
     run = write_run(tmp_path / "run", silicon, ("baseline", "mp"), splits=(1,))
     write_run(run, silicon, ("baseline",), splits=(2,))
-    assert main_report([str(run), "-o", str(tmp_path / "run" / "report")]) == 0
+    assert exit_code("report", str(run), "-o", str(tmp_path / "run" / "report")) == 0
     assert table(run)["row"].tolist()[1:] == ["SchNet", "+MP"]
     assert "+LA (`la`) on split 1 seed 0, split 2 seed 0: no finished training" in text(run)
     assert "+MP (`mp`) on split 2 seed 0: no finished training" in text(run)
@@ -159,7 +159,7 @@ def test_what_is_not_there_is_said(silicon, tmp_path, capsys):
 def test_data_that_moved_away_leaves_the_rest(run, capsys):
     for file in run.glob("**/config.yaml"):
         file.write_text(file.read_text().replace("dft.extxyz", "moved.extxyz"))
-    assert main_report([str(run)]) == 0
+    assert exit_code("report", str(run)) == 0
     assert table(run)["row"].iloc[0] == "SchNet"
     assert "Best EIP: see the warnings" in text(run)
     assert "moved.extxyz: no such file" in " ".join(capsys.readouterr().err.split())
@@ -169,7 +169,7 @@ def test_two_backbones_have_a_section_each(run, silicon, tmp_path):
     other = write_run(tmp_path / "other", silicon, ("baseline",), splits=(1,))
     for file in other.glob("**/config.yaml"):
         file.write_text(file.read_text().replace("SchNet", "SOAPNet"))
-    assert main_report([str(run), str(other), "-o", str(tmp_path / "both")]) == 0
+    assert exit_code("report", str(run), str(other), "-o", str(tmp_path / "both")) == 0
     report = (tmp_path / "both" / "report.md").read_text()
     assert "## SchNet on" in report
     assert "## SOAPNet on" in report
@@ -192,7 +192,7 @@ def test_several_data_sets_make_one_table(run, tmp_path):
     for file in third.glob("**/config.yaml"):
         file.write_text(file.read_text().replace("SchNet", "CGCNN"))
     folders = [str(folder) for folder in (run, other, third)]
-    assert main_report([*folders, "-o", str(tmp_path / "both")]) == 0
+    assert exit_code("report", *folders, "-o", str(tmp_path / "both")) == 0
     text = (tmp_path / "both" / "report.md").read_text()
     _, _, text = text.partition("## All data sets")
     lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("|")]
@@ -222,7 +222,7 @@ def test_two_settings_of_one_backbone_are_not_put_into_one_table(run, tmp_path):
     for file in twin.glob("**/config.yaml"):
         file.write_text(file.read_text().replace("cutoff: 5.0", "cutoff: 4.0"))
     folders = [str(folder) for folder in (run, other, twin)]
-    assert main_report([*folders, "-o", str(tmp_path / "all")]) == 0
+    assert exit_code("report", *folders, "-o", str(tmp_path / "all")) == 0
     text = (tmp_path / "all" / "report.md").read_text()
     assert "No table of all data sets: SchNet was trained on" in text
     assert not (tmp_path / "all" / "data_sets.csv").exists()
@@ -234,7 +234,7 @@ def test_a_run_of_several_experiments_is_reported_whole(full, silicon, tmp_path,
     write_run(root / "other", silicon, ("baseline", "mp"), splits=(1, 2))
     for file in root.glob("other/**/config.yaml"):
         file.write_text(file.read_text().replace("SchNet", "SOAPNet"))
-    assert main_report([str(root)]) == 0
+    assert exit_code("report", str(root)) == 0
     report = (root / "report" / "report.md").read_text()
     assert report.count("### Energy zeros") == 1
     rows = pd.read_csv(root / "report" / "overview.csv")
@@ -244,7 +244,7 @@ def test_a_run_of_several_experiments_is_reported_whole(full, silicon, tmp_path,
 
 def test_runs_of_other_seeds_are_pooled(run, silicon, tmp_path):
     more = write_run(tmp_path / "more", silicon, ("baseline",), splits=(1,), seed=1)
-    assert main_report([str(run), str(more)]) == 0
+    assert exit_code("report", str(run), str(more)) == 0
     assert table(run).loc["SchNet", "n"] == 3
 
 
@@ -330,11 +330,11 @@ def damage_pretraining(run):
 )
 def test_damage_is_named_with_its_mend(run, capsys, damage, message):
     damage(run)
-    assert main_report([str(run)]) == 1
+    assert exit_code("report", str(run)) == 1
     assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_same_training_twice_is_an_error(run, tmp_path, capsys):
     again = shutil.copytree(run, tmp_path / "again")
-    assert main_report([str(run), str(again)]) == 1
+    assert exit_code("report", str(run), str(again)) == 1
     assert "report these runs apart" in " ".join(capsys.readouterr().err.split())

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import BEYOND, ERRORS, write_run, write_silicon
+from tiny import exit_code
 
 from eipnn.files import write_json
-from eipnn.report.command import main_report
 from eipnn.report.frames import drawn, frames_saved
 from eipnn.report.page import html_page
 from eipnn.report.runs import read_json
@@ -42,7 +42,7 @@ def report(tmp_path_factory):
     write_run(run, silicon, few, frames=24, larger=2.0)
     (run / "commands.txt").write_text("eipnn run invented.yaml\n")
     write_embedding(run)
-    assert main_report([str(run)]) == 0
+    assert exit_code("report", str(run)) == 0
     return run / "report"
 
 
@@ -51,7 +51,7 @@ def plain(tmp_path_factory):
     """The report of a run with the rows of Table 1 alone."""
     silicon = write_silicon(tmp_path_factory.mktemp("silicon"))
     run = write_run(tmp_path_factory.mktemp("plain") / "run", silicon, ("baseline", "la"))
-    assert main_report([str(run)]) == 0
+    assert exit_code("report", str(run)) == 0
     return (run / "report" / "report.md").read_text()
 
 
@@ -109,7 +109,7 @@ def test_an_embedding_of_another_pretraining_is_left_out(tmp_path):
     run = write_run(tmp_path / "run", silicon, ("baseline", "mp"))
     write_embedding(run)
     write_json(run / "embedding" / "about.json", {"pretraining": "an older one"})
-    assert main_report([str(run)]) == 0
+    assert exit_code("report", str(run)) == 0
     text = (run / "report" / "report.md").read_text()
     assert "### The representation" not in text
     assert "did not record commands" in text  # nor is there a commands.txt
@@ -200,7 +200,7 @@ def test_a_picture_that_is_gone(tmp_path):
 def test_only_fewer_frames_is_an_error(tmp_path, capsys):
     silicon = write_silicon(tmp_path)
     run = write_run(tmp_path / "run", silicon, ("baseline",), frames=12)
-    assert main_report([str(run)]) == 1
+    assert exit_code("report", str(run)) == 1
     assert "with --frames all" in " ".join(capsys.readouterr().err.split())
 
 

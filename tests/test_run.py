@@ -13,10 +13,9 @@ import pytest
 import torch
 import yaml
 from run_stages import fold
-from tiny import N_POOL, N_TRAIN, REPRESENTATION, in_process, read_json
+from tiny import N_POOL, N_TRAIN, REPRESENTATION, exit_code, in_process, read_json
 
 from eipnn.run import execute
-from eipnn.run.command import main_run
 from eipnn.run.experiment import ExperimentError, read_experiment
 from eipnn.stages.sampling import plan_batches
 from eipnn.structures import read_split
@@ -29,7 +28,7 @@ def test_several_experiments_have_a_folder_each(experiment, fake, tmp_path, capf
         net = REPRESENTATION | {"init_args": sizes}
         file.write_text(yaml.safe_dump(experiment | {"representation": net}))
     root = tmp_path / "run"
-    assert main_run([*map(str, files), "--strategy", "baseline", "-o", str(root)]) == 0
+    assert exit_code("run", *map(str, files), "--strategy", "baseline", "-o", str(root)) == 0
     for features, name in zip((4, 8), ("small", "large"), strict=True):
         done = root / name / "split-1" / "seed-0" / "baseline" / "config.yaml"
         net = yaml.safe_load(done.read_text())["model"]["init_args"]["representation"]
@@ -319,7 +318,7 @@ def finish(folder: Path, experiment: Path, monkeypatch, *strategies: str) -> Non
     """Bring a run to its end, with the stages in this process."""
     with monkeypatch.context() as patch:
         patch.setattr(execute, "call", in_process)
-        assert main_run([str(experiment), "-o", str(folder), "--strategy", *strategies]) == 0
+        assert exit_code("run", str(experiment), "-o", str(folder), "--strategy", *strategies) == 0
 
 
 def assert_same_results(one: Path, other: Path) -> None:

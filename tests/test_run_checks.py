@@ -2,8 +2,6 @@
 
 import io
 import signal
-import sys
-from argparse import Namespace
 from pathlib import Path
 
 import ase.io
@@ -13,12 +11,18 @@ import yaml
 from ase import Atoms
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
-from tiny import EIPS, REPRESENTATION
+from tiny import EIPS, REPRESENTATION, exit_code
 
 from eipnn import cli
 from eipnn.errors import InputError
 from eipnn.run import execute
-from eipnn.run.command import _zero_options, best_on_validation, check_options, results_table, run
+from eipnn.run.command import (
+    _zero_options,
+    best_on_validation,
+    check_strategies,
+    results_table,
+    run,
+)
 from eipnn.run.execute import Stage, StageError, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, read_experiment
 from eipnn.run.plan import Plan
@@ -28,28 +32,23 @@ from eipnn.structures import read_split
 DATA = {"dft": "dft.extxyz", "energy_zero": "none"}
 
 
-def options(*strategies: str, alpha=None) -> Namespace:
-    return Namespace(strategy=list(strategies), alpha=alpha, command="eipnn run ...")
-
-
 FILE = Path("silicon.yaml")
 
 
 @pytest.mark.parametrize(
     ("given", "data", "message"),
     [
-        (options("baseline", "mp"), {}, r"neither data\.labels nor eips, which the strategy mp"),
-        (options("la"), {"labels": "labels"}, r"no data\.pool .*, which the strategy la needs"),
-        (options("la", alpha=[1.0, 0.0]), {"labels": "x", "pool": "y"}, "--alpha 0: .* positive"),
+        (["baseline", "mp"], {}, r"neither data\.labels nor eips, which the strategy mp"),
+        (["la"], {"labels": "labels"}, r"no data\.pool .*, which the strategy la needs"),
     ],
 )
 def test_what_a_strategy_lacks_is_said_first(given, data, message):
     with pytest.raises(ExperimentError, match=message):
-        check_options(given, Experiment(DATA | data, REPRESENTATION), FILE)
+        check_strategies(given, Experiment(DATA | data, REPRESENTATION), FILE)
 
 
 def test_a_baseline_alone_lacks_nothing():
-    check_options(options("baseline"), Experiment(DATA, REPRESENTATION), FILE)
+    check_strategies(["baseline"], Experiment(DATA, REPRESENTATION), FILE)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +100,13 @@ def test_experiments_of_one_name_are_refused(tmp_path):
     for file in files:
         file.parent.mkdir()
         file.write_text(yaml.safe_dump({"data": DATA, "representation": REPRESENTATION}))
-    given = Namespace(**vars(options("baseline")), experiment=files, output=str(tmp_path))
     with pytest.raises(ExperimentError, match="two experiment files are called silicon"):
-        run(given)
+        run(files, output=tmp_path, strategy=["baseline"])
+
+
+def test_a_weight_of_eip_labels_is_positive(capsys):
+    assert exit_code("run", "silicon.yaml", "-o", "run", "--alpha", "1", "0") == 2
+    assert "--alpha: '0' is not a positive number" in capsys.readouterr().err
 
 
 def test_a_stage_may_name_its_eips(tiny, tmp_path):
@@ -205,10 +208,7 @@ def test_a_stage_that_sigterm_ends_has_failed(monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "EipnnCLI", ended)
     monkeypatch.setattr(cli, "quiet_lightning", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["eipnn", "fit"])
-    with pytest.raises(SystemExit) as ending:
-        cli.main()
-    assert ending.value.code == 128 + signal.SIGTERM
+    assert exit_code("fit") == 128 + signal.SIGTERM
     assert "eipnn fit: ended by SIGTERM" in capsys.readouterr().err
 
 

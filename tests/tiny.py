@@ -4,9 +4,11 @@ Copper-gold: 30 DFT frames (EMT stands in for DFT), 40 pool frames and three inv
 copper-rich frames, ``au`` for gold-rich ones, ``far`` for none.
 """
 
+import io
 import json
 import os
 import sys
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,26 +179,36 @@ def attached(datamodule, module, stage: str = "fit"):
     return datamodule
 
 
-def eipnn(*arguments: str) -> None:
-    """Run ``eipnn ARGUMENTS`` in this process."""
+def exit_code(*arguments: object) -> int:
+    """Run ``eipnn ARGUMENTS`` in this process; its exit code."""
     from eipnn.__main__ import main
 
     environment = dict(os.environ)
     try:
-        with patch.object(sys, "argv", ["eipnn", *arguments]):
-            main()
+        with patch.object(sys, "argv", ["eipnn", *map(str, arguments)]):
+            return main()
     finally:
         os.environ.clear()  # Lightning notes the seed there
         os.environ.update(environment)
 
 
+def eipnn(*arguments: str) -> None:
+    """Run ``eipnn ARGUMENTS`` in this process; raises `SystemExit` with its exit code and what it told of an error."""
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            code = exit_code(*arguments)
+    finally:
+        sys.stderr.write(told.getvalue())
+    if code:
+        stop = SystemExit(told.getvalue())
+        stop.code = code
+        raise stop
+
+
 def in_process(arguments: list[str], threads: int | None = None) -> int:
     """In place of `eipnn.processes.call`: a command in this process, which is many times quicker to start."""
-    try:
-        eipnn(*arguments)
-    except SystemExit as stop:
-        return 0 if stop.code in (0, None) else 1
-    return 0
+    return exit_code(*arguments)
 
 
 def eipnn_stage(command: str, config: dict, *arguments: str) -> Path:

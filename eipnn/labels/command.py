@@ -1,12 +1,12 @@
 """The commands `eipnn label` and `eipnn eips`."""
 
-import argparse
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from ase import Atoms
@@ -15,9 +15,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from eipnn.eips import load_eips, named_sets
+from eipnn.command_line import Count, Positive
+from eipnn.eips import load_eips
 from eipnn.eips.installed import covering
-from eipnn.errors import exit_code
+from eipnn.errors import InputError
 from eipnn.labels.engine import label_structures
 from eipnn.labels.leaderboard import (
     Comparison,
@@ -45,30 +46,90 @@ from eipnn.zeros import MODES, ZeroError, fit_zero
 SHOWN = 10  # reasons of failure that are printed; the ledger has them all
 
 
-def main_label(argv: Sequence[str]) -> int:
-    """`eipnn label`: the exit code, 0 also where single labels have failed."""
-    options = _label_parser().parse_args(argv)
+def label(
+    structures: list[str],
+    *,
+    eips: str,
+    output: Path,
+    workers: Count = 1,
+    timeout: Positive = 60.0,
+    retry_failed: bool = False,
+    pool: list[str] | None = None,
+    energy_key: str | None = None,
+    energy_zero: Annotated[str, MODES] | None = None,
+    isolated_atoms: str | None = None,
+    eip_zero: Annotated[str, ("least_squares", "none")] = "none",
+    split: str | None = None,
+) -> None:
+    """Energies and forces of structures under empirical interatomic potentials.
+
+    A killed run goes on from where it was when the same command is given again. Where frames carry DFT energies, a
+    leaderboard of the EIPs against them is printed and written beside the labels.
+
+    Args:
+        structures: files that ASE reads, or bundled:NAME.
+        eips: a named set (silicon, aluminium, silver-gold) or a YAML list of entries such as '- {name: sw, kim:
+            MO_405512056662}' or '- {name: emt, ase: ase.calculators.emt.EMT}'.
+        output: folder of the label store.
+        workers: processes that label.
+        timeout: seconds after which a label is given up.
+        retry_failed: try labels again that failed in earlier runs.
+        pool: more files, whose energies, if there are any, are not DFT.
+        energy_key: key of the DFT energy (default: what ASE recognises, or energy_reference, dft_energy, ...).
+        energy_zero: zero of the DFT energies in the leaderboard (default: isolated_atoms with --isolated-atoms, else
+            none).
+        isolated_atoms: JSON file with DFT energies of isolated atoms in eV, as in {"Si": -0.85}; or bundled:NAME.
+        eip_zero: zero of each EIP in the leaderboard; none is right for OpenKIM models.
+        split: CSV; fits use train alone, the best EIP is chosen on train + val and shown on test.
+    """
     console = Console(stderr=True)
-    return exit_code("label", lambda: _label(options, console))
+    frames = _read(structures, energy_key)
+    dft = [atoms for atoms in frames if energy(atoms) is not None]
+    for file in pool or ():
+        frames += read_structures(file)
+    parts = read_split(split) if split else None
+    isolated = _read_isolated(isolated_atoms) if isolated_atoms else None
+    energy_zero = energy_zero or ("isolated_atoms" if isolated else "none")
+    if dft:
+        # Before the work starts: a wrong file should not cost a run.
+        _check_dft(dft, parts, split or "", energy_zero, isolated)
+    store = label_structures(
+        frames,
+        load_eips(eips),
+        output,
+        workers=workers,
+        timeout=timeout,
+        retry_failed=retry_failed,
+        console=console,
+    )
+    _report_failures(store, console)
+    if not dft:
+        return
+    comparison = compare(
+        dft, store, energy_zero=energy_zero, isolated=isolated, eip_zero=eip_zero, split=parts
+    )
+    _report_comparison(comparison, parts, output, console)
 
 
-def main_eips(argv: Sequence[str]) -> int:
-    """`eipnn eips`: the exit code."""
-    options = _eips_parser().parse_args(argv)
-    unknown = [e for e in options.elements if e not in chemical_symbols[1:]]
-    if unknown:
-        print(f"eipnn eips: {unknown[0]!r} is no chemical symbol", file=sys.stderr)
-        return 1
+def eips(elements: list[str]) -> None:
+    """List the installed OpenKIM models that cover all the given elements, with their influence distance.
+
+    The MO_ number of a name is what an EIP set takes. Models that need a simulator beside the KIM API (SM_) are left
+    out.
+
+    Args:
+        elements: chemical symbols: Si, Ag Au.
+    """
+    if unknown := [e for e in elements if e not in chemical_symbols[1:]]:
+        raise InputError(f"{unknown[0]!r} is no chemical symbol")
     try:
-        models, broken = covering(options.elements)
+        models, broken = covering(elements)
     except ImportError as error:
-        print(
-            f"eipnn eips: kimpy cannot be imported ({error}); install the KIM API: `apt install "
-            "libkim-api-dev openkim-models pkg-config` and `pip install kimpy kim-property`, or "
-            "`conda install -c conda-forge kim-api openkim-models kimpy`",
-            file=sys.stderr,
-        )
-        return 1
+        raise InputError(
+            f"kimpy cannot be imported ({error}); install the KIM API: `apt install libkim-api-dev openkim-models "
+            "pkg-config` and `pip install kimpy kim-property`, or `conda install -c conda-forge kim-api openkim-models "
+            "kimpy`"
+        ) from None
     for model in models:
         covered = (
             ",".join(model.elements) if len(model.elements) <= 12 else f"{len(model.elements)}"
@@ -76,111 +137,9 @@ def main_eips(argv: Sequence[str]) -> int:
         print(f"{model.name:<90} {model.cutoff:6.2f} A  {covered}")
     for model in broken:
         print(f"{model.name}: {model.problem}", file=sys.stderr)
-    wanted = ", ".join(options.elements)
-    print(f"{len(models)} installed KIM models cover {wanted}", file=sys.stderr)
-    return 0 if models else 1
-
-
-def _label_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="eipnn label",
-        description="Energies and forces of structures under empirical interatomic potentials. A killed "
-        "run goes on from where it was when the same command is given again. Where frames carry DFT "
-        "energies, a leaderboard of the EIPs against them is printed and written beside the labels.",
-    )
-    add = parser.add_argument
-    add("structures", nargs="+", metavar="STRUCTURES", help="files that ASE reads, or bundled:NAME")
-    add(
-        "--eips",
-        required=True,
-        metavar="NAME_OR_YAML",
-        help=f"a named set ({', '.join(named_sets())}) or a YAML list of entries such as "
-        "'- {name: sw, kim: MO_405512056662}' or '- {name: emt, ase: ase.calculators.emt.EMT}'",
-    )
-    add("-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the label store")
-    add("--workers", type=int, default=1, metavar="N", help="worker processes (default: 1)")
-    add(
-        "--timeout",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="seconds after which a label is given up (default: 60)",
-    )
-    add("--retry-failed", action="store_true", help="try labels again that failed in earlier runs")
-    board = parser.add_argument_group("leaderboard")
-    add = board.add_argument
-    add(
-        "--energy-key",
-        metavar="KEY",
-        help="key of the DFT energy (default: what ASE recognises, or energy_reference, dft_energy, ...)",
-    )
-    add(
-        "--energy-zero",
-        choices=MODES,
-        help="zero of the DFT energies (default: isolated_atoms with --isolated-atoms, else none)",
-    )
-    add(
-        "--isolated-atoms",
-        metavar="FILE.json",
-        help='DFT energies of isolated atoms in eV, as in {"Si": -0.85}; or bundled:NAME',
-    )
-    add(
-        "--eip-zero",
-        choices=("least_squares", "none"),
-        default="none",
-        help="zero of each EIP (default: none, right for OpenKIM models)",
-    )
-    add(
-        "--split",
-        metavar="FILE.csv",
-        help="split: fits use train only, the best EIP is chosen on train + val and shown on test",
-    )
-    return parser
-
-
-def _eips_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="eipnn eips",
-        description="List the installed OpenKIM models that cover all the given elements, with their "
-        "influence distance. The MO_ number of a name is what an EIP set takes. Models that need a "
-        "simulator beside the KIM API (SM_) are left out.",
-    )
-    parser.add_argument(
-        "elements", nargs="+", metavar="ELEMENT", help="chemical symbols: Si, Ag Au"
-    )
-    return parser
-
-
-def _label(options: argparse.Namespace, console: Console) -> None:
-    structures = _read(options.structures, options.energy_key)
-    split = read_split(options.split) if options.split else None
-    isolated = _read_isolated(options.isolated_atoms) if options.isolated_atoms else None
-    energy_zero = options.energy_zero or ("isolated_atoms" if isolated else "none")
-    dft = [atoms for atoms in structures if energy(atoms) is not None]
-    if dft:
-        # Before the work starts: a wrong file should not cost a run.
-        _check_dft(dft, split, options.split, energy_zero, isolated)
-    store = label_structures(
-        structures,
-        load_eips(options.eips),
-        options.output,
-        workers=options.workers,
-        timeout=options.timeout,
-        retry_failed=options.retry_failed,
-        console=console,
-    )
-    _report_failures(store, console)
-    if not dft:
-        return
-    comparison = compare(
-        dft,
-        store,
-        energy_zero=energy_zero,
-        isolated=isolated,
-        eip_zero=options.eip_zero,
-        split=split,
-    )
-    _report_comparison(comparison, split, options.output, console)
+    if not models:
+        raise InputError(f"no installed KIM model covers {', '.join(elements)}")
+    print(f"{len(models)} installed KIM models cover {', '.join(elements)}", file=sys.stderr)
 
 
 def _check_dft(

@@ -1,15 +1,14 @@
 """The command `eipnn fetch`."""
 
-import argparse
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
 
-from eipnn.errors import InputError, exit_code
+from eipnn.errors import InputError
 from eipnn.published.agau import AgAu
 from eipnn.published.ani_al import AniAl
 from eipnn.published.archive import unpack
@@ -22,45 +21,30 @@ SETS: tuple[PublishedSet, ...] = (AniAl(), KimSi(), AgAu())
 DOWNLOAD, STAGING, SCRATCH, LOCK = "download", ".converting", ".unpacked", ".lock"
 
 
-def main_fetch(argv: Sequence[str]) -> int:
-    """`eipnn fetch`: the exit code."""
-    options = _parser().parse_args(argv)
-    published = next(s for s in SETS if s.name == options.name)
-    return exit_code("fetch", lambda: _fetch_alone(published, options.output, options.archive))
+def fetch(
+    name: Annotated[str, [s.name for s in SETS]], *, output: Path, archive: list[Path] | None = None
+) -> None:
+    """Download a published data set and write it as the files that the other commands take.
 
+    These are dft.extxyz, pool.extxyz, labels and splits. What is done is skipped, a download that broke off goes on.
+    The archives stay in OUTPUT/download; a file that was put there by hand is not downloaded. The README tells of the
+    sets.
 
-def _fetch_alone(published: PublishedSet, folder: Path, archives: Sequence[Path]) -> None:
-    """`fetch`, with the lock of the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    Args:
+        name: the data set.
+        output: folder of the files.
+        archive: the published archive, its files or a folder with what it holds, instead of a download.
+    """
+    published = next(s for s in SETS if s.name == name)
+    output.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            fetch(published, folder, archives)
+        with FileLock(output / LOCK, timeout=0):
+            make_files(published, output, archive or [])
     except Timeout:
-        raise InputError(f"{folder}: another `eipnn fetch` is at work") from None
+        raise InputError(f"{output}: another `eipnn fetch` is at work") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="eipnn fetch",
-        description="Download a published data set and write it as the files that the other commands take: "
-        "dft.extxyz, pool.extxyz, labels, splits. What is done is skipped, a download that broke off goes on. "
-        "The archives stay in FOLDER/download; a file that was put there by hand is not downloaded.",
-        epilog="sets: " + "; ".join(f"{s.name}: {s.title} ({s.page})" for s in SETS),
-    )
-    parser.add_argument("name", choices=[s.name for s in SETS], help="the data set, see below")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER")
-    parser.add_argument(
-        "--archive",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="the published archive, its files or a folder with what it holds, instead of a download",
-    )
-    return parser
-
-
-def fetch(published: PublishedSet, folder: Path, archives: Sequence[Path]) -> None:
+def make_files(published: PublishedSet, folder: Path, archives: Sequence[Path]) -> None:
     """Make the files of a published set in `folder`, from `archives` or from a download.
 
     Raises `InputError` where the folder holds something else, and for what `obtain`, `unpack` and `convert` refuse.

@@ -1,6 +1,5 @@
 """The command `eipnn report`."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.report import tables
 from eipnn.report.document import Report
@@ -20,47 +18,24 @@ from eipnn.report.runs import read_experiments
 HEAD = "# Report\n\nStrategies: +LA label augmentation, +MP multi-task pretraining (Shui et al., NeurIPS 2022)."
 
 
-def parser() -> argparse.ArgumentParser:
-    """Arguments of `eipnn report`."""
-    p = argparse.ArgumentParser(
-        prog="eipnn report",
-        description="Tables and pictures of finished runs: test errors in the shape of the paper's Table 1, parity "
-        "plots, learning curves, the classifier and what it chose, the EIPs against DFT, near-duplicates between "
-        "pool and test. Call it from the folder where `eipnn run` was called, so that the paths hold.",
-    )
-    p.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="folder of a run, or of a run of several experiments; runs of one backbone and data set make one table",
-    )
-    p.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="where report.md, report.html, PNG and CSV files go (default: report in the first RUN)",
-    )
-    return p
+def report(runs: list[Path], *, output: Path | None = None) -> None:
+    """Tables and pictures of finished runs.
 
+    Test errors in the shape of the paper's Table 1, parity plots, learning curves, the classifier and what it chose,
+    the EIPs against DFT, near-duplicates between pool and test. Call it from the folder where `eipnn run` was called,
+    so that the paths hold.
 
-def main_report(argv: Sequence[str]) -> int:
-    """Run the command; 0 when the report is written."""
-    options = parser().parse_args(argv)
-    output = options.output or options.runs[0] / "report"
+    Args:
+        runs: folder of a run, or of a run of several experiments; runs of one backbone and data set make one table.
+        output: where report.md, report.html, PNG and CSV files go (default: report in the first of RUNS).
+    """
+    output = output or runs[0] / "report"
     console, errors = Console(), Console(stderr=True)
-    try:
-        reports = write_report(options.runs, output)
-    except (InputError, OSError) as error:
-        errors.print(Text(f"eipnn report: {error}", "bold red"), soft_wrap=True)
-        return 1
-    for report in reports:
-        console.print(printed(report))
-        for warning in report.warnings:
+    for made in write_report(runs, output):
+        console.print(printed(made))
+        for warning in made.warnings:
             errors.print(Text(f"warning: {warning}", "yellow"), soft_wrap=True)
     console.print(f"{output / 'report.md'}, {output / 'report.html'}: written", soft_wrap=True)
-    return 0
 
 
 def write_report(runs: Sequence[Path], output: Path) -> list[Report]:

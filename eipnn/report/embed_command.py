@@ -1,14 +1,12 @@
 """The command `eipnn embed`."""
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from eipnn.checkpoint import load
-from eipnn.errors import InputError
+from eipnn.command_line import Natural, Seed
 from eipnn.files import write_atomically, write_json
 from eipnn.report import tables
 from eipnn.report.embedding import Candidate, embedding, picture, random_candidate
@@ -18,50 +16,33 @@ from eipnn.report.studies import ABOUT
 from eipnn.stages.source import source_of
 
 FINE_TUNED = ("mp", "mp+la")
+RANDOM = [0, 1, 2, 3, 4]
 
 
-def parser() -> argparse.ArgumentParser:
-    """Arguments of `eipnn embed`."""
-    p = argparse.ArgumentParser(
-        prog="eipnn embed",
-        description="How the DFT configurations of a run lie in its representation, with random weights, pretrained "
-        "and fine-tuned: a t-SNE picture (embedding.png, embedding.csv) and, for the whole space, the error of DFT "
-        "energies predicted by the nearest neighbours (smoothness.csv). Call it from the folder where `eipnn run` was "
-        "called, so that the paths hold.",
-    )
-    p.add_argument("run", type=Path, metavar="RUN", help="folder of a run with pretraining")
-    p.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="where the files go (default: embedding in RUN)",
-    )
-    p.add_argument("--split", type=int, metavar="K", help="of the run (default: the first)")
-    p.add_argument("--seed", type=int, metavar="S", help="of the run (default: the first)")
-    p.add_argument(
-        "--random",
-        type=int,
-        nargs="+",
-        default=[0, 1, 2, 3, 4],
-        metavar="SEED",
-        help="seeds of the random weights; the first is drawn (default: 0 1 2 3 4)",
-    )
-    return p
+def embed(
+    run: Path,
+    *,
+    output: Path | None = None,
+    split: Natural | None = None,
+    seed: Seed | None = None,
+    random: list[Seed] = RANDOM,
+) -> None:
+    """How the DFT configurations of a run lie in its representation, with random weights, pretrained and fine-tuned.
 
+    A t-SNE picture (embedding.png, embedding.csv) and, for the whole space, the error of DFT energies predicted by the
+    nearest neighbours (smoothness.csv). Call it from the folder where `eipnn run` was called, so that the paths hold.
 
-def main_embed(argv: Sequence[str]) -> int:
-    """Run the command; 0 when the files are written."""
-    options = parser().parse_args(argv)
-    output = options.output or options.run / "embedding"
-    try:
-        fold = pretrained_fold(options.run, options.split, options.seed)
-        print(write_embedding(fold, options.random, output))
-    except (InputError, OSError) as error:
-        print(f"eipnn embed: {error}", file=sys.stderr)
-        return 1
+    Args:
+        run: folder of a run with pretraining.
+        output: where the files go (default: embedding in RUN).
+        split: of the run (default: the first).
+        seed: of the run (default: the first).
+        random: seeds of the random weights; the first is drawn.
+    """
+    output = output or run / "embedding"
+    fold = pretrained_fold(run, split, seed)
+    print(write_embedding(fold, random, output))
     Console().print(f"{output / 'embedding.png'}: written", soft_wrap=True)
-    return 0
 
 
 def pretrained_fold(run: Path, split: int | None = None, seed: int | None = None) -> Fold:

@@ -1,6 +1,5 @@
 """The command `eipnn run`."""
 
-import argparse
 import math
 import shlex
 import sys
@@ -9,13 +8,13 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from eipnn.errors import InputError
+from eipnn.command_line import Count, Natural, Positive, Seed
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
 from eipnn.run.execute import console, record_command, say
@@ -40,125 +39,83 @@ DEFAULT: dict[str, Sequence[Any]] = {
 """What is trained where neither the options nor the experiment file say."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Arguments of `eipnn run`."""
-    p = argparse.ArgumentParser(
-        prog="eipnn run",
-        description="Run an experiment: label, classify, pretrain, fine-tune, test. Each stage has its own process and "
-        "folder; what is done is skipped, what was cut off goes on from its last epoch. The first four options may "
-        "stand in the experiment file, under the key run.",
-    )
-    p.add_argument(
-        "experiment",
-        nargs="+",
-        type=Path,
-        help="experiment file (YAML); of several, each has a folder of its name in RUN",
-    )
-    p.add_argument("--strategy", nargs="+", choices=STRATEGIES, metavar="STRATEGY",
-                   help=f"rows of the table, of: {', '.join(STRATEGIES)} (default: the first four)")  # fmt: skip
-    p.add_argument(
-        "--split",
-        nargs="+",
-        type=int,
-        metavar="K",
-        help="numbers of the splits (default: 1)",
-    )
-    p.add_argument(
-        "--seed",
-        nargs="+",
-        type=int,
-        metavar="S",
-        help="seeds of weights and sample order (default: 0)",
-    )
-    p.add_argument(
-        "--frames",
-        nargs="+",
-        type=frames,
-        metavar="N",
-        help="numbers of DFT frames for training and validation together, or 'all' (default: all); "
-        "what is left out joins the pool without its DFT energy",
-    )
-    p.add_argument(
-        "--alpha",
-        nargs="+",
-        type=float,
-        metavar="A",
-        help="weight of EIP labels; several are searched on validation (default: the experiment's)",
-    )
-    p.add_argument("-o", "--output", required=True, metavar="RUN", help="folder of the run")
-    p.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads of each training (default: torch's)"
-    )
-    p.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes that label (default: 1)"
-    )
-    return p
+def run(
+    experiment: list[Path],
+    *,
+    output: Path,
+    strategy: list[Annotated[str, STRATEGIES]] | None = None,
+    split: list[Natural] | None = None,
+    seed: list[Seed] | None = None,
+    frames: list[Count | Literal["all"]] | None = None,
+    alpha: list[Positive] | None = None,
+    threads: Count | None = None,
+    workers: Count = 1,
+) -> None:
+    """Run an experiment: label, classify, pretrain, fine-tune, test.
 
+    Each stage has its own process and folder; what is done is skipped, what was cut off goes on from its last epoch.
+    --strategy, --split, --seed and --frames may stand in the experiment file, under the key run.
 
-def frames(text: str) -> int | str:
-    """A number of DFT frames, or `ALL`."""
-    if text == ALL:
-        return ALL
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-def main_run(arguments: list[str]) -> int:
-    """Run the command; 0 when every stage is done."""
-    options = parser().parse_args(arguments)
-    options.command = shlex.join(["eipnn", "run", *arguments])
-    try:
-        rows = run(options)
-    except (InputError, OSError) as error:
-        print(f"eipnn run: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from here")
-        return 130
-    console.print(results_table(rows))
-    for line in best_on_validation(rows):
-        say(line)
-    return 0
-
-
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All experiments, splits, seeds and strategies that the options name; their results."""
-    experiments = {file: read_experiment(file) for file in options.experiment}
-    for file, experiment in experiments.items():
-        check_options(options, experiment, file)
-    root = Path(options.output)
-    if len(experiments) == 1:
-        return run_experiment(options, experiment, root)
+    Args:
+        experiment: experiment file (YAML); of several, each has a folder of its name in OUTPUT.
+        output: folder of the run.
+        strategy: rows of the table (default: the first four).
+        split: numbers of the splits (default: 1).
+        seed: seeds of weights and sample order (default: 0).
+        frames: numbers of DFT frames for training and validation together, or all (default: all); what is left out
+            joins the pool without its DFT energy.
+        alpha: weight of EIP labels; several are searched on validation (default: the experiment's).
+        threads: CPU threads of each training (default: torch's).
+        workers: processes that label.
+    """
+    given = {"strategy": strategy, "split": split, "seed": seed, "frames": frames}
+    experiments = {file: read_experiment(file) for file in experiment}
+    for file, content in experiments.items():
+        check_strategies(chosen(given, content)["strategy"], content, file)
     names = [file.stem for file in experiments]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ExperimentError(
             f"two experiment files are called {min(twice)}, and each needs a folder of its own: rename one"
         )
-    results = [
-        (file.stem, run_experiment(options, experiment, root / file.stem))
-        for file, experiment in experiments.items()
-    ]
-    return [{"experiment": name} | row for name, rows in results for row in rows]
+    rows: list[dict[str, Any]] = []
+    for file, content in experiments.items():
+        root = output / file.stem if len(experiments) > 1 else output
+        results = run_experiment(
+            content, root, chosen(given, content), alpha or content.alpha, threads, workers
+        )
+        head = {"experiment": file.stem} if len(experiments) > 1 else {}
+        rows += [head | row for row in results]
+    console.print(results_table(rows))
+    for line in best_on_validation(rows):
+        say(line)
+
+
+def chosen(given: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """What is trained: as the options say, else the experiment, else `DEFAULT`."""
+    return {key: given[key] or experiment.run.get(key) or DEFAULT[key] for key in RUN}
 
 
 def run_experiment(
-    options: argparse.Namespace, experiment: Experiment, root: Path
+    experiment: Experiment,
+    root: Path,
+    chosen: dict[str, Any],
+    alphas: Sequence[float],
+    threads: int | None,
+    workers: int,
 ) -> list[dict[str, Any]]:
     """One experiment in the folder `root`."""
     root.mkdir(parents=True, exist_ok=True)
-    record_command(root, options.command)
+    record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
     write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(experiment), sort_keys=False))
-    labels = label_store(experiment, root, options.workers)
-    chosen = {key: getattr(options, key) or experiment.run.get(key) or DEFAULT[key] for key in RUN}
+    labels = label_store(experiment, root, workers)
     plans = [
-        make_plan(experiment, root, labels, options.threads, *place)
+        make_plan(experiment, root, labels, threads, *place)
         for place in product(chosen["split"], chosen["seed"], chosen["frames"])
     ]
     rows = []
     for number, (plan, strategy) in enumerate(product(plans, chosen["strategy"]), start=1):
         say(f"{root}: row {number} of {len(plans) * len(chosen['strategy'])}")
-        rows.append(run_strategy(plan, strategy, options.alpha or experiment.alpha))
+        rows.append(run_strategy(plan, strategy, alphas))
     return rows
 
 
@@ -181,11 +138,8 @@ def make_plan(
     )
 
 
-def check_options(options: argparse.Namespace, experiment: Experiment, file: Path) -> None:
+def check_strategies(strategies: Sequence[str], experiment: Experiment, file: Path) -> None:
     """Raise before hours of training where the experiment does not have what a strategy needs."""
-    if wrong := [alpha for alpha in options.alpha or () if alpha <= 0]:
-        raise ExperimentError(f"--alpha {wrong[0]:g}: the weight of EIP labels must be positive")
-    strategies = options.strategy or experiment.run.get("strategy") or MAIN
     if set(strategies) == {"baseline"}:
         return
     needing = next(s for s in strategies if s != "baseline")
@@ -199,7 +153,7 @@ def check_options(options: argparse.Namespace, experiment: Experiment, file: Pat
     raise ExperimentError(f"{file}: {what}")
 
 
-def run_strategy(plan: Plan, strategy: str, alphas: tuple[float, ...]) -> dict[str, Any]:
+def run_strategy(plan: Plan, strategy: str, alphas: Sequence[float]) -> dict[str, Any]:
     """Train one row; with several alphas, the best on validation is the row's."""
     searched = alphas if STRATEGIES[strategy].eip_labels else alphas[:1]
     stages = [plan.finetune(strategy, alpha) for alpha in searched]
