@@ -67,4 +67,6 @@ def _call(command: str, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working directory, which `python -m` puts before the libraries
     sys.exit(main())

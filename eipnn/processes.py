@@ -5,19 +5,51 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PARENT = "EIPNN_PARENT"
 """Environment variable of a process that `call` started: the id of its parent."""
+GRACE = 10.0  # s that a process gets for its last words
 
 
 def call(arguments: Sequence[str], threads: int | None = None) -> int:
-    """Run ``eipnn ARGUMENTS`` to its end and return its status; `threads` are those of torch."""
-    environment = os.environ | {PARENT: str(os.getpid())}
+    """Run ``eipnn ARGUMENTS`` to its end and return its status; `threads` are those of torch.
+
+    Neither it nor a process of its own looks for modules in the working directory first, as ``python -m`` would: a
+    file of the user's may be called like a library. When this process is told to stop, so is that one.
+    """
+    environment = os.environ | {PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1"}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
-    return subprocess.run([sys.executable, "-m", "eipnn", *arguments], env=environment).returncode
+    process = subprocess.Popen([sys.executable, "-m", "eipnn", *arguments], env=environment)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+
+
+def parallel(workers: int, jobs: Iterable[Any]) -> Iterator[Any]:
+    """The results of joblib's `delayed` jobs, in order; the workers end with the last one, or with this process."""
+    # here: the commands that work alone start without joblib
+    from joblib import Parallel
+    from joblib.externals.loky import get_reusable_executor
+
+    if workers == 1:
+        yield from Parallel(n_jobs=1, return_as="generator")(jobs)
+        return
+    initial = {"initializer": die_with, "initargs": (os.getpid(),)}
+    try:
+        yield from Parallel(n_jobs=workers, return_as="generator", backend="loky", **initial)(jobs)
+    finally:
+        get_reusable_executor().shutdown()  # idle, they would keep their memory while a model trains
 
 
 def die_with(parent: int) -> None:

@@ -12,10 +12,10 @@ from ase.build import bulk, molecule
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joblib import Parallel
 from torch_geometric.data import Batch, Data
 
 from eipnn.inputs import Graph, Inputs, Soap, cache, pair_vectors, prepare
+from eipnn.processes import parallel
 from eipnn.stages import data
 from eipnn.stages.data import Configurations
 
@@ -234,11 +234,11 @@ def test_two_workers_build_what_one_builds(tmp_path):
 def test_every_core_builds_where_it_is_worth_it(tmp_path, monkeypatch, inputs, atoms, workers):
     asked = []
 
-    def one_process(n_jobs, **kwargs):
-        asked.append(n_jobs)
-        return Parallel(n_jobs=1, **kwargs)
+    def one_process(workers, jobs):
+        asked.append(workers)
+        return parallel(1, jobs)
 
-    monkeypatch.setattr(cache, "Parallel", one_process)
+    monkeypatch.setattr(cache, "parallel", one_process)
     monkeypatch.setattr(cache, "cpu_count", lambda: 7)
     monkeypatch.setattr(cache, "MANY_ATOMS", atoms)
     prepare(silicon(4), inputs, tmp_path)

@@ -1,5 +1,6 @@
 """What structures are made from: the user's own frames, and crystals of given elements."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,7 +121,7 @@ def read_parents(
     """
     structures = [a for file in files for a in read_structures(file, energy_key=energy_key)]
     ids = [atoms.info["config_id"] for atoms in structures]
-    if repeated := [name for name in dict.fromkeys(ids) if ids.count(name) > 1]:
+    if repeated := [name for name, count in Counter(ids).items() if count > 1]:
         raise InputError(
             f"the config_id {repeated[0]!r} is in two of the files; give every structure its own"
         )

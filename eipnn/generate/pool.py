@@ -7,8 +7,7 @@ from pathlib import Path
 from ase.io import write
 from ase.io.extxyz import key_val_str_to_dict
 from filelock import FileLock, Timeout
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
+from joblib import delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from eipnn.errors import InputError
@@ -16,6 +15,7 @@ from eipnn.files import write_atomically
 from eipnn.generate.dynamics import PICKS
 from eipnn.generate.kinds import make
 from eipnn.generate.recipe import KINDS, Recipe
+from eipnn.processes import parallel
 from eipnn.progress import progress_bar
 
 BLOCK = 20  # structures made in one go
@@ -167,7 +167,7 @@ def _make_all(
             progress_bar("structures", total, "structures", shown) as advance,
             journal.open("a", encoding="utf-8") as stream,
         ):
-            for made in Parallel(n_jobs=workers, return_as="generator")(jobs):
+            for made in parallel(workers, jobs):
                 stream.write("".join(made.values()))
                 stream.flush()
                 texts |= made
@@ -177,9 +177,6 @@ def _make_all(
             f"{journal}: a worker process was ended from outside or by the potential ({error}); what was made is "
             "kept there, and the same command goes on from it. Name another --eip where it happens again"
         ) from None
-    finally:
-        if workers > 1:
-            get_reusable_executor().shutdown()
     return texts
 
 

@@ -11,14 +11,14 @@ import platformdirs
 import torch
 from ase import Atoms
 from filelock import FileLock
-from joblib import Parallel, cpu_count, delayed
-from joblib.externals.loky import get_reusable_executor
+from joblib import cpu_count, delayed
 from torch.utils.data import Dataset
 from torch_geometric.data import Data
 from torch_geometric.data.collate import collate
 from torch_geometric.data.separate import separate
 
 from eipnn.inputs.base import Inputs
+from eipnn.processes import parallel
 from eipnn.progress import progress_bar
 
 log = logging.getLogger("eipnn")
@@ -84,15 +84,11 @@ def _build(structures: Sequence[Atoms], inputs: Inputs, workers: int) -> Iterato
     starts = range(0, len(structures), BLOCK)
     jobs = (delayed(_block)(structures[k : k + BLOCK], inputs) for k in starts)
     shown = workers > 1 or len(structures) >= MANY
-    try:
-        with progress_bar("model inputs", len(structures), "structures", shown) as advance:
-            for data, slices in Parallel(n_jobs=workers, return_as="generator")(jobs):
-                block = InputSet(Data.from_dict(data), slices)
-                yield from (block[k] for k in range(len(block)))
-                advance(len(block))
-    finally:
-        if workers > 1:
-            get_reusable_executor().shutdown()  # idle, they would keep their memory while a model trains
+    with progress_bar("model inputs", len(structures), "structures", shown) as advance:
+        for data, slices in parallel(workers, jobs):
+            block = InputSet(Data.from_dict(data), slices)
+            yield from (block[k] for k in range(len(block)))
+            advance(len(block))
 
 
 def _block(structures: Sequence[Atoms], inputs: Inputs) -> tuple[dict[str, Any], dict[str, Any]]:
