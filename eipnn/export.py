@@ -72,7 +72,7 @@ class PlainPotential(nn.Module):
         size = cell.shape[0]
         graph = Batch(z=z, pos=pos, cell=cell, edge_index=edge_index, edge_shift=edge_shift)
         graph.batch, graph._num_graphs = batch, size
-        energy = self.head(self.representation(graph), z, batch, size).squeeze(-1).double()
+        energy = self.head(self.representation(graph), z, batch, size).squeeze(-1)
         zero = energy.new_zeros(size).index_add(0, batch, self.zero[z])
         return energy * (1 + 0 * zero) + zero  # of an unknown element, the forces are NaN too
 

@@ -1,5 +1,7 @@
 """f_pred: from per-atom features to energies or EIP classes (Shui et al. 2022; sizes of the authors' code)."""
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import global_add_pool
@@ -12,7 +14,8 @@ class EnergyHead(nn.Module):
     """Total energies as a sum of per-atom energies, ``E_k = sum_i (scale_k MLP(h_i)_k + shift_k[z_i])``.
 
     The MLP has the widths d -> d -> K. The scale and the shift per element come from the training labels
-    (`set_scale`), so that the MLP sees targets of order one, whatever the energy zero.
+    (`set_scale`), so that the MLP sees targets of order one, whatever the energy zero. The shift is kept and summed in
+    float64, whatever the precision of the rest: totals of 10^5 eV lose no digit that the network has.
 
     Args:
         dim: width d of the representation.
@@ -23,7 +26,8 @@ class EnergyHead(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, outputs))
         self.register_buffer("scale", torch.ones(outputs))  # (K,) eV
-        self.register_buffer("shift", torch.zeros(MAX_Z + 1, outputs))  # (MAX_Z + 1, K) eV
+        shift = torch.zeros(MAX_Z + 1, outputs, dtype=torch.float64)
+        self.register_buffer("shift", shift)  # (MAX_Z + 1, K) eV
         self.scale: Tensor
         self.shift: Tensor
 
@@ -33,9 +37,16 @@ class EnergyHead(nn.Module):
         self.shift.copy_(shift)
 
     def forward(self, features: Tensor, z: Tensor, batch: Tensor, size: int) -> Tensor:
-        """features (N, d), z (N,), batch (N,) -> energies (size, K) in eV."""
-        per_atom = self.mlp(features) * self.scale + self.shift[z]  # (N, K)
-        return global_add_pool(per_atom, batch, size)
+        """features (N, d), z (N,), batch (N,) -> energies (size, K) in eV, float64."""
+        learned = global_add_pool(self.mlp(features) * self.scale, batch, size)  # (size, K)
+        return learned.double() + global_add_pool(self.shift[z], batch, size)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """As of every module, but the shift stays float64."""
+        exact = self.shift
+        super()._apply(fn, recurse)
+        self.shift = exact.to(self.shift.device)
+        return self
 
 
 class ClassHead(nn.Module):

@@ -20,6 +20,7 @@ from torch_geometric.data import Batch
 import eipnn.representations
 from eipnn import FinetuneModule
 from eipnn.errors import InputError
+from eipnn.inputs.graph import Graph
 from eipnn.representations import Representation
 from eipnn.stages.module import shift_table
 
@@ -88,6 +89,15 @@ def make_potential(cls: type[Representation]) -> FinetuneModule:
 
 def batch_of(net: Representation, *frames: Atoms, dtype: torch.dtype = torch.float32) -> Batch:
     return Batch.from_data_list([net.inputs(atoms, dtype) for atoms in frames])
+
+
+def with_skin(net: Representation, *frames: Atoms) -> Batch:
+    """The batch with the pairs up to 1 A beyond the cutoff too, as simulation codes list them."""
+    exact = batch_of(net, *frames, dtype=torch.float64)
+    lists = Batch.from_data_list([Graph(net.cutoff + 1)(a, torch.float64) for a in frames])
+    assert lists.edge_index.shape[1] > exact.edge_index.shape[1]
+    exact.edge_index, exact.edge_shift = lists.edge_index, lists.edge_shift
+    return exact
 
 
 def energies(potential: FinetuneModule, *frames: Atoms) -> np.ndarray:

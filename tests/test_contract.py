@@ -56,7 +56,7 @@ def test_float32_is_close(potential):
         for p, dtype in ((potential, torch.float64), (single, torch.float32))
     )
     for one, other in zip(exact, near, strict=True):
-        assert other.dtype == torch.float32
+        assert other.dtype == (torch.float64 if other is near[0] else torch.float32)
         torch.testing.assert_close(other.double(), one, rtol=0, atol=1e-4 * one.abs().max().item())
     assert near[0].item() == pytest.approx(exact[0].item(), rel=1e-5)
 
@@ -64,6 +64,20 @@ def test_float32_is_close(potential):
 @pytest.fixture(scope="module")
 def trainable(backbone):
     return calibrated(backbone)
+
+
+@pytest.mark.parametrize("stage", MODULES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "16"])
+def test_it_trains_in_mixed_precision(trainable, stage, dtype):
+    """As with ``trainer.precision: bf16-mixed`` or ``16-mixed``."""
+    module = MODULES[stage](deepcopy(trainable)).train()
+    batch = batch_of(module.representation, *CRYSTALS, FRAMES["slab"])
+    exact = module(batch)
+    with torch.autocast("cpu", dtype):
+        found = module(batch)
+    torch.testing.assert_close(found.double(), exact.double(), rtol=0.05, atol=0.05)
+    found.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
 @pytest.mark.parametrize("stage", MODULES)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from backbones import FRAMES, batch_of, make_potential
+from backbones import FRAMES, batch_of, make_potential, with_skin
 from tiny import best, in_process
 
 from eipnn import EIPNNCalculator
@@ -94,6 +94,19 @@ def test_any_number_of_atoms_and_pairs(program, calculator):
         atoms = atoms.copy()
         atoms.calc = calculator
         assert energy.item() == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
+
+
+def test_pairs_beyond_the_cutoff_change_nothing(program, calculator):
+    """In a simulation code whose neighbour list has a skin."""
+    net = calculator.potential.representation
+    frames = [FRAMES["cubic"], FRAMES["slab"], FRAMES["molecule"]]
+    found = []
+    for batch in (batch_of(net, *frames, dtype=torch.float64), with_skin(net, *frames)):
+        batch.pos.requires_grad_()
+        energy = program(*(batch[name] for name in FIELDS))
+        found.append((energy.detach(), *torch.autograd.grad(energy.sum(), batch.pos)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
 def test_an_element_of_no_training_data_has_no_energy_and_no_forces(program, calculator):

@@ -1,11 +1,14 @@
 """The fine-tuning stage: Eq. 3, the data of label augmentation, and the zero of energies."""
 
 import logging
+from contextlib import nullcontext
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from backbones import arguments, build
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -13,6 +16,7 @@ from lightning.pytorch import Trainer, seed_everything
 from tiny import (
     FREE,
     MISSING,
+    N_DFT,
     N_TEST,
     N_TRAIN,
     SMALL,
@@ -29,7 +33,9 @@ from torch_geometric.data import Batch
 
 from eipnn import FinetuneDataModule, FinetuneModule
 from eipnn.errors import InputError
+from eipnn.heads import EnergyHead
 from eipnn.representations import SchNet
+from eipnn.stages.module import shift_table
 from eipnn.stages.source import EnergyZero
 
 
@@ -353,16 +359,67 @@ def test_energies_far_from_every_eip_are_said_before_training(tiny, caplog):
     assert "zero" in caplog.text
 
 
-def test_totals_that_float32_cannot_hold_are_said(tiny, tmp_path, caplog):
-    names = list(tiny.frames)[:30]
-    frames = [tiny.frames[n] for n in names]
-    totals = [
-        total_energy(a, tiny.cohesive[a.info["config_id"]], {"Cu": -4e4, "Au": -5e5})
-        for a in frames
-    ]
-    dft = str(write_dft(tmp_path / "dft.extxyz", frames, totals))
-    for mode, said in (("none", True), ("least_squares", False)):
-        caplog.clear()
-        arguments = tiny.arguments | {"dft": dft, "energy_zero": EnergyZero(mode), "labels": None}
-        attached(FinetuneDataModule(**arguments), module())
-        assert ("where float32 loses digits" in caplog.text) == said
+@pytest.mark.parametrize("free", [{"Cu": -500.123, "Au": -512.3}, {"Cu": -4e4, "Au": -5e5}])
+def test_large_totals_lose_no_digits(tiny, tmp_path, free):
+    """Whatever the zero, a network in float32 sees the residuals that one in float64 sees."""
+    frames = [a for n, a in list(tiny.frames.items())[:N_DFT] if a.pbc.all()]
+    large = [atoms.repeat((5, 5, 1)) for atoms in frames]  # 100 atoms
+    totals = []
+    for number, atoms in enumerate(large):
+        atoms.info["config_id"] = f"large_{number}"
+        cohesive = 25 * tiny.cohesive[frames[number].info["config_id"]]
+        totals.append(total_energy(atoms, cohesive, free))
+    dft = str(write_dft(tmp_path / "dft.extxyz", large, totals))
+    marks = ["train"] * (len(large) - 2) + ["val", "test"]
+    rows = [f"large_{n},{mark}\n" for n, mark in enumerate(marks)]
+    (tmp_path / "split.csv").write_text("configs,mark\n" + "".join(rows))
+    split = str(tmp_path / "split.csv")
+    arguments = tiny.arguments | {"dft": dft, "split": split, "energy_zero": EnergyZero("none")}
+    net = module().eval()
+    data = attached(FinetuneDataModule(**arguments | {"labels": None, "pool": None}), net)
+    batch = Batch.from_data_list([data.train_set[n] for n in range(8)])
+    assert batch.energy.tolist() == totals[:8]
+    exact = deepcopy(net).double()
+    double = batch.clone()
+    double.pos, double.cell, double.edge_shift = (
+        batch[name].double() for name in ("pos", "cell", "edge_shift")
+    )
+    with torch.no_grad():
+        single, wanted = net(batch) - batch.energy, exact(double) - batch.energy
+    assert single.dtype == torch.float64
+    assert wanted.abs().max() < 50  # of 5 10^4 or 5 10^7 eV
+    assert wanted.abs().max() > 1e-2
+    torch.testing.assert_close(single, wanted, rtol=0, atol=1e-4)
+
+
+def test_the_shift_stays_float64_and_old_checkpoints_load():
+    head = EnergyHead(4)
+    head.set_scale(torch.ones(1), shift_table([{29: -500.123456789}]))
+    for moved in (head.float(), head.double().float(), head.to(torch.bfloat16)):
+        assert moved.shift.dtype == torch.float64
+        assert moved.shift[29].item() == -500.123456789
+    old = EnergyHead(4)
+    state = head.float().state_dict()
+    old.load_state_dict(state | {"shift": state["shift"].float()})  # as before, in float32
+    assert old.shift[29].item() == np.float32(-500.123456789)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_every_network_trains_in_mixed_precision(tiny, backbone, tmp_path, precision):
+    """On a CPU Lightning takes bf16 in place of 16 and says so."""
+    net = FinetuneModule(build(backbone, **arguments(backbone, ["Au", "Cu"])))
+    before = deepcopy(net.head.mlp[0].weight)
+    data = FinetuneDataModule(**tiny.arguments | {"labels": None, "pool": None, "energy_key": None})
+    said = (
+        pytest.warns(UserWarning, match="fp16 is not supported on CPU")
+        if precision == "16-mixed"
+        else nullcontext()
+    )
+    with said:
+        trainer = Trainer(
+            accelerator="cpu", precision=precision, max_epochs=1, limit_train_batches=2, limit_val_batches=1,
+            logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+    trainer.fit(net, data)
+    assert not torch.equal(before, net.head.mlp[0].weight)
+    assert trainer.callback_metrics["val_config_mae"].isfinite()

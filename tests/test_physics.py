@@ -8,12 +8,22 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.fd import calculate_numerical_stress
-from backbones import BACKBONES, FRAMES, batch_of, energies, every_frame
+from backbones import (
+    BACKBONES,
+    CUTOFF,
+    ELEMENTS,
+    FRAMES,
+    batch_of,
+    energies,
+    every_frame,
+    with_skin,
+)
 from scipy.stats import ortho_group
 
 import eipnn.representations
-from eipnn import EIPNNCalculator
+from eipnn import EIPNNCalculator, FinetuneModule
 from eipnn.calculator import energy_forces_virial
+from eipnn.representations import CGCNN, SchNet, SOAPNet
 
 
 @pytest.mark.skipif(len(BACKBONES) == 1, reason="one class was asked for")
@@ -135,6 +145,37 @@ def test_an_atom_that_leaves_others_one_after_another_feels_no_jump(potential):
     inside, outside = (energies_and_forces(potential, frames(crossings + d)) for d in (-gap, gap))
     np.testing.assert_allclose(inside[0], outside[0], atol=10 * gap * largest)
     np.testing.assert_allclose(inside[1], outside[1], atol=1e-4 * largest)
+
+
+def test_pairs_beyond_the_cutoff_change_nothing(potential):
+    net = potential.representation
+    r = net.cutoff
+    at_the_cutoff = [Atoms("SiC", [[0, 0, 0], [0, 0, r + d]]) for d in (-1e-12, 0, 1e-12, 0.5)]
+    frames = [*FRAMES.values(), *at_the_cutoff]
+    exact = energy_forces_virial(potential, batch_of(net, *frames, dtype=torch.float64), True)
+    found = energy_forces_virial(potential, with_skin(net, *frames), True)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        pytest.param(lambda: CGCNN(CUTOFF, features=8, gaussians=8, smooth=False), id="CGCNN"),
+        pytest.param(lambda: SOAPNet(ELEMENTS, 2.5, 2, 2, smooth=False, width=8), id="SOAPNet"),
+        pytest.param(lambda: SchNet(CUTOFF, 8, 8, 8).tabulate(50), id="tabulated SchNet"),
+    ],
+)
+def test_pairs_beyond_the_cutoff_change_nothing_in_other_forms(net):
+    """Those that are not smooth at the cutoff, and tables."""
+    torch.manual_seed(0)
+    potential = FinetuneModule(net()).double().eval()
+    frames = list(FRAMES.values())
+    lists = (batch_of(potential.representation, *frames, dtype=torch.float64),)
+    lists += (with_skin(potential.representation, *frames),)
+    exact, found = (energy_forces_virial(potential, batch, True) for batch in lists)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def power_spectrum(batch: Batch, soap: Soap) -> Tensor:
     i, j = batch.edge_index
     vectors = pair_vectors(batch).double()  # (P, 3)
     square = vectors.square().sum(dim=-1)  # (P,)
-    weight = _fade(square, soap.cutoff) if soap.smooth else torch.ones_like(square)
+    weight = _fade(square, soap.cutoff) if soap.smooth else (square <= soap.reach**2).double()
     harmonics = solid_harmonics(vectors, square, soap.l_max)
     size = batch.z.shape[0] * len(numbers)  # shape[0]: torch.export takes len() for a constant
     coefficients = []
@@ -192,8 +192,8 @@ def _orbitals(soap: Soap) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fade(square: Tensor, cutoff: float) -> Tensor:
-    """``1 - 3 x^2 + 2 x^3`` of x = r / cutoff, from r^2: dscribe's ``poly`` weighting with m = 1."""
-    ratio = square / cutoff**2
+    """``1 - 3 x^2 + 2 x^3`` of x = r / cutoff up to 1, then 0; from r^2: dscribe's ``poly`` weighting with m = 1."""
+    ratio = (square / cutoff**2).clamp(max=1)
     return 1 - 3 * ratio + 2 * ratio.pow(1.5)
 
 

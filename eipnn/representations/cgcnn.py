@@ -65,7 +65,8 @@ class CGCNN(Representation):
         """A batch of graphs (see `Graph`) -> features (N, dim)."""
         distance = pair_vectors(batch).norm(dim=-1)  # (P,)
         expanded = self.expansion(distance)  # (P, G)
-        envelope = cosine_cutoff(distance, self.cutoff).unsqueeze(-1) if self.smooth else None
+        within = cosine_cutoff if self.smooth else step_cutoff
+        envelope = within(distance, self.cutoff).unsqueeze(-1)  # (P, 1)
         i, j = batch.edge_index
         features = self.embedding(batch.z)  # (N, F)
         for convolution in self.convolutions:
@@ -87,9 +88,9 @@ class Convolution(nn.Module):
         self.norm = BatchNorm(features) if batch_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, i: Tensor, j: Tensor, expanded: Tensor, envelope: Tensor | None
+        self, x: Tensor, i: Tensor, j: Tensor, expanded: Tensor, envelope: Tensor
     ) -> Tensor:
-        """x (N, F), i and j (P,), expanded (P, G), envelope (P, 1) or None -> update (N, F)."""
+        """x (N, F), i and j (P,), expanded (P, G), envelope (P, 1) -> update (N, F)."""
         width = x.shape[1]
         own, other, pair = self.gates.weight.split([width, width, expanded.shape[1]], dim=1)
         centre = F.linear(x, own, self.gates.bias)  # (N, 2 F)
@@ -100,6 +101,10 @@ class Convolution(nn.Module):
             # added in place: on the CPU new memory costs more than the sums
             z = centre.index_select(0, a).add_(neighbour.index_select(0, b)).add_(edge)
             gate, core = z.chunk(2, dim=1)  # (P, F) each
-            message = gate.sigmoid() * F.softplus(core)
-            update.index_add_(0, a, message if envelope is None else message * envelope)
+            update.index_add_(0, a, gate.sigmoid() * F.softplus(core) * envelope)
         return self.norm(update)
+
+
+def step_cutoff(distance: Tensor, cutoff: float) -> Tensor:
+    """1 up to the cutoff and 0 beyond it."""
+    return (distance <= cutoff).to(distance.dtype)

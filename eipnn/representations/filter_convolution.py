@@ -40,6 +40,13 @@ def filter_convolution(
     Returns:
         (N, F).
     """
+    device = source.device.type
+    if torch.is_autocast_enabled(
+        device
+    ):  # filters and sums in full precision: they are short of memory, not of time
+        with torch.autocast(device, enabled=False):
+            source = source.to(envelope.dtype)
+            return filter_convolution(source, pairs, expanded, envelope, w1, b1, w2, b2)
     arguments = (source, pairs, expanded, envelope, w1, b1, w2, b2)
     if torch.compiler.is_compiling():  # a loop over parts would fix the number of pairs
         return plain_filter_convolution(*arguments)

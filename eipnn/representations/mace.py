@@ -116,7 +116,11 @@ class MACE(Representation):
         return Graph(self.cutoff)
 
     def forward(self, batch: Batch) -> Tensor:
-        """A batch of graphs (see `Graph`) -> features (N, dim)."""
+        """A batch of graphs (see `Graph`) -> features (N, dim). Mixed precision is not the library's: full it is."""
+        device = batch.pos.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self.forward(batch)
         return (self.scalars(batch) - self.mean) / self.spread
 
     def scalars(self, batch: Batch) -> Tensor:

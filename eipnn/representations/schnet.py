@@ -134,5 +134,5 @@ class ShiftedSoftplus(nn.Module):
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
-    """``(cos(pi r / r_cut) + 1) / 2``: 1 at r = 0, 0 with zero slope at the cutoff."""
-    return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1)
+    """``(cos(pi r / r_cut) + 1) / 2``: 1 at r = 0, 0 with zero slope at the cutoff and 0 beyond it."""
+    return 0.5 * (torch.cos((distance * (math.pi / cutoff)).clamp(max=math.pi)) + 1)

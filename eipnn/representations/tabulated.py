@@ -66,7 +66,8 @@ def filter_tables(net: "SchNet", points: int) -> Tensor:
     They are found in float64. Rounded values would not do: in float32 their differences, the slopes, would lose digits.
 
     Returns:
-        (blocks, 4 (points - 1), filters): four rows an interval, from the constant to the cubic one.
+        (blocks, 4 points, filters): four rows an interval, from the constant to the cubic one; the last are zero, for
+        distances from the cutoff on.
     """
     exact = copy.deepcopy(net).double()
     distance = torch.linspace(0, net.cutoff, points, dtype=torch.float64)
@@ -77,6 +78,7 @@ def filter_tables(net: "SchNet", points: int) -> Tensor:
     start, end = slopes[:, :-1], slopes[:, 1:]
     coefficients = [values[:, :-1], start, 3 * rise - 2 * start - end, start + end - 2 * rise]
     rows = torch.stack(coefficients, dim=2).flatten(1, 2)
+    rows = F.pad(rows, (0, 0, 0, 4))  # from the cutoff on
     return rows.detach().to(net.embedding.weight.dtype)
 
 
@@ -84,7 +86,7 @@ def terms(position: Tensor, intervals: int) -> tuple[Tensor, Tensor]:
     """Which rows of a table make the filters, and by which weights.
 
     Args:
-        position: (P,) distances in steps; beyond the last point the last interval goes on.
+        position: (P,) distances in steps; the last interval has no end.
         intervals: their number in the table.
 
     Returns:

@@ -27,9 +27,6 @@ from eipnn.stages.source import EnergyZero, ZeroMode, scale_and_shift, selected
 
 log = logging.getLogger("eipnn")
 
-FLOAT32_SAFE = 1000.0
-"""Size of an atom's energy in eV up to which totals of some 100 atoms keep 0.01 eV in float32."""
-
 
 class FinetuneModule(StageModule):
     """f_rep, fresh or pretrained, with a new energy head.
@@ -75,12 +72,6 @@ class FinetuneModule(StageModule):
     def adopt(self, datamodule: Any) -> None:
         super().adopt(datamodule)
         scale, shift = datamodule.scale()
-        if (largest := max(map(abs, shift.values()))) > FLOAT32_SAFE:
-            log.warning(
-                "the DFT energies lie at %.0f eV an atom, where float32 loses digits: use the energy_zero "
-                "least_squares or isolated_atoms",
-                largest,
-            )
         self.head.set_scale(torch.tensor([scale]), shift_table([shift]))
 
     def zero_record(self, datamodule: Any) -> dict[str, dict[str, Any]]:
@@ -99,7 +90,7 @@ class FinetuneModule(StageModule):
         return {"alpha": self.alpha, "eip_loss": self.eip_loss}
 
     def forward(self, batch: Batch) -> Tensor:
-        """A batch of B configurations -> energies (B,), eV, on the zero of the aligned DFT energies."""
+        """A batch of B configurations -> energies (B,), eV, float64, on the zero of the aligned DFT energies."""
         features = self.representation(batch)
         return self.head(features, batch.z, batch.batch, batch.num_graphs).squeeze(-1)
 
@@ -167,7 +158,7 @@ class FinetuneModule(StageModule):
             "row": batch.row,
             "weight": batch.weight,
             "n_atoms": batch.n_atoms,
-            "prediction": prediction + batch.zero,  # float64: a DFT total may be 10^5 eV
+            "prediction": prediction + batch.zero,
         }
 
     def _evaluate(self, batch: Batch, split: str) -> Tensor:
@@ -298,7 +289,7 @@ class FinetuneDataModule(StageDataModule):
         error = self.source.errors_per_atom(ids, energies.numpy())
         zero = self._zeros(frames)
         targets = {
-            "energy": energies.float(),
+            "energy": energies,
             # of what is off DFT, for the log alone: a pool structure's DFT energy is not to be learned from
             "error_per_atom": torch.from_numpy(error),
             "is_dft": torch.full((len(ids),), is_dft),

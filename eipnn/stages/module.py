@@ -331,8 +331,8 @@ def finite(output: Tensor) -> Tensor:
 
 
 def shift_table(shifts: Sequence[dict[int, float]]) -> Tensor:
-    """Shifts by atomic number, one dict an output -> (MAX_Z + 1, K)."""
-    table = torch.zeros(MAX_Z + 1, len(shifts))
+    """Shifts by atomic number, one dict an output -> (MAX_Z + 1, K), float64."""
+    table = torch.zeros(MAX_Z + 1, len(shifts), dtype=torch.float64)
     for k, shift in enumerate(shifts):
         for z, value in shift.items():
             table[z, k] = value

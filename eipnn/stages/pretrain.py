@@ -160,7 +160,7 @@ class PretrainDataModule(StageDataModule):
                 raise InputError(
                     f"EIP {name} has no usable label in the pool: leave it out of model.eips"
                 )
-            column = torch.where(known[:, k], energies[:, k].double(), torch.nan)
+            column = torch.where(known[:, k], energies[:, k], torch.nan)
             pairs.append(scale_and_shift(structures, column.numpy()))
         return [s for s, _ in pairs], [t for _, t in pairs]
 
@@ -169,4 +169,4 @@ class PretrainDataModule(StageDataModule):
         energies = torch.from_numpy(self.source.eip_energies(ids, self.module.eips))
         n_atoms = torch.tensor([len(atoms) for atoms in self.source.structures(ids)])
         known = energies.isfinite() & (energies.abs() / n_atoms[:, None] <= self.module.outlier)
-        return energies.float(), known
+        return energies, known
