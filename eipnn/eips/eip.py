@@ -25,6 +25,7 @@ import yaml
 from eipnn.eips import class_path, kim
 from eipnn.eips.in_cell import InCell
 from eipnn.errors import InputError
+from eipnn.own_code import source_digests
 
 SOURCES = ("kim", "ase")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -53,7 +54,8 @@ class EIP:
     def description(self) -> dict[str, Any]:
         """What identifies this potential in a label store: plain values.
 
-        Where arguments name files, ``files`` holds the SHA-256 of each.
+        Where arguments name files, ``files`` holds the SHA-256 of each; ``code`` those of the user's
+        own calculators.
         """
         described = {
             "name": self.name,
@@ -63,7 +65,8 @@ class EIP:
         }
         named = {value: self._file(value) for value in _strings(self.arguments)}
         files = {name: _sha256(file) for name, file in named.items() if file}
-        return described | {"files": files} if files else described
+        code = source_digests([self.target]) if self.source == "ase" else {}
+        return described | ({"files": files} if files else {}) | ({"code": code} if code else {})
 
     def calculator(self) -> InCell:
         """A new ASE calculator (eV, eV/A) for atoms that may lie outside of the cell.
