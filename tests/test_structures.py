@@ -19,10 +19,14 @@ from eipnn.structures import (
     SplitError,
     StructureError,
     energy,
+    isolated_atoms,
     random_split,
+    read_dft_and_pool,
     read_split,
     read_structures,
     resolve,
+    resolve_all,
+    without_isolated_atoms,
     write_split,
 )
 
@@ -230,13 +234,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_structures(tmp_path / "absent.xyz")
     with pytest.raises(StructureError, match="bundled:absent: no such file"):
         resolve("bundled:absent")
+    (tmp_path / "torn.traj").write_bytes(b"- of UlmASE-Trajectory")
+    with pytest.raises(StructureError, match=r"torn.traj: frame 0: ASE cannot read it .* repair"):
+        read_structures(tmp_path / "torn.traj")
     (tmp_path / "empty.xyz").touch()
     with pytest.raises(StructureError, match=r"empty.xyz: (frame 0: ASE cannot|holds no frames)"):
         read_structures(tmp_path / "empty.xyz")
     write(tmp_path / "cut.extxyz", [dimer(), dimer(2.5)])
     text = (tmp_path / "cut.extxyz").read_text()
     (tmp_path / "cut.extxyz").write_text(text[: text.rindex("Si")])
-    with pytest.raises(StructureError, match=r"cut.extxyz: frame \d: ASE cannot read it .* repair"):
+    with pytest.raises(
+        StructureError,
+        match=r"cut.extxyz: frame 1: line 5: the file ends within this frame of 2 atoms; complete",
+    ):
         read_structures(tmp_path / "cut.extxyz")
 
 
@@ -295,3 +305,181 @@ def test_split_with_ids_in_no_file(tmp_path: Path) -> None:
         split.check(["a", "c"], ["p"], "s.csv")
     with pytest.raises(SplitError, match="pretrain id 'p' is in no pool structure file"):
         split.check(["a", "b", "c", "p"], [], "s.csv")
+
+
+def files_of(folder: Path, *names: str) -> list[Path]:
+    """Files of two frames each, with energies."""
+    for k, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        frames = [
+            labelled(dimer(2.3 + 0.1 * k), -k - 1.0),
+            labelled(dimer(2.35 + 0.1 * k), -k - 1.5),
+        ]
+        write(folder / name, frames, format="extxyz")
+    return [folder / name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "prefixes"),
+    [
+        (["a/OUT.xyz"], ["OUT"]),
+        (["a/OUT.xyz", "a/other.xyz"], ["OUT", "other"]),
+        (["a/OUT.xyz", "b/OUT.xyz"], ["a_OUT", "b_OUT"]),
+        (["a/OUT.xyz", "b/OUT.xyz", "b/new.xyz"], ["a_OUT", "b_OUT", "new"]),
+        (["a/OUT.xyz", "a/OUT.extxyz"], ["OUT.xyz", "OUT.extxyz"]),
+        (["a/1/OUT.xyz", "b/1/OUT.xyz", "b/2/OUT.xyz"], ["a_1_OUT", "b_1_OUT", "b_2_OUT"]),
+    ],
+)
+def test_ids_of_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], prefixes: list[str]
+) -> None:
+    files = files_of(tmp_path, *names)
+    expected = [f"{prefix}_00000{k}" for prefix in prefixes for k in (0, 1)]
+    assert [a.info["config_id"] for a in read_structures(files)] == expected
+    monkeypatch.chdir(tmp_path / "a")
+    relative = [Path("..") / name for name in names]
+    assert [a.info["config_id"] for a in read_structures(relative)] == expected
+
+
+def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files_of(tmp_path, "b/OUT.xyz", "a/OUT.xyz", "x[1].xyz")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_all("*/OUT.xyz") == [Path("a/OUT.xyz"), Path("b/OUT.xyz")]
+    assert resolve_all(["x[1].xyz", "?/OUT.xyz"])[0] == Path("x[1].xyz")
+    assert [p.name for p in resolve_all("bundled:si_mini/*.extxyz")] == [
+        "dft.extxyz",
+        "pool.extxyz",
+    ]
+    frames = read_structures(["*/OUT.xyz", "bundled:si_mini/dft.extxyz"], require_energy=True)
+    assert [energy(atoms) for atoms in frames[:4]] == [-2.0, -2.5, -1.0, -1.5]
+    assert len(frames) == 4 + 517
+    with pytest.raises(StructureError, match=r"c\*/OUT.xyz: matches no file; check the pattern"):
+        resolve_all(["a/OUT.xyz", "c*/OUT.xyz"])
+    with pytest.raises(StructureError, match=r"a/OUT.xyz: is named twice; name every file once"):
+        resolve_all(["a/OUT.xyz", "*/OUT.xyz"])
+    with pytest.raises(StructureError, match="no structure file is named"):
+        resolve_all([])
+
+
+def test_dft_and_pool_share_ids_with_all_files_at_once(tmp_path: Path) -> None:
+    dft, pool = files_of(tmp_path, "a/OUT.xyz", "b/OUT.xyz")
+    structures, others = read_dft_and_pool(str(dft), [pool])
+    ids = [atoms.info["config_id"] for atoms in (*structures, *others)]
+    assert ids == ["a_OUT_000000", "a_OUT_000001", "b_OUT_000000", "b_OUT_000001"]
+    assert ids == [atoms.info["config_id"] for atoms in read_structures([dft, pool])]
+    assert [energy(a) for a in structures] == [-1.0, -1.5]
+    assert [a.calc for a in others] == [None, None]
+    assert read_dft_and_pool(dft, None)[1] == []
+    with pytest.raises(StructureError, match="is named twice"):
+        read_dft_and_pool(dft, dft)
+    write(tmp_path / "c.xyz", dimer(config_id="a_OUT_000001"), format="extxyz")
+    write(tmp_path / "d.xyz", dimer(config_id="c"), format="extxyz")
+    files = [tmp_path / "c.xyz", tmp_path / "d.xyz"]
+    assert len(read_dft_and_pool(dft, files)[1]) == 2
+    with pytest.raises(
+        StructureError,
+        match=r"c.xyz: frame 0 \(a_OUT_000001\): frame 1 of .*a/OUT.xyz has the same config_id",
+    ):
+        read_dft_and_pool([dft, pool], files)
+
+
+def test_an_id_in_two_files(tmp_path: Path) -> None:
+    for name in "ab":
+        write(tmp_path / f"{name}.xyz", dimer(config_id="x"), format="extxyz")
+    with pytest.raises(
+        StructureError,
+        match=r"b.xyz: frame 0 \(x\): frame 0 of .*a.xyz has the same config_id; give",
+    ):
+        read_structures(tmp_path / "?.xyz")
+
+
+def test_labels_that_nobody_wants_are_not_looked_at(tmp_path: Path) -> None:
+    bad = [
+        labelled(dimer(), np.nan),
+        labelled(dimer(), -3.0, REF_energy=-4.0),
+        dimer(dft_energy="soon"),
+    ]
+    bad[1].calc.results["forces"][0, 0] = np.inf
+    for atoms in bad:
+        write(tmp_path / "a.extxyz", atoms)
+        with pytest.raises(StructureError, match=r"is NaN|give different|not a number"):
+            read_structures(tmp_path / "a.extxyz")
+        (found,) = read_structures(tmp_path / "a.extxyz", labels=False)
+        assert found.calc is None
+
+
+def test_a_named_key_that_one_of_the_files_has(tmp_path: Path) -> None:
+    write(tmp_path / "a.extxyz", [labelled(dimer(), -7.0, REF_energy=-1.0)])
+    write(tmp_path / "b.extxyz", [labelled(dimer(2.5), -7.0)])
+    frames = read_structures(
+        [tmp_path / "a.extxyz", tmp_path / "b.extxyz"], energy_key="REF_energy"
+    )
+    assert [energy(atoms) for atoms in frames] == [-1.0, None]
+    with pytest.raises(StructureError, match=r"b.extxyz: frame 0 \(b_000000\): has no energy"):
+        read_structures(tmp_path / "?.extxyz", energy_key="REF_energy", require_energy=True)
+
+
+DUMP = """ITEM: TIMESTEP
+0
+ITEM: NUMBER OF ATOMS
+2
+ITEM: BOX BOUNDS pp pp pp
+0 4.05
+0 4.05
+0 4.05
+ITEM: ATOMS id type element x y z fx fy fz
+1 1 Al 0 0 0 1 2 3
+2 1 Al 0 2 2 -1 -2 -3
+"""
+
+
+def test_a_lammps_dump_holds_no_energy(tmp_path: Path) -> None:
+    """ASE says 0 eV."""
+    (tmp_path / "md.dump").write_text(DUMP)
+    (atoms,) = read_structures(tmp_path / "md.dump")
+    assert energy(atoms) is None
+    assert atoms.calc.results["forces"].tolist() == [[1, 2, 3], [-1, -2, -3]]
+    assert str(atoms.symbols) == "Al2"
+    with pytest.raises(
+        StructureError, match=r"frame 0 \(md_000000\): has no energy, and one is due"
+    ):
+        read_structures(tmp_path / "md.dump", require_energy=True)
+
+
+def test_atom_types_of_lammps_are_no_elements(tmp_path: Path) -> None:
+    """ASE takes type 1 for hydrogen."""
+    (tmp_path / "md.dump").write_text(DUMP.replace("element ", "").replace(" Al", ""))
+    with pytest.raises(StructureError, match="does not say which elements its atoms are; write it"):
+        read_structures(tmp_path / "md.dump")
+
+
+def test_energies_that_are_all_zero(tmp_path: Path) -> None:
+    write(tmp_path / "a.traj", [labelled(dimer(), 0.0), labelled(dimer(2.5), 0.0)])
+    assert len(read_structures(tmp_path / "a.traj")) == 2
+    with pytest.raises(
+        StructureError, match=r"a.traj: all energies are 0 eV, which stands for none"
+    ):
+        read_structures(tmp_path / "a.traj", require_energy=True)
+    write(tmp_path / "b.traj", [labelled(dimer(), 0.0), labelled(dimer(2.5), -1.0)])
+    assert len(read_structures(tmp_path / "b.traj", require_energy=True)) == 2
+
+
+@pytest.mark.parametrize("mark", ["IsolatedAtom", "isolated_atom", "ISOLATED_ATOM"])
+def test_isolated_atoms_are_marked(tmp_path: Path, mark: str) -> None:
+    free = [labelled(Atoms(s), e, config_type=mark) for s, e in (("Si", -1.0), ("C", -2.0))]
+    write(
+        tmp_path / "a.extxyz",
+        [*free, labelled(dimer(), -9.0, config_type="bulk"), labelled(Atoms("H"), -3.0)],
+    )
+    frames = read_structures(tmp_path / "a.extxyz", require_energy=True)
+    assert isolated_atoms(frames) == {"Si": -1.0, "C": -2.0}
+    assert [str(a.symbols) for a in without_isolated_atoms(frames)] == ["Si2", "H"]
+    other = labelled(Atoms("Si"), -1.5, config_type=mark)
+    write(tmp_path / "b.extxyz", [free[0], free[0].copy(), other])
+    with pytest.raises(
+        StructureError, match=r"b_000002: this isolated atom of Si has -1.5 eV, another"
+    ):
+        isolated_atoms(read_structures(tmp_path / "b.extxyz"))
+    write(tmp_path / "c.extxyz", labelled(dimer(), -2.0, config_type=mark))
+    with pytest.raises(StructureError, match=r"c_000000: is marked .* holds 2 atoms; correct its"):
+        isolated_atoms(read_structures(tmp_path / "c.extxyz"))

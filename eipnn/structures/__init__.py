@@ -1,13 +1,14 @@
 """Files -> `ase.Atoms` with a stable id, energies in eV and forces in eV/A; train/val/test/pool splits."""
 
+from eipnn.structures.isolated import is_isolated_atom, isolated_atoms, without_isolated_atoms
+from eipnn.structures.paths import Paths, StructureError, resolve, resolve_all
 from eipnn.structures.read import (
     ENERGY_KEYS,
     FORCES_KEYS,
     MissingKeyError,
-    StructureError,
     energy,
+    read_dft_and_pool,
     read_structures,
-    resolve,
 )
 from eipnn.structures.split import (
     Split,
@@ -22,14 +23,20 @@ __all__ = [
     "ENERGY_KEYS",
     "FORCES_KEYS",
     "MissingKeyError",
+    "Paths",
     "Split",
     "SplitError",
     "StructureError",
     "energy",
     "fewer_frames",
+    "is_isolated_atom",
+    "isolated_atoms",
     "random_split",
+    "read_dft_and_pool",
     "read_split",
     "read_structures",
     "resolve",
+    "resolve_all",
+    "without_isolated_atoms",
     "write_split",
 ]

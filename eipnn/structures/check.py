@@ -1,11 +1,18 @@
 """Checks of one structure's geometry."""
 
+import re
+
 import numpy as np
 from ase import Atoms
 from scipy.spatial import cKDTree
 
 FLAT = 1e-6  # smallest span of the periodic cell vectors, relative to their lengths
 COINCIDENT = 1e-3  # A; no two atoms of a real structure come this close
+
+CELL_LIKE = re.compile(
+    r"(?i)((unit|super)_?)?(lattice|cell|box)(_?(vectors?|par|parameters|matrix))?"
+)
+PBC_LIKE = re.compile(r"(?i)pbc\w*|bc|periodic\w*|boundar\w*")
 
 
 def geometry_problem(atoms: Atoms) -> str | None:
@@ -26,6 +33,22 @@ def geometry_problem(atoms: Atoms) -> str | None:
     pair = coincident_pair(atoms)
     if pair is not None:
         return f"atoms {pair[0]} and {pair[1]} are at the same place; remove one of them"
+    return None
+
+
+def lost_cell(atoms: Atoms) -> str | None:
+    """Which entry of `atoms.info` may be the cell or the boundaries that these atoms lack; None if none is."""
+    if atoms.pbc.any() or atoms.cell.any():
+        return None
+    for key, value in atoms.info.items():
+        array = np.asarray(value)
+        numeric = array.dtype.kind in "if" and array.size in (1, 3, 6, 9)
+        said = array.dtype.kind not in "bif" or array.any()
+        if (CELL_LIKE.fullmatch(key) and numeric) or (PBC_LIKE.fullmatch(key) and said):
+            return (
+                f"has neither cell nor periodic axes, and its key {key!r} is not read; "
+                "write them as ASE does (Lattice and pbc), or remove the key"
+            )
     return None
 
 

@@ -3,8 +3,8 @@
 Every returned `Atoms` has
 
 =====================  ==========================================================================
-`info["config_id"]`    str, unique in its file; the file's own `config_id`, else
-                       `<file stem>_<frame index, six digits>`
+`info["config_id"]`    str, unique among all files; the file's own `config_id`, else
+                       `<file stem>_<frame index, six digits>`, see `id_prefixes`
 `positions`, `cell`    A
 `calc`                 `SinglePointCalculator` with what the file gives of `energy` (float, eV),
                        `forces` ((n_atoms, 3), eV/A) and `stress` (6, eV/A^3); None without any
@@ -14,63 +14,41 @@ Units are those that ASE's readers give, so a file in another unit is converted 
 """
 
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import iread
+from ase.io.formats import filetype, open_with_compression
 
-from eipnn.errors import InputError
-from eipnn.published import fetch_hint
-from eipnn.structures.check import geometry_problem
+from eipnn.structures.check import geometry_problem, lost_cell
+from eipnn.structures.extxyz import read_extxyz
+from eipnn.structures.paths import Paths, StructureError, check_different, id_prefixes, resolve_all
 
 ENERGY_KEYS = (
     "energy",
     "energy_reference",
     "reference_energy",
     "dft_energy",
-    "DFT_energy",
     "ref_energy",
-    "REF_energy",
 )
 FORCES_KEYS = (
     "forces",
+    "force",
     "forces_reference",
     "reference_forces",
     "dft_forces",
-    "DFT_forces",
     "ref_forces",
-    "REF_forces",
 )
-BUNDLED = "bundled:"
 SAME_ENERGY = 1e-6  # eV; two labels this close are one label, written twice
 DATABASES = (".db", ".json")
 
 
-class StructureError(InputError):
-    """A structure file that cannot be used; the message names file, frame and mend."""
-
-
 class MissingKeyError(StructureError):
     """No frame of a file has the key that the caller named."""
-
-
-def resolve(path: str | Path) -> Path:
-    """The real path of `path`, where `bundled:NAME` is a file or folder of the package's own data.
-
-    Raises `StructureError` where nothing is there.
-    """
-    text = str(path)
-    found = Path(path)
-    if text.startswith(BUNDLED):
-        found = Path(str(files("eipnn"))) / "data" / text.removeprefix(BUNDLED)
-    if not found.exists():
-        raise StructureError(f"{text}: no such file; {fetch_hint(text) or 'check the path'}")
-    return found
 
 
 def energy(atoms: Atoms) -> float | None:
@@ -81,52 +59,101 @@ def energy(atoms: Atoms) -> float | None:
 
 
 def read_structures(
-    path: str | Path,
+    files: Paths,
     *,
     energy_key: str | None = None,
     forces_key: str | None = None,
+    labels: bool = True,
     require_energy: bool = False,
 ) -> list[Atoms]:
-    """Read every frame of one file that ASE reads (extended XYZ, ASE databases, ...), or `bundled:NAME`.
+    """Read every frame of one file or several that ASE reads (extended XYZ, ASE databases, ...), or of `bundled:NAME`.
 
     A label is taken from the key that the caller names. Without a name, the rule is: the energy that
-    ASE itself recognises in the file, or else the entry of `ENERGY_KEYS` that the frame carries; two
+    ASE itself recognises in the file, or else the entry of `ENERGY_KEYS` that the frame carries, in any case; two
     of them that differ are an error. Forces follow the same rule with `FORCES_KEYS`.
 
+    Args:
+        files: each may be a pattern (`runs/*/OUTCAR`).
+        energy_key: key of the energy, in files that have it; the frames of others are without energy.
+        forces_key: the same of the forces.
+        labels: whether energies and forces are wanted; else `calc` is None, and what the file gives is not looked at.
+        require_energy: whether each frame must have an energy.
+
     Raises `StructureError` for a file that is absent, unreadable or empty; a named key that no frame
-    has; a frame without energy where `require_energy` asks for one; NaN or infinite positions, cell,
-    energy or forces; a cell that is flat along its periodic axes; coincident atoms; an id given twice.
+    has; a frame without energy, or a file with none but 0, where `require_energy` asks for energies; NaN or infinite
+    positions, cell, energy or forces; a cell that is flat along its periodic axes, or under a key that is not read;
+    coincident atoms; an id given twice.
     """
-    found = resolve(path)
-    frames = [
-        _frame(raw, found, index, energy_key, forces_key)
-        for index, raw in enumerate(_raw_frames(found))
-    ]
-    if not frames:
-        raise StructureError(f"{path}: holds no frames; give a file with at least one structure")
-    _check_ids(frames, path)
-    _check_named_key(frames, path, "energy", energy_key)
-    _check_named_key(frames, path, "forces", forces_key)
-    if require_energy:
-        _check_energies(frames, path)
+    paths = resolve_all(files)
+    return _read(id_prefixes(paths), {}, energy_key, forces_key, labels, require_energy)
+
+
+def read_dft_and_pool(
+    dft: Paths, pool: Paths | None, energy_key: str | None = None
+) -> tuple[list[Atoms], list[Atoms]]:
+    """The frames of the DFT files, with energies, and those of the pool files, without labels; see `read_structures`.
+
+    Ids are those that `read_structures` gives when it reads all these files at once. No id is in both.
+    """
+    paths = resolve_all(dft)
+    pool_paths = resolve_all(pool) if pool else []
+    check_different([*paths, *pool_paths])
+    ids = id_prefixes([*paths, *pool_paths])
+    places: dict[str, tuple[Path, int]] = {}
+    structures = _read({path: ids[path] for path in paths}, places, energy_key, require_energy=True)
+    others = _read({path: ids[path] for path in pool_paths}, places, labels=False)
+    return structures, others
+
+
+def _read(
+    prefixes: dict[Path, str],
+    places: dict[str, tuple[Path, int]],
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    labels: bool = True,
+    require_energy: bool = False,
+) -> list[Atoms]:
+    """Frames of the files with these prefixes; `places` (id -> file and index) grows, no id may be in it before."""
+    frames: list[Atoms] = []
+    for path, prefix in prefixes.items():
+        first = len(frames)
+        for index, raw in enumerate(_raw_frames(path)):
+            atoms = _structure(raw, f"{prefix}_{index:06d}", f"{path}: frame {index}")
+            name = atoms.info["config_id"]
+            where = f"{path}: frame {index} ({name})"
+            if name in places:
+                file, other = places[name]
+                raise StructureError(
+                    f"{where}: frame {other}{'' if file == path else f' of {file}'} has the same config_id; "
+                    "give every frame its own"
+                )
+            places[name] = path, index
+            if labels and (results := _labels(raw, where, energy_key, forces_key)):
+                atoms.calc = SinglePointCalculator(atoms, **results)
+            if require_energy and energy(atoms) is None:
+                raise StructureError(
+                    f"{where}: has no energy, and one is due here; name its key with energy_key or remove this frame"
+                )
+            frames.append(atoms)
+        if len(frames) == first:
+            raise StructureError(
+                f"{path}: holds no frames; give a file with at least one structure"
+            )
+        if require_energy:
+            _check_not_all_zero(frames[first:], path)
+    for kind, key in (("energy", energy_key), ("forces", forces_key)) if labels else ():
+        _check_named_key(frames, list(prefixes), kind, key)
     return frames
 
 
 def _raw_frames(path: Path) -> Iterator[Atoms]:
     index = 0
     try:
-        if path.suffix in DATABASES:
-            with connect(path) as database:
-                for row in database.select():
-                    atoms = row.toatoms()
-                    atoms.info.update(row.key_value_pairs)
-                    yield atoms
-                    index += 1
-        else:
-            # The '@' of a file name is part of the name here, not an index.
-            for atoms in iread(path, index=":", do_not_split_by_at_sign=True):
-                yield atoms
-                index += 1
+        for atoms in _frames_of_format(path):
+            yield atoms
+            index += 1
+    except StructureError as error:
+        raise StructureError(f"{path}: frame {index}: {error}") from None
     except Exception as error:  # every ASE reader raises its own kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StructureError(
@@ -135,23 +162,54 @@ def _raw_frames(path: Path) -> Iterator[Atoms]:
         ) from error
 
 
-def _frame(
-    raw: Atoms, path: Path, index: int, energy_key: str | None, forces_key: str | None
-) -> Atoms:
+def _frames_of_format(path: Path) -> Iterator[Atoms]:
+    if path.suffix in DATABASES:
+        with connect(path) as database:
+            for row in database.select():
+                atoms = row.toatoms()
+                atoms.info.update(row.key_value_pairs)
+                yield atoms
+        return
+    kind = filetype(str(path))
+    if kind == "extxyz":
+        with open_with_compression(str(path)) as stream:
+            yield from read_extxyz(cast(TextIO, stream))
+        return
+    if kind == "lammps-dump-text":
+        _check_elements(path)
+    # The '@' of a file name is part of the name here, not an index.
+    for atoms in iread(path, index=":", format=kind, do_not_split_by_at_sign=True):
+        if kind.startswith("lammps-dump") and atoms.calc is not None:
+            # A dump holds none; ASE says 0 eV where there are forces.
+            del atoms.calc.results["energy"]
+        yield atoms
+
+
+def _check_elements(dump: Path) -> None:
+    """Raise where a LAMMPS dump has atom types alone: ASE takes them for atomic numbers."""
+    with open_with_compression(str(dump)) as stream:
+        columns = next(
+            (set(line.split()) for line in stream if line.startswith("ITEM: ATOMS")), None
+        )
+    if columns is not None and not {"element", "mass"} & columns:
+        raise StructureError(
+            "the dump does not say which elements its atoms are; write it with the column element or mass"
+        )
+
+
+def _structure(raw: Atoms, default_id: str, where: str) -> Atoms:
+    """The frame without labels, its geometry and id checked."""
     atoms = raw.copy()
     # Constraints would mask the forces that the file gives.
     atoms.set_constraint()
-    name = str(raw.info.get("config_id", f"{path.stem}_{index:06d}"))
+    name = str(raw.info.get("config_id", default_id))
     atoms.info["config_id"] = name
-    where = f"{path}: frame {index} ({name})"
     if not name or any(c in name for c in "\r\n,"):
-        raise StructureError(f"{where}: a config_id holds no comma or line break and is not empty")
-    problem = geometry_problem(atoms)
-    if problem:
-        raise StructureError(f"{where}: {problem}")
-    results = _labels(raw, where, energy_key, forces_key)
-    if results:
-        atoms.calc = SinglePointCalculator(atoms, **results)
+        raise StructureError(
+            f"{where} ({name}): a config_id holds no comma or line break and is not empty"
+        )
+    if problem := geometry_problem(atoms) or lost_cell(atoms):
+        raise StructureError(f"{where} ({name}): {problem}")
     return atoms
 
 
@@ -174,21 +232,28 @@ def _labels(
 def _label(
     entries: dict[str, Any], kind: str, keys: Sequence[str], named: str | None, where: str
 ) -> Any:
-    """The label under the named key, or the only one under `keys`; None where the frame has none."""
-    if named is not None:
-        return entries.get(named)
-    candidates = [key for key in keys if key in entries]
+    """The label under the named key, or the only one under `keys`, in any case; None where the frame has none."""
+    if named is not None and named in entries:
+        return entries[named]
+    wanted = keys if named is None else (named.lower(),)
+    candidates = [key for key in entries if key.lower() in wanted]
+    candidates.sort(key=lambda key: wanted.index(key.lower()))
     if not candidates:
         return None
-    first = np.asarray(entries[candidates[0]])
     for other in candidates[1:]:
-        value = np.asarray(entries[other])
-        if value.shape != first.shape or not np.allclose(value, first, rtol=0, atol=SAME_ENERGY):
+        if not _same(entries[candidates[0]], entries[other]):
             raise StructureError(
                 f"{where}: the keys {candidates[0]!r} and {other!r} give different {kind}; "
                 f"name the one to use with {kind}_key"
             )
     return entries[candidates[0]]
+
+
+def _same(first: Any, second: Any) -> bool:
+    a, b = np.asarray(first), np.asarray(second)
+    if a.dtype.kind in "if" and b.dtype.kind in "if":
+        return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=SAME_ENERGY)
+    return bool(np.array_equal(a, b))
 
 
 def _checked(value: Any, shape: tuple[int, ...], kind: str, where: str) -> Any:
@@ -207,31 +272,20 @@ def _checked(value: Any, shape: tuple[int, ...], kind: str, where: str) -> Any:
     return array if shape else float(array)
 
 
-def _check_ids(frames: list[Atoms], path: str | Path) -> None:
-    seen: dict[str, int] = {}
-    for index, atoms in enumerate(frames):
-        name = atoms.info["config_id"]
-        if name in seen:
-            raise StructureError(
-                f"{path}: frame {index} ({name}): frame {seen[name]} has the same config_id; "
-                "give every frame its own"
-            )
-        seen[name] = index
-
-
-def _check_named_key(frames: list[Atoms], path: str | Path, kind: str, key: str | None) -> None:
+def _check_named_key(frames: list[Atoms], paths: list[Path], kind: str, key: str | None) -> None:
     if key is None or any(a.calc is not None and kind in a.calc.results for a in frames):
         return
     keys = sorted(set(frames[0].info) - {"config_id"} if kind == "energy" else frames[0].arrays)
     raise MissingKeyError(
-        f"{path}: no frame has the {kind} key {key!r}; frame 0 carries {', '.join(keys) or 'no keys'}"
+        f"{', '.join(map(str, paths))}: no frame has the {kind} key {key!r}; "
+        f"frame 0 carries {', '.join(keys) or 'no keys'}"
     )
 
 
-def _check_energies(frames: list[Atoms], path: str | Path) -> None:
-    for index, atoms in enumerate(frames):
-        if energy(atoms) is None:
-            raise StructureError(
-                f"{path}: frame {index} ({atoms.info['config_id']}): has no energy, and one is due "
-                "here; name its key with energy_key or remove this frame"
-            )
+def _check_not_all_zero(frames: list[Atoms], path: Path) -> None:
+    energies = [energy(atoms) for atoms in frames if len(atoms) > 1]
+    if energies and not any(energies):
+        raise StructureError(
+            f"{path}: all energies are 0 eV, which stands for none; give a file with energies, or name their key "
+            "with energy_key"
+        )

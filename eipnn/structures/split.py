@@ -14,7 +14,7 @@ import numpy as np
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
-from eipnn.structures.read import StructureError, resolve
+from eipnn.structures.paths import StructureError, resolve
 
 HEADER = ["configs", "mark"]
 MARKS = {"train": "train", "val": "val", "test": "test", "pretrain": "pool"}

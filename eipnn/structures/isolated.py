@@ -1,0 +1,47 @@
+"""Free atoms among the frames of a file, marked as GAP, ACE and MACE want it.
+
+A frame with `config_type=IsolatedAtom` or `isolated_atom` gives the energy zero of its element. It is no frame to
+train or to test on.
+"""
+
+from collections.abc import Sequence
+
+from ase import Atoms
+
+from eipnn.structures.paths import StructureError
+from eipnn.structures.read import SAME_ENERGY, energy
+
+MARK = "isolatedatom"
+
+
+def is_isolated_atom(atoms: Atoms) -> bool:
+    """Whether the file marks the frame as a free atom."""
+    return str(atoms.info.get("config_type", "")).lower().replace("_", "") == MARK
+
+
+def isolated_atoms(frames: Sequence[Atoms]) -> dict[str, float]:
+    """Energies (eV) of the free atoms that are marked as such, by element.
+
+    Raises `StructureError` where a marked frame holds several atoms, and where two of one element differ.
+    """
+    found: dict[str, float] = {}
+    for atoms in frames:
+        value = energy(atoms)
+        if not is_isolated_atom(atoms) or value is None:
+            continue
+        name, symbol = atoms.info["config_id"], atoms.symbols[0]
+        if len(atoms) > 1:
+            raise StructureError(
+                f"{name}: is marked as an isolated atom and holds {len(atoms)} atoms; correct its config_type"
+            )
+        if abs(found.setdefault(symbol, value) - value) > SAME_ENERGY:
+            raise StructureError(
+                f"{name}: this isolated atom of {symbol} has {value} eV, another one {found[symbol]} eV; "
+                "keep the right one"
+            )
+    return found
+
+
+def without_isolated_atoms(frames: Sequence[Atoms]) -> list[Atoms]:
+    """The frames to train and to test on."""
+    return [atoms for atoms in frames if not is_isolated_atom(atoms)]

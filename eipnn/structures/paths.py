@@ -1,0 +1,102 @@
+"""Names of files -> files: `bundled:NAME`, patterns, lists; and the names that frames take from them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from glob import glob, has_magic
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+
+from eipnn.errors import InputError
+from eipnn.published import fetch_hint
+
+BUNDLED = "bundled:"
+
+Paths = str | Path | Sequence[str | Path]
+"""One file, or several; each may be a pattern or `bundled:NAME`."""
+
+
+class StructureError(InputError):
+    """A structure file that cannot be used; the message names file, frame and mend."""
+
+
+def resolve(path: str | Path) -> Path:
+    """The real path of `path`, where `bundled:NAME` is a file or folder of the package's own data.
+
+    Raises `StructureError` where nothing is there.
+    """
+    found = _real(path)
+    if not found.exists():
+        raise StructureError(f"{path}: no such file; {fetch_hint(str(path)) or 'check the path'}")
+    return found
+
+
+def resolve_all(paths: Paths) -> list[Path]:
+    """The real paths of one file or several, patterns (`*`, `?`, `[...]`, `**`) in alphabetical order.
+
+    Raises `StructureError` where nothing is there, and where a file is named twice.
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    found = [file for path in paths for file in _matches(path)]
+    if not found:
+        raise StructureError("no structure file is named; name at least one")
+    check_different(found)
+    return found
+
+
+def check_different(files: Sequence[Path]) -> None:
+    """Raise `StructureError` where a file is named twice."""
+    seen: set[Path] = set()
+    for file in files:
+        if (place := file.resolve()) in seen:
+            raise StructureError(f"{file}: is named twice; name every file once")
+        seen.add(place)
+
+
+def _matches(path: str | Path) -> list[Path]:
+    real = _real(path)
+    if not has_magic(str(path)) or real.exists():
+        return [resolve(path)]
+    found = sorted(glob(str(real), recursive=True))  # noqa: PTH207  # Path.glob takes hidden files too
+    if not found:
+        raise StructureError(f"{path}: matches no file; check the pattern")
+    return [Path(file) for file in found]
+
+
+def _real(path: str | Path) -> Path:
+    text = str(path)
+    if text.startswith(BUNDLED):
+        return Path(str(files("eipnn"))) / "data" / text.removeprefix(BUNDLED)
+    return Path(path)
+
+
+def id_prefixes(paths: Sequence[Path]) -> dict[Path, str]:
+    """What the ids of frames without an id of their own begin with, for each of several different files.
+
+    It is the stem of the file's name. Where several files share it, as little more is added as tells them apart: the
+    suffix, or folders above (`run1/OUTCAR` and `run2/OUTCAR` give `run1_OUTCAR` and `run2_OUTCAR`).
+    """
+    groups: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        groups[path.stem].append(path)
+    names: dict[Path, str] = {}
+    for group in groups.values():
+        deepest = max(len(path.parent.resolve().parts) for path in group)
+        longer = zip(*(islice(_names(path), 2 * deepest + 2) for path in group), strict=True)
+        chosen = next((names for names in longer if len(set(names)) == len(group)), None)
+        if chosen is None:
+            raise StructureError(f"{group[0]}: its name is like another's; rename it or its folder")
+        names |= dict(zip(group, chosen, strict=True))
+    return {path: names[path] for path in paths}
+
+
+def _names(path: Path) -> Iterator[str]:
+    """Ever longer names of a file; the last one for ever, so that files of different depths can be compared."""
+    folders = path.parent.resolve().parts[1:]
+    for depth in range(len(folders) + 1):
+        above = folders[len(folders) - depth :]
+        yield "_".join((*above, path.stem))
+        yield "_".join((*above, path.name))
+    while True:
+        yield "_".join((*folders, path.name))
