@@ -16,7 +16,6 @@ COMMANDS = {
     "label": ("eipnn.labels.command", "energies and forces of structures under EIPs"),
     "run": ("eipnn.run.command", "an experiment: label, classify, pretrain, fine-tune, test"),
     "report": ("eipnn.report.command", "tables and pictures of finished runs"),
-    "embed": ("eipnn.report.embed_command", "the representation before and after pretraining"),
     "export": ("eipnn.export", "a fine-tuned potential as a torch.export program"),
 }
 """Command -> the module with the function of that name, and what it gives."""

@@ -1,6 +1,7 @@
-"""Representations before and after pretraining: features, the error of nearest neighbours, `eipnn embed`."""
+"""Representations before and after pretraining: features, the error of nearest neighbours, Fig. 4 of a run."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,21 +14,19 @@ from backbones import ELEMENTS, FRAMES, arguments, calibrated, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tiny import EIPS, N_DFT, N_TEST, REPRESENTATION, SMALL, eipnn
+from paper import call, script
+from tiny import EIPS, N_DFT, N_TEST, REPRESENTATION, SMALL
 from torch_geometric.data import Batch
 
 from eipnn import FinetuneModule, PretrainModule
 from eipnn.errors import InputError
 from eipnn.files import write_json
-from eipnn.report.embedding import (
-    TRIVIAL,
-    neighbour_errors,
-    project,
-    random_candidate,
-    represent,
-    trivial_errors,
-)
 from eipnn.representations import Representation, SchNet
+
+EMBED = script("embed")
+TRIVIAL, project = EMBED.TRIVIAL, EMBED.project
+neighbour_errors, trivial_errors = EMBED.neighbour_errors, EMBED.trivial_errors
+random_candidate, represent = EMBED.random_candidate, EMBED.represent
 
 whole = st.integers(-20, 20).map(float)
 
@@ -131,7 +130,7 @@ def save(module, file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory) -> Path:
-    """A run with a pretraining and what was fine-tuned from it, as far as `eipnn embed` looks."""
+    """A run with a pretraining and what was fine-tuned from it, as far as `embed.py` looks."""
     root = tmp_path_factory.mktemp("run")
     fold = root / "split-1" / "seed-3"
     config = {
@@ -154,7 +153,7 @@ def run(tiny, tmp_path_factory) -> Path:
 
 
 def embed(*options: str) -> None:
-    eipnn("embed", *options)
+    call(EMBED, *options)
 
 
 def test_the_command_writes_picture_and_tables(tiny, run, tmp_path, capsys):
@@ -206,7 +205,7 @@ def test_without_a_fine_tuned_network_there_are_two_panels(run, tmp_path):
     assert smooth["representation"].tolist() == ["random", "pretrained", TRIVIAL]
 
 
-def test_folders_that_cannot_be_embedded(run, tmp_path, capsys):
+def test_folders_that_cannot_be_embedded(run, tmp_path):
     both = tmp_path / "both"
     shutil.copytree(run, both / "schnet")
     (tmp_path / "empty").mkdir()
@@ -215,13 +214,10 @@ def test_folders_that_cannot_be_embedded(run, tmp_path, capsys):
         ([str(both)], f"holds several runs; name one of them, for example {both / 'schnet'}"),
         ([str(run), "--split", "2"], "there is split 1 seed 3"),
     ):
-        with pytest.raises(SystemExit) as stop:
-            eipnn("embed", *options)
-        assert stop.value.code == 1
-        assert message in capsys.readouterr().err
+        with pytest.raises(SystemExit, match=re.escape(message)):
+            embed(*options)
     damaged = shutil.copytree(run, tmp_path / "damaged")
     (damaged / "split-1/seed-3/pretrain/checkpoints/best.ckpt").unlink()
-    with pytest.raises(SystemExit):
-        eipnn("embed", str(damaged))
-    assert "best.ckpt: no such checkpoint" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"best\.ckpt: no such checkpoint"):
+        embed(str(damaged))
     assert not (damaged / "embedding").exists()

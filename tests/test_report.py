@@ -184,50 +184,6 @@ def test_two_backbones_have_a_section_each(run, silicon, tmp_path):
     assert (tmp_path / "both" / "overview.png").exists()
 
 
-def test_several_data_sets_make_one_table(run, tmp_path):
-    (tmp_path / "more").mkdir()
-    more = write_silicon(tmp_path / "more")
-    other = write_run(tmp_path / "other", more, ("baseline", "mp"))
-    third = write_run(tmp_path / "third", more, ("baseline", "mp"), splits=(1,))
-    for file in third.glob("**/config.yaml"):
-        file.write_text(file.read_text().replace("SchNet", "CGCNN"))
-    folders = [str(folder) for folder in (run, other, third)]
-    assert exit_code("report", *folders, "-o", str(tmp_path / "both")) == 0
-    text = (tmp_path / "both" / "report.md").read_text()
-    _, _, text = text.partition("## All data sets")
-    lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("|")]
-    table = [[c.strip() for c in line.split("|")][1:-1] for line in lines]
-    assert "more: config MAE (eV)" in table[0]
-    assert [line[:2] for line in table[2:]] == [
-        ["-", "Best EIP"],
-        *(["SchNet", row] for row in ("DFT alone", "+LA", "+MP", "+MP+LA")),
-        *(["CGCNN", row] for row in ("DFT alone", "+MP")),
-    ]
-    cells = {tuple(line[:2]): line[2:] for line in table}
-    assert cells["-", "Best EIP"][0] == cells["-", "Best EIP"][2]  # the same silicon
-    assert cells["SchNet", "DFT alone"][0] == cells["SchNet", "DFT alone"][2]
-    assert cells["SchNet", "+LA"][2:] == ["-", "-"]
-    assert cells["CGCNN", "+MP"][:2] == ["-", "-"]
-    assert cells["CGCNN", "DFT alone"][2].endswith("(n = 1)")
-    assert "(n" not in cells["SchNet", "+MP"][2]
-    assert (tmp_path / "both" / "data_sets.png").stat().st_size > 10_000
-    csv = pd.read_csv(tmp_path / "both" / "data_sets.csv")
-    assert len(csv) == (1 + 4) + (1 + 2 + 2)
-
-
-def test_two_settings_of_one_backbone_are_not_put_into_one_table(run, tmp_path):
-    (tmp_path / "more").mkdir()
-    other = write_run(tmp_path / "other", write_silicon(tmp_path / "more"), ("baseline",))
-    twin = write_run(tmp_path / "twin", write_silicon(tmp_path / "more"), ("baseline",))
-    for file in twin.glob("**/config.yaml"):
-        file.write_text(file.read_text().replace("cutoff: 5.0", "cutoff: 4.0"))
-    folders = [str(folder) for folder in (run, other, twin)]
-    assert exit_code("report", *folders, "-o", str(tmp_path / "all")) == 0
-    text = (tmp_path / "all" / "report.md").read_text()
-    assert "No table of all data sets: SchNet was trained on" in text
-    assert not (tmp_path / "all" / "data_sets.csv").exists()
-
-
 def test_a_run_of_several_experiments_is_reported_whole(full, silicon, tmp_path, capsys):
     root = tmp_path / "root"
     shutil.copytree(full, root / "schnet", ignore=shutil.ignore_patterns("report"))

@@ -1,7 +1,6 @@
-"""The sections beyond Table 1: label sources, losses, one EIP, fewer DFT frames, negative transfer, the HTML page."""
+"""The sections beyond Table 1: one EIP, fewer DFT frames, negative transfer, the HTML page."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,24 +10,11 @@ from hypothesis import strategies as st
 from run_folders import BEYOND, ERRORS, write_run, write_silicon
 from tiny import exit_code
 
-from eipnn.files import write_json
 from eipnn.report.frames import drawn, frames_saved
 from eipnn.report.page import html_page
-from eipnn.report.runs import read_json
 
 TOTAL = 48
 """DFT frames for training and validation in the invented splits."""
-
-
-def write_embedding(run: Path) -> None:
-    """What `eipnn embed` leaves of split 1."""
-    done = run / "split-1" / "seed-0" / "pretrain" / "done.json"
-    write_json(done, read_json(done) | {"fingerprint": "a pretraining"})
-    write_json(run / "embedding" / "about.json", {"pretraining": "a pretraining"})
-    (run / "embedding" / "embedding.png").write_bytes(b"a picture")
-    (run / "embedding" / "smoothness.csv").write_text(
-        "representation,seed,knn_mae_eV_per_atom\npretrained,0,0.0625\nmean of the others,,0.5\n"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +27,6 @@ def report(tmp_path_factory):
     write_run(run, silicon, few, frames=12, larger=4.0)
     write_run(run, silicon, few, frames=24, larger=2.0)
     (run / "commands.txt").write_text("eipnn run invented.yaml\n")
-    write_embedding(run)
     assert exit_code("report", str(run)) == 0
     return run / "report"
 
@@ -58,8 +43,6 @@ def plain(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "rows"),
     [
-        ("label_sources", ["SchNet", "+LA", "+LA (true best EIP)", "+LA (DFT labels)"]),
-        ("losses", ["SchNet", "+LA", "+LA (MSE)", "+MP+LA", "+MP+LA (MSE)"]),
         (
             "one_eip",
             [
@@ -95,24 +78,12 @@ def test_the_report_says_how_it_was_made(report):
     assert "did not record" not in text
 
 
-def test_an_embedding_that_was_made_is_shown(report):
-    text = (report / "report.md").read_text()
-    assert (report / "embedding.png").read_bytes() == b"a picture"
-    assert "](embedding.png)" in text
-    lines = [re.sub(r"[\s|]+", " ", x) for x in text.splitlines()]
-    assert " pretrained 0 0.0625 " in lines
-    assert " mean of the others - 0.5000 " in lines
-
-
-def test_an_embedding_of_another_pretraining_is_left_out(tmp_path):
+def test_runs_without_commands_say_so(tmp_path):
     silicon = write_silicon(tmp_path)
     run = write_run(tmp_path / "run", silicon, ("baseline", "mp"))
-    write_embedding(run)
-    write_json(run / "embedding" / "about.json", {"pretraining": "an older one"})
     assert exit_code("report", str(run)) == 0
     text = (run / "report" / "report.md").read_text()
-    assert "### The representation" not in text
-    assert "did not record commands" in text  # nor is there a commands.txt
+    assert "did not record commands" in text
     assert "4 fine-tuned potentials" in text
 
 
@@ -126,7 +97,7 @@ def test_the_single_eip_is_named_and_its_pretraining_counted(report):
 
 
 def test_nothing_is_told_of_what_was_not_trained(plain):
-    for title in ("Who labels", "biweight against MSE", "One EIP alone", "How many DFT frames"):
+    for title in ("One EIP alone", "How many DFT frames"):
         assert title not in plain
 
 

@@ -1,4 +1,4 @@
-"""The log of residuals and outliers in label augmentation, and what the report makes of it."""
+"""The log of residuals and outliers in label augmentation, and what Fig. 3 makes of it."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer, seed_everything
+from paper import script
 from tiny import (
     EIPS,
     MISSING,
@@ -24,7 +25,6 @@ from tiny import (
 
 from eipnn import FinetuneDataModule, FinetuneModule
 from eipnn.errors import InputError
-from eipnn.report.residuals import outliers, pooled, read_residuals, selection_table, spreads
 from eipnn.report.runs import ReportError
 from eipnn.representations import SchNet
 from eipnn.stages.residuals import (
@@ -37,6 +37,10 @@ from eipnn.stages.residuals import (
     log_before,
     measure,
 )
+
+FIGURE_3 = script("figure_3")
+outliers, spreads, pooled = FIGURE_3.outliers, FIGURE_3.spreads, FIGURE_3.pooled
+read_residuals, selection_table = FIGURE_3.read_residuals, FIGURE_3.selection_table
 
 EPOCHS = 4
 

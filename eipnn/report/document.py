@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 
 from eipnn.eips import NONE
-from eipnn.files import write_atomically
 from eipnn.labels import LabelError
 from eipnn.labels.leaderboard import best_eip, leaderboard
 from eipnn.report import folds, plots, tables
 from eipnn.report.duplicates import RADIUS, THRESHOLD, near_duplicates
 from eipnn.report.label_quality import label_quality
+from eipnn.report.page import Output
 from eipnn.report.provenance import provenance
 from eipnn.report.runs import Experiment, Fold, ReportError
 from eipnn.report.sources import FoldData, energy_zeros, read_data
-from eipnn.report.studies import Studies
-from eipnn.report.tables import Measured, markdown, measure
+from eipnn.report.studies import fewer_frames, one_eip
+from eipnn.report.tables import Measured, markdown
 from eipnn.run.strategy import MAIN_AND_LONG
 
 WIDER = (0.05, 0.1)  # A; shows how the number of near-duplicates depends on the threshold
@@ -61,7 +61,7 @@ class Report:
     """
 
     def __init__(self, experiment: Experiment, folder: Path, link: str = "") -> None:
-        self.experiment, self.folder, self.link = experiment, folder, link
+        self.experiment, self.output = experiment, Output(folder, link)
         self.warnings: list[str] = []
         self.data = self._read_data()
         self.table = self._main_table()
@@ -70,16 +70,20 @@ class Report:
         """All sections, below one heading; `with_data`: also those that tell of the data alone."""
         runs = ", ".join(f"`{run}`" for run in sorted({str(f.run) for f in self.experiment.folds}))
         head = f"## {self.experiment.backbone} on `{self.experiment.dft}`\n\nRuns: {runs}."
-        sections = (
-            self._errors,
-            self._equal_steps,
-            self._studies,
-            self._parity,
-            self._curves,
-            self._classifier,
-        )
-        data = (self._zeros, self._leaderboard, self._duplicates) if with_data else ()
-        parts = [head, *(part for section in (*sections, *data) for part in section())]
+        splits = [data.source.split for data in self.data]
+        total = len(splits[0].train) + len(splits[0].val) if splits else None
+        parts = [
+            head,
+            *self._errors(),
+            *self._equal_steps(),
+            *one_eip(self.experiment, self.output),
+            *fewer_frames(self.experiment, self.output, total),
+            *self._parity(),
+            *self._curves(),
+            *self._classifier(),
+        ]
+        if with_data:
+            parts += [*self._zeros(), *self._leaderboard(), *self._duplicates()]
         parts += provenance(self.experiment)
         if self.warnings:
             parts.append("### Warnings\n\n" + _bullets(self.warnings))
@@ -97,16 +101,11 @@ class Report:
         return data
 
     def _main_table(self) -> pd.DataFrame:
-        best = self._best_eip_row()
-        rows = self._measured(tables.ROWS)
-        baseline = next((r for r in rows if r.name == self.experiment.label("baseline")), None)
-        table = tables.summary([best, *rows] if best else rows, baseline)
-        self._csv("table", table)
+        best, rows = self._best_eip_row(), tables.rows(self.experiment, tables.ROWS)
+        shown = [best, *rows.values()] if best else [*rows.values()]
+        table = tables.summary(shown, rows.get("baseline"))
+        self.output.csv("table", table)
         return table
-
-    def _measured(self, strategies: Sequence[str]) -> list[Measured]:
-        rows = [(self.experiment.label(s), self.experiment.row(s)) for s in strategies]
-        return [measure(name, trainings) for name, trainings in rows if trainings]
 
     def _best_eip_row(self) -> Measured | None:
         found = {}
@@ -124,7 +123,7 @@ class Report:
         return Measured(f"Best EIP ({names})", tuple((split, 0) for split in found), errors)
 
     def _errors(self) -> Iterator[str]:
-        self._csv("trainings", tables.trainings(self.experiment))
+        self.output.csv("trainings", tables.trainings(self.experiment))
         yield "### Test errors"
         yield markdown(tables.readable(self.table))
         yield IMPROVEMENT
@@ -145,24 +144,21 @@ class Report:
     def _equal_steps(self) -> Iterator[str]:
         if not self.experiment.row("baseline-long") and not self.experiment.row("mp-long"):
             return
-        rows = {row.name: row for row in self._measured(tables.LONG_ROWS)}
+        rows = tables.rows(self.experiment, tables.LONG_ROWS)
         names = {strategy: self.experiment.label(strategy) for strategy in tables.LONG_ROWS}
-        table = tables.summary(list(rows.values()), rows.get(names["baseline-long"]))
-        self._csv("table_equal_steps", table)
+        table = tables.summary([*rows.values()], rows.get("baseline-long"))
+        self.output.csv("table_equal_steps", table)
         yield "### At equal gradient steps of fine-tuning"
         yield markdown(tables.readable(table))
         yield (
             f"{names['baseline-long']} and {names['mp-long']} train on DFT alone for as many gradient steps as the +LA "
             f"rows take. The improvement is over {names['baseline-long']}, as defined above."
         )
-        if names["mp-long"] in rows and names["mp+la"] in rows:
-            gain, _ = tables.improvements(rows[names["mp+la"]], rows[names["mp-long"]])
+        if "mp-long" in rows and "mp+la" in rows:
+            gain, _ = tables.improvements(rows["mp+la"], rows["mp-long"])
             yield f"{names['mp+la']} over {names['mp-long']}: {100 * gain:.1f} %."
         if notes := tables.missing(self.experiment, tables.LONG_ROWS):
             yield "Not in the table:\n\n" + _bullets(notes)
-
-    def _studies(self) -> Iterator[str]:
-        yield from Studies(self.experiment, self.folder, self.link, self.data).markdown()
 
     def _parity(self) -> Iterator[str]:
         data = {d.fold.split: d for d in self.data}
@@ -179,9 +175,9 @@ class Report:
             if given:
                 panels[self.experiment.label(strategy)] = pd.concat(given, ignore_index=True)
         title = f"Test configurations of {_named(self.experiment.folds)}"
-        plots.parity(panels, title, self.folder / "parity.png")
+        plots.parity(panels, title, self.output.folder / "parity.png")
         yield "### Parity"
-        yield self._picture("parity", f"Predicted against DFT energy. {title}")
+        yield self.output.picture("parity", f"Predicted against DFT energy. {title}")
         zero = "the energy zero of the training" if aligned else "the DFT file's own zero"
         yield f"Energies are on {zero}; n predictions a panel, above left config and atom MAE."
 
@@ -196,9 +192,11 @@ class Report:
             yield "Not drawn: no stage wrote its metrics to a CSV log."
             return
         names = {strategy: self.experiment.label(strategy) for strategy in curves}
-        file = self.folder / "learning_curves.png"
+        file = self.output.folder / "learning_curves.png"
         plots.learning_curves(curves, names, f"Validation of {_named(self.experiment.folds)}", file)
-        yield self._picture("learning_curves", "Validation config MAE by epoch and gradient step")
+        yield self.output.picture(
+            "learning_curves", "Validation config MAE by epoch and gradient step"
+        )
         if len(self.experiment.folds) > 1:
             yield (
                 "Thick lines are means over splits and seeds, thin lines single ones; both are running means over a "
@@ -213,8 +211,8 @@ class Report:
             return
         table = folds.classification(there)
         title = f"Test configurations of {_named(there)}"
-        plots.confusion(table, folds.classes(there[0]), title, self.folder / "confusion.png")
-        yield self._picture("confusion", f"Confusion matrix of the classifier. {title}")
+        plots.confusion(table, folds.classes(there[0]), title, self.output.folder / "confusion.png")
+        yield self.output.picture("confusion", f"Confusion matrix of the classifier. {title}")
         accuracy = (table["eip"] == table["best_eip"]).mean()
         common = table["best_eip"].value_counts(normalize=True)
         yield (
@@ -222,17 +220,19 @@ class Report:
             f"would reach {common.iloc[0]:.2f}."
         )
         counts = folds.selection_counts(there)
-        self._csv("selection", counts.rename_axis("class").reset_index())
+        self.output.csv("selection", counts.rename_axis("class").reset_index())
         title = f"Pool, as classified on {_named(there)}"
-        plots.selection(counts, title, self.folder / "selection.png")
-        yield self._picture("selection", "What the classifier chose for the structures of the pool")
+        plots.selection(counts, title, self.output.folder / "selection.png")
+        yield self.output.picture(
+            "selection", "What the classifier chose for the structures of the pool"
+        )
         chosen = counts.drop(NONE).sum()
         each = ", ".join(f"{fold}: {n} of {counts[fold].sum()}" for fold, n in chosen.items())
         dots = " Bars are means, dots single splits." if len(there) > 1 else ""
         yield f"Structures of the pool that got an EIP label: {each}.{dots}"
         quality = label_quality(self.experiment, self.data)
         if len(quality):
-            self._csv("label_quality", quality)
+            self.output.csv("label_quality", quality)
             yield "Errors on the test configurations for which the classifier chose an EIP:"
             yield markdown(tables.rounded(quality))
             yield (
@@ -252,7 +252,7 @@ class Report:
             return
         lines = leaderboard(data.comparison, data.source.split)
         table = pd.DataFrame([asdict(line) for line in lines])
-        self._csv("leaderboard", table)
+        self.output.csv("leaderboard", table)
         yield "### EIP leaderboard"
         yield markdown(tables.rounded(table[table["part"] == "all"].drop(columns="part")))
         yield (
@@ -270,7 +270,7 @@ class Report:
             return
         pairs = pd.concat([_pairs(d) for d in data], ignore_index=True)
         named = pairs[pairs["distance_A"] <= THRESHOLD]
-        self._csv("near_duplicates", named)
+        self.output.csv("near_duplicates", named)
         yield "\n".join(_counted(d, pairs[pairs["split"] == d.fold.split]) for d in data)
         yield DUPLICATES
         nearest = _nearest(named)
@@ -280,12 +280,6 @@ class Report:
                 f"; {len(nearest) - NAMED} more test configurations" if len(nearest) > NAMED else ""
             )
             yield f"`near_duplicates.csv` has all {len(named)} pairs{rest}."
-
-    def _picture(self, name: str, text: str) -> str:
-        return f"![{text}]({self.link}{name}.png)"
-
-    def _csv(self, name: str, table: pd.DataFrame) -> None:
-        write_atomically(self.folder / f"{name}.csv", table.to_csv(index=False))
 
 
 def _named(shown: Sequence[Fold]) -> str:

@@ -11,32 +11,24 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from eipnn.report.plots import COLOURS, STYLE
 from eipnn.report.runs import Experiment
-from eipnn.report.tables import deviation, improvements, measure
+from eipnn.report.tables import deviation, improvements, rows
 from eipnn.run.strategy import DELTA, MAIN, STRATEGIES
 
 REFERENCES = ("baseline-long", "baseline")
 """What a strategy is compared with: DFT alone, at equal gradient steps where that was trained."""
 
 
-def by_frames(experiment: Experiment, total: int) -> dict[int, Experiment]:
-    """The trainings by number of DFT frames (training and validation), those with all of them as `total`."""
-    return dict(experiment.reduced) | {total: experiment}
-
-
 def errors_by_frames(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
     """One line a number of frames and strategy: n folds, mean and sample deviation of both test errors, steps."""
     lines = []
     for frames, experiment in experiments.items():
-        for name in STRATEGIES:
-            if not (trainings := experiment.row(name)):
-                continue
-            row = measure(experiment.label(name), trainings)
+        for name, row in rows(experiment, STRATEGIES).items():
             mean, spread = row.errors.mean(axis=0), deviation(row.errors)
             lines.append(
                 {
                     "frames": frames,
                     "strategy": name,
-                    "n": len(trainings),
+                    "n": len(row.errors),
                     "config_mae_eV": mean[0],
                     "config_mae_sd": spread[0],
                     "atom_mae_eV_per_atom": mean[1],
@@ -106,13 +98,13 @@ def negative_transfer(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
     """
     lines = []
     for frames, experiment in experiments.items():
-        rows = {name: measure(name, t) for name in STRATEGIES if (t := experiment.row(name))}
-        against = next((name for name in REFERENCES if name in rows), None)
-        for name, row in rows.items():
+        found = rows(experiment, STRATEGIES)
+        against = next((name for name in REFERENCES if name in found), None)
+        for name, row in found.items():
             if against is None or name in REFERENCES:
                 continue
-            fair = "baseline" if STRATEGIES[name].short and "baseline" in rows else against
-            gain, each = improvements(row, rows[fair])
+            fair = "baseline" if STRATEGIES[name].short and "baseline" in found else against
+            gain, each = improvements(row, found[fair])
             if len(each):
                 lines.append(
                     {
@@ -124,7 +116,7 @@ def negative_transfer(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
                         "gain_percent": 100 * gain,
                         "worst_percent": 100 * each.min(),
                         "steps": round(np.mean(row.steps)),
-                        "steps_against": round(np.mean(rows[fair].steps)),
+                        "steps_against": round(np.mean(found[fair].steps)),
                     }
                 )
     return pd.DataFrame(lines)
@@ -149,12 +141,12 @@ def plot_frames(
         figure = Figure(figsize=(10.5, 4.4))
         for axis, (kind, (column, label)) in zip(figure.subplots(1, 2), kinds.items(), strict=True):
             for number, name in enumerate(strategies):
-                rows = table[table["strategy"] == name].sort_values("frames")
+                curve = table[table["strategy"] == name].sort_values("frames")
                 aside = 1 + 0.015 * (number - len(strategies) / 2)  # error bars side by side
                 axis.errorbar(
-                    rows["frames"] * aside,
-                    rows[column],
-                    rows[f"{kind}_sd"],
+                    curve["frames"] * aside,
+                    curve[column],
+                    curve[f"{kind}_sd"],
                     color=COLOURS[name],
                     marker="os^Dvp"[number % 6],
                     capsize=3,
@@ -180,7 +172,7 @@ def drawn(table: pd.DataFrame) -> list[str]:
     In their -long forms where `reference` is long and these were trained with all numbers of frames that the short ones
     were.
     """
-    numbers = {name: set(rows["frames"]) for name, rows in table.groupby("strategy")}
+    numbers = {name: set(part["frames"]) for name, part in table.groupby("strategy")}
     fair = reference(table) == "baseline-long"
     chosen = []
     for name in (*MAIN, *DELTA):

@@ -1,10 +1,14 @@
-"""The report as one self-contained HTML page."""
+"""Where the files of a report go, and the report as one self-contained HTML page."""
 
 import base64
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from markdown import markdown
+
+from eipnn.files import write_atomically
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -17,6 +21,27 @@ h2 { border-top: 2px solid #ddd; padding-top: 1rem; margin-top: 3rem }
 """.strip()
 
 IMAGE = re.compile(r'src="([^"]+\.png)"')
+
+
+@dataclass(frozen=True)
+class Output:
+    """Pictures and tables beside a Markdown file.
+
+    Args:
+        folder: where they go; must exist.
+        link: path from the Markdown file to `folder`, with a trailing slash, or empty.
+    """
+
+    folder: Path
+    link: str = ""
+
+    def csv(self, name: str, table: pd.DataFrame) -> None:
+        """Write a table."""
+        write_atomically(self.folder / f"{name}.csv", table.to_csv(index=False))
+
+    def picture(self, name: str, text: str) -> str:
+        """Markdown that shows a picture of the folder."""
+        return f"![{text}]({self.link}{name}.png)"
 
 
 def html_page(text: str, folder: Path, title: str = "eipnn report") -> str:

@@ -1,7 +1,6 @@
 """The pictures of a report. No display is needed; the colours are told apart by colour-blind readers."""
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from sklearn.metrics import confusion_matrix
 
-from eipnn.run.strategy import MAIN_AND_LONG
+from eipnn.report.tables import Measured
+from eipnn.run.strategy import MAIN, MAIN_AND_LONG, STRATEGIES
 
 # Okabe & Ito's palette without its yellow, which is faint on white.
 PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00")
@@ -25,11 +25,10 @@ COLOURS = dict(
     )
 )
 BLUE = "#0072B2"
-MARKS = [*zip("os^Dvp", PALETTE, strict=True)]
-"""Marker and colour of each backbone."""
 COLOURS |= dict.fromkeys(("delta", "delta-long"), BLUE)
 COLOURS |= dict.fromkeys(("mp+delta", "mp+delta-long"), "#888888")
 SKY = "#56B4E9"
+DOTS: dict[str, Any] = {"color": "white", "markeredgecolor": "black"}
 STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlesize": 12,
@@ -83,94 +82,63 @@ def parity(panels: Mapping[str, pd.DataFrame], title: str, file: Path) -> None:
         figure.savefig(file)
 
 
-def overview(errors: Mapping[str, Mapping[str, Sequence[float]]], file: Path) -> None:
+def overview(rows: Mapping[str, Mapping[str, Measured]], file: Path) -> None:
     """Test errors of several backbones: the mean over the folds as a bar, each fold as a dot.
 
     Args:
-        errors: backbone -> strategy -> config MAE of each fold, eV.
+        rows: backbone -> strategy -> its row.
         file: PNG to write.
     """
-    there = [s for s in MAIN_AND_LONG if any(s in found for found in errors.values())]
+    there = [s for s in MAIN if any(s in found for found in rows.values())]
     width = 0.8 / len(there)
     with rc_context(STYLE):
-        figure = Figure(figsize=(2.6 + 1.7 * len(errors), 4.2))
+        figure = Figure(figsize=(2.6 + 1.7 * len(rows), 4.2))
         axis = figure.subplots()
         for number, strategy in enumerate(there):
             shift = (number - (len(there) - 1) / 2) * width
-            found = [
-                (n + shift, row[strategy])
-                for n, row in enumerate(errors.values())
+            found = {
+                n + shift: row[strategy].errors[:, 0]
+                for n, row in enumerate(rows.values())
                 if strategy in row
-            ]
-            heights = [np.mean(values) for _, values in found]
-            name = "DFT alone" if strategy == "baseline" else f"+{strategy.upper()}"
-            axis.bar(
-                [x for x, _ in found],
-                heights,
-                0.9 * width,
-                color=COLOURS[strategy],
-                alpha=0.75,
-                label=name,
-            )
-            for x, values in found:
-                axis.plot(
-                    [x] * len(values),
-                    values,
-                    "o",
-                    color="white",
-                    markeredgecolor="black",
-                    markersize=4,
-                )
-        axis.set_xticks(range(len(errors)), list(errors))
+            }
+            heights = [values.mean() for values in found.values()]
+            look: dict[str, Any] = {"color": COLOURS[strategy], "alpha": 0.75}
+            name = STRATEGIES[strategy].label or "DFT alone"
+            axis.bar([*found], heights, 0.9 * width, label=name, **look)
+            for x, values in found.items():
+                axis.plot([x] * len(values), values, "o", **DOTS, markersize=4)
+        axis.set_xticks(range(len(rows)), list(rows))
         axis.grid(axis="y")
         axis.set(ylabel="test config MAE (eV)")
         figure.legend(loc="outside right center", frameon=False)
         figure.savefig(file)
 
 
-def gains(table: pd.DataFrame, rows: Sequence[str], file: Path) -> None:
-    """Improvement of each strategy over DFT alone, a panel a data set, a mark a backbone.
-
-    Args:
-        table: ``data``, ``backbone``, ``row``, ``improvement_percent`` and ``improvement_sd``, as of `tables.summary`.
-        rows: of the horizontal axis.
-        file: PNG to write.
-    """
-    sets, backbones = (list(dict.fromkeys(table[name])) for name in ("data", "backbone"))
-    marks = dict(zip(backbones, cycle(MARKS), strict=False))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(2.4 + 3.2 * len(sets), 4.2))
-        axes = np.atleast_1d(figure.subplots(1, len(sets), sharey=True))
-        for axis, data in zip(axes, sets, strict=True):
-            for number, name in enumerate(backbones):
-                mine = table[(table["data"] == data) & (table["backbone"] == name)]
-                mine = mine.set_index("row").reindex(rows)
-                shift = 0.13 * (number - (len(backbones) - 1) / 2)
-                marker, colour = marks[name]
-                axis.errorbar(
-                    np.arange(len(rows)) + shift,
-                    mine["improvement_percent"],
-                    mine["improvement_sd"],
-                    fmt=marker,
-                    color=colour,
-                    capsize=3,
-                    label=name,
-                )
-            axis.axhline(0, color="black", linewidth=1)
-            axis.set_xticks(range(len(rows)), rows)
-            axis.set_xlim(-0.5, len(rows) - 0.5)
-            axis.grid(axis="y")
-            axis.set_title(data)
-        axes[0].set_ylabel("improvement over DFT alone (%)")
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False
-        )
-        figure.savefig(file)
-
-
 def _errors(table: pd.DataFrame) -> str:
     error = (table["prediction"] - table["energy"]).abs()
     return f"{error.mean():.3f} eV\n{(error / table['n_atoms']).mean():.4f} eV/atom"
+
+
+def bars(rows: Iterable[Measured], file: Path) -> None:
+    """Test config MAE of some rows: the mean as a bar, each fold as a dot.
+
+    Args:
+        rows: of a table.
+        file: PNG to write.
+    """
+    errors = {row.name: row.errors[:, 0] for row in rows}
+    places = np.arange(len(errors))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 1.3 + 0.45 * len(errors)))
+        axis = figure.subplots()
+        axis.barh(places, [values.mean() for values in errors.values()], color=BLUE, alpha=0.6)
+        for place, values in zip(places, errors.values(), strict=True):
+            axis.plot(values, [place] * len(values), "o", **DOTS)
+        axis.set_yticks(places, list(errors))
+        axis.invert_yaxis()
+        axis.grid(axis="x")
+        axis.set(xlabel="test config MAE (eV)")
+        figure.savefig(file)
 
 
 def confusion(table: pd.DataFrame, classes: Sequence[str], title: str, file: Path) -> None:

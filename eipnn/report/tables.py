@@ -1,6 +1,6 @@
 """The tables of a report: one row a strategy, in the shape of Table 1 of Shui et al. 2022."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,12 @@ def measure(name: str, trainings: Sequence[Training]) -> Measured:
         tuple(t.alpha for t in trainings if t.alpha is not None),
         tuple(t.pretraining_steps for t in trainings if t.pretraining_steps is not None),
     )
+
+
+def rows(experiment: Experiment, strategies: Iterable[str]) -> dict[str, Measured]:
+    """Strategy -> its row, of those that were trained."""
+    found = {strategy: experiment.row(strategy) for strategy in strategies}
+    return {s: measure(experiment.label(s), given) for s, given in found.items() if given}
 
 
 def improvements(row: Measured, baseline: Measured) -> tuple[float, np.ndarray]:

@@ -1,10 +1,16 @@
 """How configurations lie in a representation before and after pretraining (Shui et al. 2022, Fig. 4).
 
+    python experiments/paper/embed.py RUN        # from the folder where `eipnn run` was called, so that the paths hold
+
 A configuration is the mean over its atoms of their features. The picture is t-SNE of these; the number beside it is
 taken in the whole space: how well the DFT energy per atom of a configuration follows from its nearest neighbours. A
 fine-tuned representation has seen the energies of the training split: its number on the test split is the fair one.
+Written are `embedding.png`, `embedding.csv` (the plane) and `smoothness.csv` (the whole space), by default into
+`embedding` in RUN; `about.json` says of which pretraining they are.
 """
 
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +32,20 @@ from sklearn.preprocessing import StandardScaler
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import global_mean_pool
 
+from eipnn import load
 from eipnn.errors import InputError
+from eipnn.files import write_atomically, write_json
 from eipnn.inputs import prepare
 from eipnn.progress import progress_bar
+from eipnn.report import tables
 from eipnn.report.plots import STYLE
+from eipnn.report.runs import Fold, ReportError, read_config, read_json, read_run
+from eipnn.report.sources import fold_settings
 from eipnn.representations.base import Representation
 from eipnn.stages.module import build_representation
-from eipnn.stages.source import Source
+from eipnn.stages.source import Source, source_of
 
+FINE_TUNED = ("mp", "mp+la")
 NEIGHBOURS = 5
 PERPLEXITY = 30.0
 """Of t-SNE: about as many neighbours are kept close. A third of the others where that is less."""
@@ -262,3 +274,110 @@ def _error_text(errors: pd.DataFrame) -> str:
     if len(found) == 1:
         return f"{what} {found.iloc[0]:.3f} eV/atom"
     return f"{what} {found.mean():.3f} ± {found.std():.3f} eV/atom\n({len(found)} seeds)"
+
+
+def pretrained_fold(run: Path, split: int | None = None, seed: int | None = None) -> Fold:
+    """The first fold of a run with a finished pretraining, of this split and seed where they are given.
+
+    Raises:
+        ReportError: there is none.
+    """
+    folds = [_fold(file.parents[1]) for file in run.glob("split-*/seed-*/pretrain/done.json")]
+    wanted = [f for f in folds if split in (None, f.split) and seed in (None, f.seed)]
+    if wanted:
+        return min(wanted, key=lambda f: (f.split, f.seed))
+    if folds:
+        there = ", ".join(f"split {f.split} seed {f.seed}" for f in folds)
+        raise ReportError(
+            f"{run}: no finished pretraining of that split and seed; there is {there}"
+        )
+    if inside := sorted(
+        {file.parents[3] for file in run.glob("*/split-*/seed-*/pretrain/done.json")}
+    ):
+        raise ReportError(f"{run}: holds several runs; name one of them, for example {inside[0]}")
+    raise ReportError(
+        f"{run}: no finished pretraining in it (no split-K/seed-S/pretrain/done.json); "
+        "give `eipnn run` the strategy mp or mp+la"
+    )
+
+
+def _fold(folder: Path) -> Fold:
+    split, seed = folder.parent.name, folder.name
+    return Fold(folder, int(split.removeprefix("split-")), int(seed.removeprefix("seed-")))
+
+
+def write_embedding(fold: Fold, seeds: Sequence[int], output: Path) -> str:
+    """Write ``embedding.png``, ``embedding.csv`` and ``smoothness.csv``; the last as Markdown."""
+    stage = fold.folder / "pretrain"
+    config = read_config(stage)
+    settings = fold_settings(fold, [config])
+    cache = config["data"]["init_args"].get("cache")
+    folder = Path(cache) if cache else None
+    source = source_of(settings)
+    pretrained = load(stage / "checkpoints" / "best.ckpt").representation
+    shape, pool = pretrained.config(), source.structures(source.split.pool)
+    candidates = [
+        *(random_candidate(shape, seed, pool, folder) for seed in dict.fromkeys(seeds)),
+        Candidate("pretrained", fold.seed, pretrained),
+        *fine_tuned(fold),
+    ]
+    places, smoothness = embedding(candidates, source, cache=folder)
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "embedding.csv", places.to_csv(index=False))
+    write_atomically(output / "smoothness.csv", smoothness.to_csv(index=False))
+    title = (
+        f"{type(pretrained).__name__}, split {fold.split}: {smoothness['n'].iloc[0]} configurations"
+    )
+    picture(places, smoothness, title, output / "embedding.png")
+    fingerprint = read_json(stage / "done.json").get("fingerprint")
+    about = {"split": fold.split, "seed": fold.seed, "pretraining": fingerprint}
+    write_json(output / "about.json", about)
+    return tables.markdown(tables.rounded(smoothness))
+
+
+def fine_tuned(fold: Fold) -> list[Candidate]:
+    """The network that was fine-tuned from the pretrained one, on DFT alone if there is such a one; or none."""
+    for strategy in FINE_TUNED:
+        if (fold.folder / f"result-{strategy}.json").exists():
+            found = [t for t in read_run(fold.run) if (t.fold, t.strategy) == (fold, strategy)]
+            checkpoint = found[0].folder / "checkpoints" / "best.ckpt"
+            return [Candidate("fine-tuned", fold.seed, load(checkpoint).representation)]
+    return []
+
+
+def main() -> None:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        description="How the DFT configurations of a run lie in its representation, with random weights, pretrained "
+        "and fine-tuned: a t-SNE picture and the error of DFT energies predicted by the nearest neighbours (Fig. 4)."
+    )
+    p.add_argument("run", type=Path, metavar="RUN", help="folder of a run with pretraining")
+    p.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where the files go (default: embedding in RUN)",
+    )
+    p.add_argument("--split", type=int, metavar="K", help="of the run (default: the first)")
+    p.add_argument("--seed", type=int, metavar="S", help="of the run (default: the first)")
+    p.add_argument(
+        "--random",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2, 3, 4],
+        metavar="SEED",
+        help="seeds of the random weights; the first is drawn (default: 0 1 2 3 4)",
+    )
+    options = p.parse_args()
+    output = options.output or options.run / "embedding"
+    try:
+        fold = pretrained_fold(options.run, options.split, options.seed)
+        print(write_embedding(fold, options.random, output))
+    except (InputError, OSError) as error:
+        sys.exit(f"embed.py: {error}")
+    print(f"{output / 'embedding.png'}: written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Table 1 of Shui et al. 2022: all networks on all data sets side by side.
+
+    python experiments/paper/table_1.py RUN... -o DIR    # from the folder where `eipnn run` was called
+
+DIR gets the report of these runs, as by `eipnn report`, and beside it `table_1.md`, `data_sets.csv` and
+`data_sets.png`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import cycle, product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from eipnn.errors import InputError
+from eipnn.files import write_atomically
+from eipnn.report import tables
+from eipnn.report.command import write_report
+from eipnn.report.document import IMPROVEMENT, STEPS, Report
+from eipnn.report.plots import PALETTE, STYLE
+from eipnn.report.runs import ReportError
+from eipnn.report.tables import NOTHING, ROWS, markdown
+from eipnn.run.strategy import STRATEGIES
+
+DFT_ALONE = "DFT alone"
+LABELS = (DFT_ALONE, *(STRATEGIES[name].label for name in ROWS[1:]))
+"""The rows of the table."""
+MARKS = [*zip("os^Dvp", PALETTE, strict=True)]
+"""Marker and colour of each backbone."""
+
+
+def write_table(reports: Sequence[Report], folder: Path) -> None:
+    """Write ``table_1.md`` with its table and picture.
+
+    Args:
+        reports: a backbone and data set each.
+        folder: to write into.
+
+    Raises:
+        ReportError: a backbone was trained on one data set with two kinds of settings.
+    """
+    sets = _short_names([r.experiment.dft for r in reports])
+    names = [(r.experiment.dft, r.experiment.backbone) for r in reports]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ReportError(
+            f"{twice[1]} was trained on {twice[0]} with two kinds of settings; give the runs of one of them"
+        )
+    table = pd.concat(
+        [
+            r.table.assign(data=sets[r.experiment.dft], backbone=r.experiment.backbone)
+            for r in reports
+        ],
+        ignore_index=True,
+    )
+    table.loc[table["row"] == table["backbone"], "row"] = DFT_ALONE
+    eip = table["row"].str.startswith("Best EIP")
+    gains(table[~eip], list(LABELS[1:]), folder / "data_sets.png")
+    best = table[eip].sort_values("n", ascending=False, kind="stable").drop_duplicates("data")
+    table = pd.concat([best.assign(backbone=NOTHING, row="Best EIP"), table[~eip]])
+    write_atomically(folder / "data_sets.csv", table.to_csv(index=False))
+    parts = [
+        "# All data sets",
+        markdown(side_by_side(table)),
+        "![Improvement over DFT alone](data_sets.png)",
+        "Gradient steps, and what else the rows of a data set differ in, stand in its own table ([report](report.md)).",
+        IMPROVEMENT,
+        STEPS,
+    ]
+    write_atomically(folder / "table_1.md", "\n\n".join(parts) + "\n")
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """A line a backbone and strategy; of each data set the two errors, with n where others have more."""
+    errors = ["config MAE (eV)", "atom MAE (eV/atom)"]
+    shown = tables.readable(table)[errors].assign(**table[["data", "backbone", "row"]])
+    fewer = table["n"] < table["n"].max()
+    shown.loc[fewer, errors[0]] += " (n = " + table.loc[fewer, "n"].astype(str) + ")"
+    wide = shown.pivot(index=["backbone", "row"], columns="data", values=errors)
+    backbones = [b for b in table["backbone"].unique() if b != NOTHING]
+    lines = [(NOTHING, "Best EIP"), *product(backbones, LABELS)]
+    wide = wide.reindex([line for line in lines if line in wide.index]).fillna(NOTHING)
+    names = {"": wide.index.get_level_values("backbone"), "row": wide.index.get_level_values("row")}
+    sets = table["data"].unique()
+    return pd.DataFrame(names | {f"{d}: {e}": wide[e][d].to_numpy() for d in sets for e in errors})
+
+
+def _short_names(files: Sequence[str]) -> dict[str, str]:
+    """A name for each file of DFT frames: its folder's where that tells them apart, else the whole path."""
+    names = {file: Path(file.removeprefix("bundled:")).parent.name for file in files}
+    told_apart = len(set(names.values())) == len(names) and all(names.values())
+    return names if told_apart else {file: file for file in names}
+
+
+def gains(table: pd.DataFrame, rows: Sequence[str], file: Path) -> None:
+    """Improvement of each strategy over DFT alone, a panel a data set, a mark a backbone.
+
+    Args:
+        table: ``data``, ``backbone``, ``row``, ``improvement_percent`` and ``improvement_sd``, as of `tables.summary`.
+        rows: of the horizontal axis.
+        file: PNG to write.
+    """
+    sets, backbones = (list(dict.fromkeys(table[name])) for name in ("data", "backbone"))
+    marks = dict(zip(backbones, cycle(MARKS), strict=False))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.4 + 3.2 * len(sets), 4.2))
+        axes = np.atleast_1d(figure.subplots(1, len(sets), sharey=True))
+        for axis, data in zip(axes, sets, strict=True):
+            for number, name in enumerate(backbones):
+                mine = table[(table["data"] == data) & (table["backbone"] == name)]
+                mine = mine.set_index("row").reindex(rows)
+                shift = 0.13 * (number - (len(backbones) - 1) / 2)
+                marker, colour = marks[name]
+                axis.errorbar(
+                    np.arange(len(rows)) + shift,
+                    mine["improvement_percent"],
+                    mine["improvement_sd"],
+                    fmt=marker,
+                    color=colour,
+                    capsize=3,
+                    label=name,
+                )
+            axis.axhline(0, color="black", linewidth=1)
+            axis.set_xticks(range(len(rows)), rows)
+            axis.set_xlim(-0.5, len(rows) - 0.5)
+            axis.grid(axis="y")
+            axis.set_title(data)
+        axes[0].set_ylabel("improvement over DFT alone (%)")
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False
+        )
+        figure.savefig(file)
+
+
+def main() -> None:
+    """The command line."""
+    p = argparse.ArgumentParser(description="Table 1 of Shui et al. 2022 on several data sets.")
+    p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="as for `eipnn report`")
+    p.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DIR", help="where the files go"
+    )
+    options = p.parse_args()
+    try:
+        write_table(write_report(options.runs, options.output), options.output)
+    except (InputError, OSError) as error:
+        sys.exit(f"table_1.py: {error}")
+    print(f"{options.output / 'table_1.md'}: written")
+
+
+if __name__ == "__main__":
+    main()
