@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 
 from eipnn.checkpoint import load
 from eipnn.eips import InCell
+from eipnn.eips.recorded import restore
 from eipnn.errors import InputError
 from eipnn.stages.finetune import FinetuneModule
 from eipnn.stages.module import CheckpointError
@@ -29,13 +30,14 @@ class EIPNNCalculator(Calculator):
         device: of torch.
         dtype: ``float32``, as trained, or ``float64`` for tight relaxations and vibrations.
         cohesive: see above.
-        eip: ASE calculator of the EIP on top of which the potential was trained, with delta learning only.
+        eip: ASE calculator of the EIP on top of which the potential was trained, with delta learning only; by default
+            made as the checkpoint records it. It must give the energies that the checkpoint holds of that EIP.
         tabulate: read the functions of the distance alone from tables, see `SchNet.tabulate`; about twice as quick.
 
     Raises:
         CheckpointError: the checkpoint is of another stage.
-        InputError: `tabulate` with a representation that has no such tables; `eip` where the potential needs none, none
-            where it needs one.
+        InputError: `tabulate` with a representation that has no such tables; `eip` where the potential needs none, or
+            another one than it was trained on; none where it cannot be made here.
         ValueError: (when calculating) an element that the training data did not hold.
     """
 
@@ -59,16 +61,14 @@ class EIPNNCalculator(Calculator):
             )
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {dtype!r}")
-        if (eip is None) != (potential.delta_eip is None):
-            raise InputError(
-                f"{checkpoint}: "
-                + (
-                    "was not trained on top of an EIP: give none"
-                    if eip
-                    else f"gives DFT less {potential.delta_eip}: give that EIP's ASE calculator as eip"
-                )
-            )
-        self.eip = eip if eip is None or isinstance(eip, InCell) else InCell(eip)
+        self.eip: InCell | None = None
+        if potential.delta_eip is not None:
+            try:
+                self.eip = restore(potential.zeros["dft"]["eip"], eip)
+            except InputError as error:
+                raise InputError(f"{checkpoint}: {error}") from error
+        elif eip is not None:
+            raise InputError(f"{checkpoint}: was not trained on top of an EIP: give none")
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.potential = potential.to(device=device, dtype=self.dtype).requires_grad_(False)
         if tabulate:

@@ -98,7 +98,7 @@ def export_potential(
     if potential.delta_eip:
         raise InputError(
             f"{checkpoint}: gives DFT less the EIP {potential.delta_eip}, which a program cannot hold; use "
-            "EIPNNCalculator(checkpoint, eip=...) in ASE"
+            "EIPNNCalculator in ASE"
         )
     precision = getattr(torch, dtype)
     plain = PlainPotential(potential).requires_grad_(False).eval()

@@ -8,15 +8,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from ase.calculators.calculator import all_changes
-from ase.calculators.emt import EMT
 from hypothesis import given
 from hypothesis import strategies as st
 from run_stages import fold
 from tiny import EIPS, N_POOL, N_TEST, N_TRAIN, N_VAL, eipnn_stage, read_json, stage_config
 
-from eipnn import EIPNNCalculator, load
-from eipnn.errors import InputError
 from eipnn.run.experiment import ExperimentError, read_experiment
 from eipnn.stages.source import source_of
 from eipnn.structures import Split, SplitError, fewer_frames, read_split, write_split
@@ -245,81 +241,6 @@ def test_epoch_steps_repeat_dft_and_are_shared_by_processes(tiny, tmp_path):
     made["data"]["init_args"]["epoch_steps"] = 11  # one pass has four batches
     root = eipnn_stage("fit", made)
     assert read_json(root / "fit.json")["gradient_steps"] == 22
-
-
-@pytest.fixture(scope="module")
-def delta(tiny, tmp_path_factory) -> Path:
-    """A potential that was trained on top of the EIP ``au``."""
-    made = stage_config(tiny, "Finetune", tmp_path_factory.mktemp("delta"), max_epochs=2)
-    made["data"]["init_args"] |= {"delta_eip": "au", "eip_energy_zero": "least_squares"}
-    root = eipnn_stage("fit", made)
-    eipnn_stage("test", made, "--ckpt_path", str(root / "checkpoints" / "best.ckpt"))
-    return root
-
-
-class Labels(EMT):
-    """The invented EIP ``au`` for the frames of the tiny set, told apart by their positions."""
-
-    implemented_properties = ["energy", "forces"]  # noqa: RUF012
-
-    def __init__(self, tiny):
-        super().__init__()
-        self.tiny = tiny
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        same = next(
-            i
-            for i, a in self.tiny.frames.items()
-            if len(a) == len(atoms) and np.allclose(a.positions, atoms.positions)
-        )
-        self.results = {
-            "energy": self.tiny.eip[same][EIPS.index("au")],
-            "forces": np.ones((len(atoms), 3)),
-        }
-
-
-def test_delta_predictions_are_network_plus_eip(delta, tiny):
-    table = pd.read_csv(delta / "predictions_test.csv").set_index("config_id")
-    potential = load(delta / "checkpoints" / "best.ckpt")
-    assert potential.delta_eip == "au"
-    calculator = EIPNNCalculator(delta / "checkpoints" / "best.ckpt", eip=Labels(tiny))
-    for name in tiny.ids("test"):
-        atoms = tiny.frames[name].copy()
-        atoms.calc = calculator
-        assert atoms.get_potential_energy() == pytest.approx(table["prediction"][name], abs=1e-4)
-
-
-def test_delta_forces_are_those_of_both(delta, tiny):
-    atoms = tiny.frames[tiny.ids("test")[0]].copy()
-    file = delta / "checkpoints" / "best.ckpt"
-    atoms.calc = EIPNNCalculator(file, eip=Labels(tiny), dtype="float64")
-    total = atoms.get_forces()
-    silent = Labels(tiny)
-    silent.calculate = lambda atoms=None, *_: silent.results.update(  # type: ignore[method-assign]
-        energy=0.0, forces=np.zeros((len(atoms), 3))
-    )
-    atoms.calc = EIPNNCalculator(file, eip=silent, dtype="float64")
-    assert total - atoms.get_forces() == pytest.approx(np.ones((len(atoms), 3)), abs=1e-9)
-
-
-def test_delta_needs_its_eip_in_the_calculator(delta, tiny):
-    with pytest.raises(
-        InputError, match="gives DFT less au: give that EIP's ASE calculator as eip"
-    ):
-        EIPNNCalculator(delta / "checkpoints" / "best.ckpt")
-
-
-def test_a_delta_checkpoint_is_not_tested_without_its_eip(delta, tiny, tmp_path):
-    made = stage_config(tiny, "Finetune", tmp_path)
-    with pytest.raises(SystemExit, match="the checkpoint's energy zeros are"):
-        eipnn_stage("test", made, "--ckpt_path", str(delta / "checkpoints" / "best.ckpt"))
-
-
-def test_a_delta_potential_is_not_exported(delta):
-    from eipnn.export import export_potential
-
-    with pytest.raises(InputError, match="gives DFT less the EIP au"):
-        export_potential(delta / "checkpoints" / "best.ckpt")
 
 
 def test_source_of_plain_values(tiny):

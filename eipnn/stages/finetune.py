@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 from torchmetrics import MeanMetric
 
+from eipnn.eips import recorded
 from eipnn.errors import InputError
 from eipnn.heads import EnergyHead
 from eipnn.losses import tukey_biweight, tukey_scale
@@ -78,13 +79,14 @@ class FinetuneModule(StageModule):
         if datamodule.delta_eip is None:
             return super().zero_record(datamodule)
         record: dict[str, dict[str, Any]] = datamodule.source.zero_record([datamodule.delta_eip])
-        record["dft"]["eip"] = datamodule.delta_eip
+        record["dft"]["eip"] = datamodule.delta_record()
         return record
 
     @property
     def delta_eip(self) -> str | None:
         """The EIP on top of which the network was trained (delta learning)."""
-        return self.zeros.get("dft", {}).get("eip")
+        record = self.zeros.get("dft", {}).get("eip")
+        return recorded.name_of(record) if record else None
 
     def settings(self) -> dict[str, Any]:
         return {"alpha": self.alpha, "eip_loss": self.eip_loss}
@@ -234,12 +236,38 @@ class FinetuneDataModule(StageDataModule):
         return self.labelled(ids)
 
     def predict_targets(self, frames: Sequence[Atoms]) -> dict[str, Tensor]:
-        if self.delta_eip and self.structures:
-            raise InputError(
-                f"data.structures={self.structures}: delta learning needs the energies of {self.delta_eip} too; "
-                "predict these with EIPNNCalculator(checkpoint, eip=...) in ASE"
-            )
+        if self.delta_eip and self.structures:  # which the label store does not hold
+            zeros = self.source.zero.totals(frames) + self._calculated(frames)
+            return {"zero": torch.from_numpy(zeros)}
         return {"zero": self._zeros(frames)}
+
+    def delta_record(self) -> dict[str, Any]:
+        """The EIP that the network is trained on top of, see `eipnn.eips.recorded`."""
+        source, name = self.source, self.delta_eip
+        assert name is not None
+        ids = [
+            source.split.train[k] for k in recorded.typical(source.structures(source.split.train))
+        ]
+        energies = source.store.energies_of(ids, [name])[:, 0]
+        described = next(e for e in source.store.index["eips"] if e["name"] == name)
+        return recorded.record(described, source.structures(ids), energies)
+
+    def _calculated(self, frames: Sequence[Atoms]) -> np.ndarray:
+        """Aligned energies (n,), eV, of the EIP that the network is trained on top of, by its calculator."""
+        assert self.delta_eip is not None
+        calculator = recorded.restore(self.delta_record())
+        energies = []
+        for atoms in frames:
+            try:
+                energies.append(calculator.get_potential_energy(atoms))
+            except Exception as error:  # each potential has its own kinds
+                raise InputError(
+                    f"{atoms.info['config_id']}: {self.delta_eip} gives no energy ({' '.join(str(error).split())}); "
+                    f"remove it from {self.structures}"
+                ) from error
+        return np.array(energies) - self.source.eip_zeros([self.delta_eip])[self.delta_eip].totals(
+            frames
+        )
 
     def labelled(self, ids: Sequence[str]) -> Configurations:
         energies = torch.from_numpy(self._dft_energies(ids))

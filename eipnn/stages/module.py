@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import eipnn
+from eipnn.eips import recorded
 from eipnn.errors import InputError
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.stages.schedules import SpanningSchedule
@@ -186,8 +187,8 @@ class StageModule(LightningModule):
         current = self.zero_record(datamodule) if datamodule is not None else found["zeros"]
         if not same_zeros(current, found["zeros"]):
             raise CheckpointError(
-                f"{file}: the checkpoint's energy zeros are {found['zeros']}, the data's {current}; "
-                "use the energy_zero, labels and split that it was trained with"
+                f"{file}: the checkpoint's energy zeros are {zeros_text(found['zeros'])}, the data's "
+                f"{zeros_text(current)}; use the energy_zero, labels and split that it was trained with"
             )
         self.elements, self.zeros = found["elements"], found["zeros"]
         if self._trainer is not None:
@@ -310,10 +311,21 @@ def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
             (source, el): e for source, zero in record.items() for el, e in zero["energies"].items()
         }
 
-    if a.get("dft", {}).get("eip") != b.get("dft", {}).get("eip"):
+    if not recorded.same(a.get("dft", {}).get("eip"), b.get("dft", {}).get("eip")):
         return False
     x, y = flat(a), flat(b)
     return x.keys() == y.keys() and all(abs(x[k] - y[k]) < 1e-6 for k in x)
+
+
+def zeros_text(record: dict[str, Any]) -> str:
+    """A zero record in one line, without the structures of an EIP's record."""
+    zeros = {source: zero["energies"] or zero["mode"] for source, zero in record.items()}
+    eip = record.get("dft", {}).get("eip")
+    if isinstance(eip, dict):
+        eip = " ".join(
+            str(eip[key]) for key in ("name", "target", "arguments", "files") if eip.get(key)
+        )
+    return f"{zeros}" + (f" on top of {eip}" if eip else "")
 
 
 def finite(output: Tensor) -> Tensor:
