@@ -15,8 +15,8 @@ from eipnn.checkpoint import load
 from eipnn.eips import InCell
 from eipnn.eips.recorded import restore
 from eipnn.errors import InputError
+from eipnn.stages.checkpoints import CheckpointError
 from eipnn.stages.finetune import FinetuneModule
-from eipnn.stages.module import CheckpointError
 
 
 class EIPNNCalculator(Calculator):

@@ -22,6 +22,7 @@ import eipnn
 from eipnn.errors import Terminated
 from eipnn.files import write_atomically, write_json
 from eipnn.predictions import PredictionWriter
+from eipnn.stages.checkpoints import read_checkpoint
 
 NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")
 """Lightning's messages that tell a user nothing: advertisements, and the checkpoint callback that a stage brings."""
@@ -98,6 +99,12 @@ class EipnnCLI(LightningCLI):
             args=args,
             run=run,
         )
+
+    def _parse_ckpt_path(self) -> None:
+        """Refuse a bad checkpoint before the data are read. Lightning takes classes and settings from it here."""
+        command = self.config.get("subcommand")
+        if command and (checkpoint := self.config[command].get("ckpt_path")):
+            read_checkpoint(checkpoint)
 
     def before_instantiate_classes(self) -> None:
         """W&B writes below the root folder too, not into the working directory, its own default."""

@@ -39,8 +39,8 @@ from torch_geometric.data import Batch
 from eipnn.checkpoint import load
 from eipnn.errors import InputError
 from eipnn.representations.base import MAX_Z
+from eipnn.stages.checkpoints import CheckpointError
 from eipnn.stages.finetune import FinetuneModule
-from eipnn.stages.module import CheckpointError
 
 RECORD = "eipnn.json"
 FIELDS = ("z", "pos", "cell", "edge_index", "edge_shift", "batch")

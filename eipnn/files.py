@@ -1,17 +1,47 @@
-"""Small files, written whole or not at all."""
+"""Small files, written whole or not at all; disks that are full; work that one process does at a time."""
 
+import errno
 import json
+import logging
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from eipnn.errors import InputError
+
+log = logging.getLogger("eipnn")
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFullError(InputError):
+    """There is no room for what has to be written; the message names folder and space."""
+
 
 def write_atomically(file: Path, text: str) -> None:
-    """Write `text` beside `file` and move it into place, so that a reader never meets half of it."""
+    """Write `text` beside `file` and move it into place, so that a reader never meets half of it.
+
+    Raises:
+        DiskFullError: there is no room for it; what stood in `file` still does.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    with told_when_full(file.parent):
+        try:
+            with part.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(
+                    stream.fileno()
+                )  # else a power cut may leave the new name with nothing in it
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -23,3 +53,50 @@ def remove_parts(folder: Path) -> None:
     """Remove what killed runs left of `write_atomically`. Only where no other process writes."""
     for part in folder.glob(".*.part"):
         part.unlink()
+
+
+@contextmanager
+def told_when_full(folder: Path) -> Iterator[None]:
+    """Raise `DiskFullError` in place of the system's error where what the body writes into `folder` has no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        free = size_text(shutil.disk_usage(folder).free)
+        raise DiskFullError(
+            f"{folder}: the disk is full, or your share of it ({free} free); make room and give the same command again"
+        ) from error
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise `DiskFullError` where the disk of `folder` has fewer than `needed` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskFullError(
+            f"{folder}: needs {size_text(needed)}, and the disk has {size_text(free)} left: {size_text(needed - free)} "
+            "are missing; make room or name a folder on another disk"
+        )
+
+
+def size_text(size: int) -> str:
+    """A number of bytes as people read it."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"
+
+
+@contextmanager
+def alone(lock: Path, place: Path, command: str) -> Iterator[None]:
+    """Hold the lock of a place; where another process of `command` does, say so and wait for its end."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        log.warning("%s: another `eipnn %s` is at work there; waiting for it", place, command)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()

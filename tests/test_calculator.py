@@ -19,7 +19,7 @@ from tiny import FREE, best, eipnn_stage, stage_config
 from eipnn import EIPNNCalculator
 from eipnn.calculator import energy_forces_virial
 from eipnn.errors import InputError
-from eipnn.stages.module import CheckpointError
+from eipnn.stages.checkpoints import CheckpointError
 
 
 @pytest.fixture(scope="module")

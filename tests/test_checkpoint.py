@@ -11,7 +11,8 @@ from tiny import EIPS, FREE, SMALL, attached, best, eipnn_stage, stage_config
 import eipnn
 from eipnn.errors import InputError
 from eipnn.representations import SchNet
-from eipnn.stages.module import CheckpointError, moved, read_checkpoint
+from eipnn.stages.checkpoints import CheckpointError, read_checkpoint
+from eipnn.stages.module import moved
 from eipnn.stages.source import EnergyZero
 
 NAMES = {"Classifier": "classify", "Pretrain": "pretrain", "Finetune": "finetune"}

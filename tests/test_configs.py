@@ -16,7 +16,7 @@ from eipnn.published import NAMES
 from eipnn.run import execute
 from eipnn.run.experiment import STAGES, Experiment, read_experiment
 from eipnn.run.strategy import STRATEGIES
-from eipnn.stages.module import build_representation
+from eipnn.stages.checkpoints import build_representation
 from eipnn.structures import Split, read_split, read_structures, write_split
 
 ROOT = Path(__file__).parents[1]

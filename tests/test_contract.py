@@ -13,7 +13,7 @@ from backbones import CRYSTALS, FRAMES, batch_of, calibrated, energies, every_fr
 from eipnn import ClassifierModule, FinetuneModule, PretrainModule, load
 from eipnn.calculator import energy_forces_virial
 from eipnn.errors import InputError
-from eipnn.stages.module import build_representation
+from eipnn.stages.checkpoints import build_representation
 
 MODULES = {
     "classify": lambda net: ClassifierModule(net, ["a", "b"]),

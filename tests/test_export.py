@@ -14,7 +14,7 @@ from eipnn import EIPNNCalculator
 from eipnn.errors import InputError
 from eipnn.export import FIELDS, export_potential
 from eipnn.representations import SchNet
-from eipnn.stages.module import CheckpointError
+from eipnn.stages.checkpoints import CheckpointError
 
 # What a user without eipnn runs.
 PLAIN = """\

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,3 +229,15 @@ def read_json(file: Path) -> dict:
 def best(root: Path) -> str:
     """Path of the best checkpoint below a root folder."""
     return str(root / "checkpoints" / "best.ckpt")
+
+
+def flipped(file: Path, folder: Path, n: int, first: int = 0) -> Iterator[Path]:
+    """Copies of a file with one bit flipped each, at random places from byte `first` on."""
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for place, bit in zip(rng.integers(first, len(whole), n), rng.integers(0, 8, n), strict=True):
+        content = bytearray(whole)
+        content[place] ^= 1 << bit
+        copy = folder / f"flipped-{file.name}"
+        copy.write_bytes(content)
+        yield copy

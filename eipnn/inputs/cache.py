@@ -20,6 +20,7 @@ from torch_geometric.data.separate import separate
 from eipnn.inputs.base import Inputs
 from eipnn.processes import parallel
 from eipnn.progress import progress_bar
+from eipnn.tensor_files import read_tensors, write_tensors
 
 log = logging.getLogger("eipnn")
 
@@ -75,7 +76,7 @@ def prepare(
             workers = cpu_count() if atoms >= MANY_ATOMS else 1
         items = list(_build(structures, inputs, workers))
         data, slices = _flat(items)
-        _write(file, {"data": data.to_dict(), "slices": slices})
+        write_tensors(file, {"data": data.to_dict(), "slices": slices})
     return InputSet(data, slices)
 
 
@@ -116,15 +117,9 @@ def _read(file: Path) -> InputSet | None:
     if not file.exists():
         return None
     try:
-        content = torch.load(file, weights_only=True)
+        content = read_tensors(file)
         return InputSet(Data.from_dict(content["data"]), content["slices"])
-    except Exception as error:  # torch and pickle raise many kinds
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s: damaged file of the input cache (%s): built again", file, error)
         file.unlink(missing_ok=True)
         return None
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    part = file.with_suffix(f".{os.getpid()}.part")
-    torch.save(content, part)
-    part.replace(file)

@@ -15,7 +15,7 @@ from rich.console import Console
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
-from eipnn.stages.module import CheckpointError, read_checkpoint
+from eipnn.stages.checkpoints import CheckpointError, read_checkpoint
 
 console = Console()
 

@@ -1,6 +1,5 @@
 """What the three stages share: optimiser, selection of the best checkpoint, and what a checkpoint records."""
 
-import importlib
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,16 +20,13 @@ import eipnn
 from eipnn.eips import recorded
 from eipnn.errors import InputError
 from eipnn.representations.base import MAX_Z, Representation
+from eipnn.stages.checkpoints import CheckpointError, read_checkpoint, read_record
 from eipnn.stages.schedules import SpanningSchedule
 
 log = logging.getLogger("eipnn")
 
 SchedulerCallable = Callable[[Optimizer], LRScheduler]
 UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
-
-
-class CheckpointError(InputError):
-    """A checkpoint does not fit what it is used for."""
 
 
 class StageModule(LightningModule):
@@ -97,6 +93,11 @@ class StageModule(LightningModule):
             elif self.trainer.ckpt_path is None:  # a checkpoint that is resumed holds it
                 with torch.no_grad():
                     self.representation.calibrate(datamodule.calibration_batches())
+
+    def configure_model(self) -> None:
+        """Have Lightning read checkpoints as `read_checkpoint` does; it calls this before it reads one."""
+        reader: Any = self.trainer.strategy.checkpoint_io
+        reader.load_checkpoint = lambda path, **_: read_checkpoint(path)
 
     def on_validation_start(self) -> None:
         if not self.elements:  # neither trained now nor loaded
@@ -257,50 +258,6 @@ def moved(state: Any, old: Path, new: Path) -> Any:
     if isinstance(state, str) and Path(state).is_relative_to(old):
         return str(new / Path(state).relative_to(old))
     return state
-
-
-def read_checkpoint(file: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU.
-
-    Raises:
-        CheckpointError: there is no such file, or it is no checkpoint.
-    """
-    if not Path(file).is_file():
-        raise CheckpointError(f"{file}: no such checkpoint")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{file}: not a checkpoint that torch can read ({error})") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"{file}: holds no state_dict, so it is no Lightning checkpoint")
-    return content
-
-
-def read_record(
-    checkpoint: dict[str, Any], name: str | Path, stage: str | None = None
-) -> dict[str, Any]:
-    """What eipnn wrote into a checkpoint.
-
-    Raises:
-        CheckpointError: eipnn did not write it, or it is of another stage than `stage`.
-    """
-    record = checkpoint.get("eipnn")
-    if record is None:
-        raise CheckpointError(f"{name}: not written by eipnn")
-    if stage is not None and record["stage"] != stage:
-        raise CheckpointError(
-            f"{name}: of stage {record['stage']!r}, but a {stage!r} checkpoint is due here"
-        )
-    return record
-
-
-def build_representation(config: dict[str, Any]) -> Representation:
-    """The representation of a `Representation.config`."""
-    module, _, name = config["class_path"].rpartition(".")
-    cls = getattr(importlib.import_module(module), name)
-    if not issubclass(cls, Representation):
-        raise CheckpointError(f"{config['class_path']} is no Representation")
-    return cls(**config["init_args"])
 
 
 def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -42,7 +42,7 @@ from eipnn.report.plots import STYLE
 from eipnn.report.runs import Fold, ReportError, read_config, read_json, read_run
 from eipnn.report.sources import fold_settings
 from eipnn.representations.base import Representation
-from eipnn.stages.module import build_representation
+from eipnn.stages.checkpoints import build_representation
 from eipnn.stages.source import Source, source_of
 
 FINE_TUNED = ("mp", "mp+la")

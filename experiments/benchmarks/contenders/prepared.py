@@ -13,7 +13,7 @@ from torch_geometric.data import Batch
 
 from eipnn.inputs import Graph, pair_vectors
 from eipnn.representations import Representation
-from eipnn.stages.module import build_representation
+from eipnn.stages.checkpoints import build_representation
 
 BASE = Path(__file__).parents[2] / "base"
 """Settings of each backbone."""

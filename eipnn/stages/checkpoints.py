@@ -1,0 +1,176 @@
+"""Checkpoints as data: read from a local file, checked, and turned into a representation.
+
+A checkpoint may come from anywhere. Reading one runs no code of it, and a module that it names is imported only where
+its source shows that it was written for eipnn (see `find_class`).
+"""
+
+import importlib
+import re
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from ase.data import atomic_numbers
+
+from eipnn.errors import InputError
+from eipnn.representations.base import Representation
+from eipnn.tensor_files import read_tensors
+
+STAGES = ("classify", "pretrain", "finetune")
+
+
+class CheckpointError(InputError):
+    """A checkpoint does not fit what it is used for."""
+
+
+def read_checkpoint(file: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: there is no such local file, it is no checkpoint, or it is damaged.
+    """
+    if not Path(file).is_file():
+        local = (
+            "; checkpoints are read from local files only: download it" if ":" in str(file) else ""
+        )
+        raise CheckpointError(f"{file}: no such checkpoint{local}; give the path of a file")
+    try:
+        content = read_tensors(Path(file))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not a checkpoint that torch can read ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(f"{file}: holds no state_dict, so it is no Lightning checkpoint")
+    return content
+
+
+def read_record(
+    checkpoint: dict[str, Any], name: str | Path, stage: str | None = None
+) -> dict[str, Any]:
+    """What eipnn wrote into a checkpoint.
+
+    Raises:
+        CheckpointError: eipnn did not write it, something of it is missing or of a wrong kind, or it is of another
+            stage than `stage`.
+    """
+    record = checkpoint.get("eipnn")
+    if record is None:
+        raise CheckpointError(f"{name}: not written by eipnn")
+    if wrong := _wrong(record):
+        raise CheckpointError(
+            f"{name}: its record is not as eipnn writes it ({wrong}); "
+            "it was changed, or written by another version: train again, or use that version"
+        )
+    if stage is not None and record["stage"] != stage:
+        raise CheckpointError(
+            f"{name}: of stage {record['stage']!r}, but a {stage!r} checkpoint is due here"
+        )
+    return record
+
+
+def _wrong(record: Any) -> str | None:
+    """What is wrong with a record, None if nothing is."""
+    kinds = {
+        "stage": str,
+        "representation": dict,
+        "eips": list,
+        "settings": dict,
+        "elements": list,
+        "zeros": dict,
+    }
+    if not isinstance(record, dict):
+        return f"it is a {type(record).__name__}"
+    for key, kind in kinds.items():
+        if not isinstance(record.get(key), kind):
+            return f"{key} is {record.get(key)!r}"
+    representation = record["representation"]
+    good = {
+        f"stage is {record['stage']!r}": record["stage"] in STAGES,
+        f"representation is {representation!r}": isinstance(representation.get("class_path"), str)
+        and _texts(representation.get("init_args")),
+        "settings have keys that are no names": _texts(record["settings"]),
+        f"eips are {record['eips']!r}": all(isinstance(eip, str) for eip in record["eips"]),
+        f"elements are {record['elements']!r}": all(
+            isinstance(e, str) and atomic_numbers.get(e, 0) for e in record["elements"]
+        ),
+        f"zeros are {record['zeros']!r}": _texts(record["zeros"])
+        and all(map(_is_zero, record["zeros"].values())),
+    }
+    return next((what for what, fine in good.items() if not fine), None)
+
+
+def _texts(content: Any) -> bool:
+    """Whether it is a mapping whose keys are texts."""
+    return isinstance(content, dict) and all(isinstance(key, str) for key in content)
+
+
+def _is_zero(zero: Any) -> bool:
+    return (
+        isinstance(zero, dict)
+        and _texts(zero.get("energies"))
+        and all(isinstance(energy, (int, float)) for energy in zero["energies"].values())
+    )
+
+
+def build_representation(config: dict[str, Any]) -> Representation:
+    """The representation of a `Representation.config`.
+
+    Raises:
+        CheckpointError: the class cannot be found, or does not take its arguments.
+    """
+    cls = find_class(config["class_path"])
+    try:
+        return cls(**config["init_args"])
+    except InputError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{config['class_path']} cannot be made with {config['init_args']} "
+            f"({type(error).__name__}: {error}); use the code that it was trained with"
+        ) from error
+
+
+def find_class(class_path: str) -> type[Representation]:
+    """The class of a representation, by its module and name.
+
+    A module that is not imported yet is imported only if its source contains the name of the class and the word
+    eipnn: importing any other is an effect that no checkpoint should have.
+
+    Raises:
+        CheckpointError: there is no such module, or no such representation in it.
+    """
+    module, _, name = class_path.rpartition(".")
+    if module not in sys.modules and not _written_for_eipnn(module, name):
+        raise CheckpointError(
+            f"the representation {class_path} is not found: put its module where Python finds it (the working "
+            "directory, PYTHONPATH); where its file names neither eipnn nor the class, import it first"
+        )
+    try:
+        cls = getattr(importlib.import_module(module), name, None)
+    except Exception as error:
+        raise CheckpointError(
+            f"the module {module} of the representation cannot be imported "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Representation)):
+        raise CheckpointError(f"{class_path} is no Representation")
+    return cls
+
+
+def _written_for_eipnn(module: str, name: str) -> bool:
+    """Whether the source of a module names eipnn and the class; nothing is imported to find it."""
+    parts = module.split(".")
+    if not all(part.isidentifier() for part in [*parts, name]):
+        return False
+    try:
+        spec = find_spec(parts[0])
+        for path in list(accumulate(parts, "{}.{}".format))[1:]:
+            if spec is None or spec.submodule_search_locations is None:
+                return False
+            spec = PathFinder.find_spec(path, spec.submodule_search_locations)
+        source = Path(spec.origin or "").read_text(encoding="utf-8") if spec else ""
+    except (OSError, ValueError, ImportError):
+        return False
+    return {name, "eipnn"} <= set(re.findall(r"\w+", source))

@@ -1,0 +1,42 @@
+"""Files of plain values and tensors: written whole or not at all, read only where each bit is as it was written."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eipnn.files import told_when_full
+
+
+def read_tensors(file: Path) -> Any:
+    """The content of a file of `torch.save`, on the CPU; no code in it is run.
+
+    Raises:
+        ValueError: it is no such file, holds other things than plain values and tensors, or is damaged: what torch
+            writes is a zip archive with checksums, which torch itself does not look at.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"damaged: the checksum of {damaged} does not fit")
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own words advise to run the code
+        raise ValueError(
+            "it holds more than plain values and tensors, which could run code"
+        ) from error
+    except Exception as error:  # zipfile, pickle and torch raise many kinds
+        raise ValueError(" ".join(f"{error}".split()) or type(error).__name__) from error
+
+
+def write_tensors(file: Path, content: Any) -> None:
+    """Write plain values and tensors beside `file` and move them into place."""
+    part = file.with_suffix(f".{os.getpid()}.part")
+    with told_when_full(file.parent):
+        try:
+            torch.save(content, part)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
