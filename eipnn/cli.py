@@ -23,6 +23,7 @@ from eipnn.errors import Terminated
 from eipnn.files import write_atomically, write_json
 from eipnn.predictions import PredictionWriter
 from eipnn.stages.checkpoints import read_checkpoint
+from eipnn.stages.residuals import ResidualLog
 
 NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")
 """Lightning's messages that tell a user nothing: advertisements, and the checkpoint callback that a stage brings."""
@@ -123,6 +124,7 @@ class EipnnCLI(LightningCLI):
         given = given if isinstance(given, list) else [given]
         own: dict[type[Callback], Callback] = {
             PredictionWriter: PredictionWriter(),
+            ResidualLog: ResidualLog(),
             TrainingTimer: TrainingTimer(config.get("max_time")),
         }
         if config.get("enable_progress_bar") is not False:

@@ -40,7 +40,7 @@ def tukey_biweight(residual: Tensor, k: Tensor | float) -> Tensor:
 
     Args:
         residual: any shape, eV.
-        k: the tuning constant, eV, not negative (see `tukey_scale`).
+        k: the tuning constant, eV, not negative (see `tukey_scale`); one for all, or of the shape of `residual`.
 
     Returns:
         The shape of `residual`, eV^2.

@@ -3,6 +3,7 @@
 import logging
 from contextlib import nullcontext
 from copy import deepcopy
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ from torch_geometric.data import Batch
 from eipnn import FinetuneDataModule, FinetuneModule
 from eipnn.errors import InputError
 from eipnn.heads import EnergyHead
+from eipnn.losses import tukey_scale
 from eipnn.representations import SchNet
 from eipnn.stages.module import shift_table
 from eipnn.stages.source import EnergyZero
@@ -71,6 +73,13 @@ def equation_3(residual: np.ndarray, is_dft: np.ndarray, alpha: float, form: str
 NET = module()
 """Only its `loss` is used."""
 
+
+def loss_of(net: FinetuneModule, residual: torch.Tensor, is_dft: torch.Tensor) -> torch.Tensor:
+    """The loss of a batch of configurations of one atom each."""
+    k = net.rejection(residual, torch.ones(len(residual), dtype=torch.long))
+    return net.loss(residual, is_dft, k)
+
+
 some = st.floats(-100, 100).filter(lambda r: r == 0 or abs(r) > 1e-3)
 residuals = arrays(np.float64, st.integers(1, 40), elements=some)
 
@@ -82,7 +91,7 @@ def test_the_loss_is_equation_3_whatever_the_mix(form, residual, data, alpha):
         data.draw(st.lists(st.booleans(), min_size=len(residual), max_size=len(residual)))
     )
     NET.alpha, NET.eip_loss = alpha, form
-    loss = NET.loss(torch.tensor(residual), torch.tensor(is_dft))
+    loss = loss_of(NET, torch.tensor(residual), torch.tensor(is_dft))
     expected = equation_3(residual, is_dft, alpha, form)
     assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
@@ -90,14 +99,14 @@ def test_the_loss_is_equation_3_whatever_the_mix(form, residual, data, alpha):
 def test_without_eip_configurations_it_is_the_mean_square():
     net = module(alpha=5.0)
     residual = torch.tensor([1.0, -2.0, 3.0])
-    assert net.loss(residual, torch.tensor([True] * 3)).item() == pytest.approx(14 / 3)
+    assert loss_of(net, residual, torch.tensor([True] * 3)).item() == pytest.approx(14 / 3)
 
 
 def test_k_is_a_constant_of_the_gradient():
     net = module(alpha=0.7)
     is_dft = torch.tensor([True, False, False, False, False])
     residual = torch.tensor([0.5, 0.2, -0.4, 1.0, 9.0], dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(net.loss(residual, is_dft), residual)
+    (slope,) = torch.autograd.grad(loss_of(net, residual, is_dft), residual)
     r = residual.detach()
     k = 4.685 * 0.5 / 0.6745
     expected = 0.7 * r * (1 - (r / k) ** 2) ** 2 / 4  # with k held
@@ -112,12 +121,80 @@ def test_residuals_of_zero_reject_the_eip_labels_and_it_is_said(caplog):
     residual = torch.tensor([0.0, 0.0, 0.0, 2.0, 3.0], requires_grad=True)
     is_dft = torch.tensor([True, True, False, True, False])
     for _ in range(2):
-        loss = net.loss(residual, is_dft)
+        loss = loss_of(net, residual, is_dft)
         loss.backward()
     assert loss.item() == pytest.approx(4 / 3)
     assert residual.grad.isfinite().all()
     assert residual.grad[4] == 0
     assert caplog.text.count("more than half of a batch's residuals are exactly 0") == 1
+
+
+def test_per_atom_the_size_of_a_cell_does_not_decide_what_is_rejected():
+    """Labels of 2 and of 64 atoms with equal errors an atom, of which one in ten is an outlier."""
+    draws = torch.Generator().manual_seed(0)
+    per_atom = torch.randn(400, generator=draws, dtype=torch.float64)
+    per_atom[::10] *= 20
+    n_atoms = torch.tensor([2, 64]).repeat_interleave(400)
+    residual = per_atom.repeat(2) * n_atoms
+    shares = {}
+    for per in ("configuration", "atom"):
+        net = module(tukey_per=per)
+        kept = net.gets_gradient(residual, net.rejection(residual, n_atoms))
+        shares[per] = [(~kept[n_atoms == size]).double().mean().item() for size in (2, 64)]
+        k = tukey_scale(per_atom.repeat(2) if per == "atom" else residual)
+        expected = k * n_atoms if per == "atom" else k.expand(800)
+        torch.testing.assert_close(net.rejection(residual, n_atoms), expected)
+    assert shares["atom"][0] == shares["atom"][1] == pytest.approx(0.08, abs=0.02)
+    assert shares["configuration"][0] < 0.03
+    assert shares["configuration"][1] > 0.4
+
+
+def test_per_atom_small_residuals_have_the_loss_of_the_paper():
+    n_atoms = torch.tensor([2, 64, 4, 4])
+    residual = torch.tensor([1e-4, 3e-3, 1.0, -1.0], dtype=torch.float64)
+    is_dft = torch.tensor([False, False, True, True])
+    losses = []
+    for per in ("configuration", "atom"):
+        net = module(alpha=1.0, tukey_per=per)
+        losses.append(net.loss(residual, is_dft, net.rejection(residual, n_atoms)).item())
+    assert losses[0] == pytest.approx(1 + (1e-8 + 9e-6) / 4, rel=1e-6)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_k_of_small_batches_is_that_of_the_batch_that_they_make():
+    """From the first whole step on; k of the part of four alone is too large on average, and scatters."""
+    net = module()
+    draws = torch.Generator().manual_seed(0)
+    parts = torch.randn(100 * 8, 4, generator=draws, dtype=torch.float64)
+    one = torch.ones(4, dtype=torch.long)
+    assert torch.equal(net.rejection(parts[0], one)[0], tukey_scale(parts[0]))
+    net._trainer = SimpleNamespace(accumulate_grad_batches=8)
+    found = torch.stack([net.rejection(part, one)[0] for part in parts])
+    for last in range(7, len(parts)):
+        assert found[last] == tukey_scale(parts[last - 7 : last + 1])
+    alone = torch.stack([tukey_scale(part) for part in parts])
+    assert found[7:].std() < alone.std() / 2
+    assert found[7:].mean().item() == pytest.approx(4.685, rel=0.05)
+
+
+def test_residuals_of_earlier_small_batches_outlive_a_resumption(tiny, selection, tmp_path):
+    """A training that is resumed has the weights of one that was not interrupted."""
+    config = stage_config(tiny, "Finetune", tmp_path / "whole", accumulate_grad_batches=2)
+    config["data"]["init_args"] |= {"selection": str(selection[0]), "batch_size": 4}
+    config["model"]["init_args"]["scheduler"] = None
+    whole = eipnn_stage("fit", config)
+    config["trainer"] |= {"default_root_dir": str(tmp_path / "cut"), "max_epochs": 1}
+    cut = eipnn_stage("fit", config)
+    config["trainer"]["max_epochs"] = 2
+    last = str(cut / "checkpoints" / "last.ckpt")
+    kept = torch.load(last, weights_only=True)["residuals"]
+    assert [len(part) for part in kept] == [4]
+    eipnn_stage("fit", config, "--ckpt_path", last)
+    one, other = (
+        torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for root in (whole, cut)
+    )
+    torch.testing.assert_close(other, one, rtol=0, atol=0)
 
 
 @pytest.fixture
@@ -242,6 +319,9 @@ def test_arguments_that_cannot_be(tiny):
         InputError, match="alpha must be positive, not 0; for no EIP labels leave out"
     ):
         module(alpha=0)
+    for alpha in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"alpha must be positive, not {alpha}"):
+            module(alpha=alpha)
     with pytest.raises(InputError, match="dft_fraction must lie between 0 and 1, not 1"):
         FinetuneDataModule(**tiny.arguments, dft_fraction=1)
     with pytest.raises(InputError, match="batch_size and eval_batch_size must be at least 1"):

@@ -1,7 +1,6 @@
 """The log of residuals and outliers in label augmentation, and what Fig. 3 makes of it."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -90,6 +89,16 @@ def error_of(tiny, name: str, eip: str) -> float:
 NET = FinetuneModule(SchNet(**SMALL))
 """Its loss is used alone."""
 
+
+def rejection(residual: torch.Tensor) -> torch.Tensor:
+    """k of a batch of configurations of one atom each."""
+    return NET.rejection(residual, torch.ones(len(residual), dtype=torch.long))
+
+
+def gets_gradient(residual: torch.Tensor) -> torch.Tensor:
+    return NET.gets_gradient(residual, rejection(residual))
+
+
 numbers = st.floats(-5, 5, allow_subnormal=False)
 batches = st.lists(
     st.tuples(numbers, st.booleans(), st.one_of(numbers, st.just(float("nan")))), min_size=1
@@ -100,7 +109,7 @@ batches = st.lists(
 def test_a_line_counts_what_it_says(batch, loss):
     residual, is_dft, error = (np.array(column) for column in zip(*batch, strict=True))
     NET.eip_loss = loss
-    used = NET.gets_gradient(torch.tensor(residual))
+    used = gets_gradient(torch.tensor(residual))
     line = measure(torch.tensor(residual), torch.tensor(is_dft), torch.tensor(error), used)
     found = dict(zip((*SPREADS, *COUNTS), line.tolist(), strict=True))
     eip = [r for r, d in zip(residual, is_dft, strict=True) if not d]
@@ -127,8 +136,8 @@ def test_what_counts_as_kept_is_what_has_a_gradient(loss, residual):
     NET.eip_loss = loss
     r = torch.tensor(residual, dtype=torch.float64, requires_grad=True)
     is_dft = torch.zeros(len(r), dtype=torch.bool)
-    (slope,) = torch.autograd.grad(NET.loss(r, is_dft), r)
-    kept = NET.gets_gradient(r.detach())
+    (slope,) = torch.autograd.grad(NET.loss(r, is_dft, rejection(r)), r)
+    kept = gets_gradient(r.detach())
     assert not (slope != 0)[~kept].any()
     k = 4.685 * np.median(np.abs(residual)) / 0.6745
     inside = (np.abs(residual) > 1e-3) & (np.abs(residual) < 0.99 * k)
@@ -172,14 +181,13 @@ def test_the_log_has_a_line_a_batch_and_the_outliers_of_an_epoch(tiny, whole):
     assert table["n_kept"].sum() < table["n_eip"].sum()
 
 
-def test_a_log_where_there_is_a_selection_and_no_trial_run():
-    for chosen, trial, logged in (({"a": "au"}, 0, 1), ({}, 0, 0), ({"a": "au"}, 1, 0)):
-        data = SimpleNamespace(chosen=chosen)
-        net = FinetuneModule(SchNet(**SMALL))
-        net._trainer = SimpleNamespace(
-            datamodule=data, fast_dev_run=trial, callbacks=[], default_root_dir="."
-        )
-        assert [type(c) for c in net.configure_callbacks()] == [ResidualLog] * logged
+def test_a_log_where_there_is_a_selection_and_no_trial_run(tiny, whole, trained, tmp_path):
+    assert (whole / FILE).exists()
+    assert not (trained["Finetune"] / FILE).exists()
+    assert not (trained["Classifier"] / FILE).exists()
+    made = config(tiny, tmp_path)
+    made["trainer"]["fast_dev_run"] = True
+    assert not (eipnn_stage("fit", made) / FILE).exists()
 
 
 def cut_off(made: dict, epochs: int) -> str:
@@ -252,6 +260,7 @@ def trained_weights(tiny, folder: Path, **kwargs) -> tuple[dict, pd.DataFrame]:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
+        callbacks=[ResidualLog()],
     )
     trainer.fit(net, datamodule=FinetuneDataModule(**arguments))
     return net.state_dict(), pd.read_csv(folder / FILE)

@@ -1,6 +1,7 @@
 """What each batch of each process holds."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,8 +23,15 @@ def epoch_of(n_dft, n_eip, plan, seed=0, epoch=0, world=1, rank=0) -> list[list[
     sampler = MixedSampler(n_dft, n_eip, plan, seed, world, rank)
     sampler.set_epoch(epoch)
     data = range(n_dft + n_eip)
-    loader = DataLoader(data, batch_size=plan.size, sampler=sampler)  # type: ignore[arg-type]
+    loader = DataLoader(data, batch_size=sampler.size, sampler=sampler)  # type: ignore[arg-type]
+    assert len(loader) == plan.batches
     return [batch.tolist() for batch in loader]
+
+
+def joined_epoch(n_dft, n_eip, plan, world) -> list[list[int]]:
+    """The batches of one epoch of all processes together."""
+    ranks = [epoch_of(n_dft, n_eip, plan, world=world, rank=r) for r in range(world)]
+    return [[i for part in parts for i in part] for parts in zip(*ranks, strict=True)]
 
 
 def kinds(batch: list[int], n_dft: int) -> tuple[list[int], list[int]]:
@@ -37,15 +45,18 @@ def test_every_batch_holds_both_kinds_in_the_ratio(n_dft, n_eip, size, fraction,
     assert plan.dft >= 1
     assert plan.eip >= 1
     assert plan.batches >= 1
+    size *= world
     assert plan.dft == min(max(round(size * fraction), 1), size - 1)
-    if n_eip >= world * (size - plan.dft):
+    if n_eip >= size - plan.dft:
         assert plan.size == size
+    for batch in joined_epoch(n_dft, n_eip, plan, world):
+        dft, eip = kinds(batch, n_dft)
+        assert (len(dft), len(eip)) == (plan.dft, plan.eip)
     for rank in range(world):
-        batches = epoch_of(n_dft, n_eip, plan, world=world, rank=rank)
-        assert len(batches) == plan.batches
-        for batch in batches:
+        for batch in epoch_of(n_dft, n_eip, plan, world=world, rank=rank):
             dft, eip = kinds(batch, n_dft)
-            assert (len(dft), len(eip)) == (plan.dft, plan.eip)
+            assert abs(len(dft) - plan.dft / world) < 1
+            assert abs(len(eip) - plan.eip / world) < 1
 
 
 @given(counts, counts, sizes, fractions, worlds)
@@ -59,7 +70,7 @@ def test_an_epoch_is_one_pass_over_the_eip_samples(n_dft, n_eip, size, fraction,
         for i in kinds(batch, n_dft)[1]
     ]
     assert len(seen) == len(set(seen))  # within and across processes
-    assert n_eip - len(seen) < world * plan.eip  # only what fills no batch is left out
+    assert n_eip - len(seen) < plan.eip  # only what fills no batch is left out
 
 
 @given(counts, sizes, worlds)
@@ -73,7 +84,7 @@ def test_without_eip_samples_an_epoch_is_one_pass_over_dft(n_dft, size, world):
         for i in batch
     ]
     assert len(seen) == len(set(seen))
-    assert n_dft - len(seen) < world * plan.dft
+    assert n_dft - len(seen) < plan.dft
 
 
 @given(counts, counts, sizes, fractions)
@@ -106,12 +117,25 @@ def test_the_order_is_a_function_of_seed_and_epoch():
         assert str(epoch_of(9, 30, plan, seed, epoch)) == order
 
 
-def test_processes_share_what_one_process_would_see():
-    n_dft, n_eip = 9, 32
-    two = plan_batches(n_dft, n_eip, 4, 0.25, world_size=2)
-    ranks = [epoch_of(n_dft, n_eip, two, world=2, rank=r) for r in (0, 1)]
-    one = epoch_of(n_dft, n_eip, BatchPlan(two.dft, two.eip, two.batches * 2))
-    assert [b for pair in zip(*ranks, strict=True) for b in pair] == one
+@given(counts, st.integers(0, 60), sizes, fractions, st.integers(2, 3))
+def test_processes_share_what_one_process_would_see(n_dft, n_eip, size, fraction, world):
+    """Step by step, with the batch size of one times the number of processes."""
+    assume((n_eip or n_dft) >= world)
+    several = plan_batches(n_dft, n_eip, size, fraction, world)
+    one = plan_batches(n_dft, n_eip, size * world, fraction)
+    assert several == one
+    found = joined_epoch(n_dft, n_eip, several, world)
+    expected = epoch_of(n_dft, n_eip, one)
+    assert [sorted(batch) for batch in found] == [sorted(batch) for batch in expected]
+
+
+def test_small_sets_that_are_repeated_are_dealt_alike_in_every_step():
+    """Ten configurations a step over three processes: one holds four, the others three, always."""
+    plan = replace(plan_batches(10, 0, 32, 0.25, 3), batches=4)
+    sizes = [[len(b) for b in epoch_of(10, 0, plan, world=3, rank=r)] for r in range(3)]
+    assert sizes == [[4] * 4, [3] * 4, [3] * 4]
+    for batch in joined_epoch(10, 0, plan, 3):
+        assert sorted(batch) == list(range(10))
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ class CGCNN(Representation):
 
     Batch normalisation takes the statistics of a batch's atoms in training, so that there the energy of a
     configuration depends on those beside it. In evaluation it is a fixed linear map, and energies are extensive.
-    Under DDP each process normalises by its own atoms, and the running statistics kept are those of the first
-    process; ``trainer.sync_batchnorm: true`` shares the statistics (on GPUs; torch has none on the CPU).
+    Several processes normalise by the atoms of all of them, so that ``trainer.sync_batchnorm`` is not needed.
 
     Args:
         cutoff: neighbour cutoff in A.

@@ -13,6 +13,7 @@ from torch.optim import Adam
 from torch_geometric.data import Batch
 from torchmetrics import MeanMetric
 
+from eipnn.collectives import share_of_mean
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.heads import ClassHead
@@ -52,7 +53,8 @@ class ClassifierModule(StageModule):
         c: p_0 where no EIP is within c of DFT, eV/atom.
         init_from: pretrained checkpoint whose representation is the start.
         optimizer: made from the parameters.
-        scheduler: made from the optimiser, stepped once an epoch.
+        scheduler: made from the optimiser, stepped once an epoch; null: a constant rate. A `ReduceLROnPlateau`
+            without a ``monitor`` watches the metric that selects the best epoch.
     """
 
     stage = "classify"
@@ -67,12 +69,12 @@ class ClassifierModule(StageModule):
         c: float = 0.1,
         init_from: str | None = None,
         optimizer: OptimizerCallable = Adam,
-        scheduler: SchedulerCallable = SlantedTriangular,
+        scheduler: SchedulerCallable | None = SlantedTriangular,
     ) -> None:
         super().__init__(representation, eips, optimizer, scheduler, init_from)
         if not eips:
             raise InputError("the classifier needs at least one EIP")
-        if c <= 0:
+        if not 0 < c < float("inf"):
             raise InputError(f"c must be positive, not {c} eV/atom")
         self.c = c
         self.head = ClassHead(representation.dim, len(self.eips) + 1)
@@ -84,6 +86,10 @@ class ClassifierModule(StageModule):
         """Names of the classes: the EIPs, then ``none``."""
         return [*self.eips, NONE]
 
+    @property
+    def metrics(self) -> list[str]:
+        return ["val_accuracy", "val_loss"]
+
     def settings(self) -> dict[str, Any]:
         return {"eips": self.eips, "c": self.c}
 
@@ -92,7 +98,8 @@ class ClassifierModule(StageModule):
         return self.head(self.representation(batch), batch.batch, batch.num_graphs)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        loss = F.cross_entropy(self(batch), batch.label)
+        terms = F.cross_entropy(self(batch), batch.label, reduction="none")  # (B,)
+        loss = share_of_mean(terms, len(terms))
         self.log(
             "train_loss",
             loss,
@@ -100,6 +107,7 @@ class ClassifierModule(StageModule):
             on_epoch=True,
             batch_size=batch.num_graphs,
             prog_bar=True,
+            sync_dist=True,
         )
         return loss
 

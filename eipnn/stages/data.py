@@ -201,7 +201,7 @@ class StageDataModule(LightningDataModule):
         for note in self.plan.notes:
             log.warning(note)
         sampler = MixedSampler(n_dft, n_eip, self.plan, self.seed, world, rank)
-        return self._loader(self.train_set, self.plan.size, sampler)
+        return self._loader(self.train_set, sampler.size, sampler)
 
     def calibration_batches(self) -> DataLoader:
         """The training configurations, each once, for `Representation.calibrate`."""

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from ase import Atoms
-from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
@@ -15,14 +14,14 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 from torchmetrics import MeanMetric
 
+from eipnn.collectives import gathered, share_of_mean
 from eipnn.eips import recorded
 from eipnn.errors import InputError
 from eipnn.heads import EnergyHead
-from eipnn.losses import tukey_biweight, tukey_scale
+from eipnn.losses import TUNING, tukey_biweight, tukey_scale
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
 from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
-from eipnn.stages.residuals import ResidualLog
 from eipnn.stages.schedules import LinearDecay
 from eipnn.stages.source import EnergyZero, ZeroMode, scale_and_shift, selected
 
@@ -34,16 +33,24 @@ class FinetuneModule(StageModule):
 
     The loss of a batch is the mean squared residual of its DFT configurations + alpha x the mean loss of its
     EIP configurations (Eq. 3, whatever the share of each kind in a batch). The constant k of the biweight is
-    estimated on the residuals of the whole batch; with several processes, by each on its own batch.
+    estimated on the residuals of the whole batch: both kinds, and the configurations of all processes. With
+    ``trainer.accumulate_grad_batches: A`` it is estimated on those of the last A small batches, as many as make a
+    step (k of a handful of residuals is too large, and scatters); those of the step before were predicted with the
+    weights before that step.
 
     Args:
         representation: f_rep.
         alpha: weight of the EIP part; without EIP configurations it has no effect.
         eip_loss: ``tukey`` (Eq. 4); ``tukey_normalised``, the authors' code: the biweight of residuals over
             sigma, without the factor sigma^2; ``mse``.
+        tukey_per: ``configuration``, the paper's Eq. 4: k is that of total residuals, so that of two labels which
+            are equally wrong an atom that of the larger cell is rejected first. ``atom``: k times the number of
+            atoms, with k of the residuals an atom; what is not rejected has the same loss up to the shape of the
+            biweight. Take it where the sizes of configurations differ by much.
         init_from: pretrained checkpoint whose representation is the start.
         optimizer: made from the parameters.
-        scheduler: made from the optimiser, stepped once an epoch.
+        scheduler: made from the optimiser, stepped once an epoch; null: a constant rate. A `ReduceLROnPlateau`
+            without a ``monitor`` watches the metric that selects the best epoch.
     """
 
     stage = "finetune"
@@ -55,20 +62,22 @@ class FinetuneModule(StageModule):
         representation: Representation,
         alpha: float = 0.1,
         eip_loss: Literal["tukey", "tukey_normalised", "mse"] = "tukey",
+        tukey_per: Literal["configuration", "atom"] = "configuration",
         init_from: str | None = None,
         optimizer: OptimizerCallable = Adam,
-        scheduler: SchedulerCallable = LinearDecay,
+        scheduler: SchedulerCallable | None = LinearDecay,
     ) -> None:
         super().__init__(representation, [], optimizer, scheduler, init_from)
-        if alpha <= 0:
+        if not 0 < alpha < float("inf"):
             raise InputError(
                 f"alpha must be positive, not {alpha}; for no EIP labels leave out data.selection"
             )
-        self.alpha, self.eip_loss = alpha, eip_loss
+        self.alpha, self.eip_loss, self.tukey_per = alpha, eip_loss, tukey_per
         self.head = EnergyHead(representation.dim)
         self.config_mae = MeanMetric()
         self.atom_mae = MeanMetric()
         self._said_rejected = False
+        self._earlier: list[Tensor] = []  # what k was estimated on in the step's earlier batches
 
     def adopt(self, datamodule: Any) -> None:
         super().adopt(datamodule)
@@ -88,24 +97,23 @@ class FinetuneModule(StageModule):
         record = self.zeros.get("dft", {}).get("eip")
         return recorded.name_of(record) if record else None
 
+    @property
+    def metrics(self) -> list[str]:
+        return ["val_config_mae", "val_atom_mae"]
+
     def settings(self) -> dict[str, Any]:
-        return {"alpha": self.alpha, "eip_loss": self.eip_loss}
+        return {"alpha": self.alpha, "eip_loss": self.eip_loss, "tukey_per": self.tukey_per}
 
     def forward(self, batch: Batch) -> Tensor:
         """A batch of B configurations -> energies (B,), eV, float64, on the zero of the aligned DFT energies."""
         features = self.representation(batch)
         return self.head(features, batch.z, batch.batch, batch.num_graphs).squeeze(-1)
 
-    def configure_callbacks(self) -> Sequence[Callback]:
-        """With EIP labels, also a log of which of them get gradient."""
-        trainer: Any = self.trainer
-        logged = getattr(trainer.datamodule, "chosen", None) and not trainer.fast_dev_run
-        return [*super().configure_callbacks(), *([ResidualLog()] if logged else [])]
-
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """``loss``, and ``residual`` (B,) in eV for the log."""
+        """``loss``; for the log ``residual`` (B,) in eV, and which would get gradient as EIP labels, ``used`` (B,)."""
         residual = self(batch) - batch.energy  # (B,)
-        loss = self.loss(residual, batch.is_dft)
+        k = self.rejection(residual, batch.n_atoms)
+        loss = self.loss(residual, batch.is_dft, k)
         self.log(
             "train_loss",
             loss,
@@ -113,31 +121,66 @@ class FinetuneModule(StageModule):
             on_epoch=True,
             batch_size=batch.num_graphs,
             prog_bar=True,
+            sync_dist=True,
         )
-        return {"loss": loss, "residual": residual.detach()}
+        r = residual.detach()
+        return {"loss": loss, "residual": r, "used": self.gets_gradient(r, k)}
 
-    def loss(self, residual: Tensor, is_dft: Tensor) -> Tensor:
-        """Eq. 3 of a batch: residual (B,) in eV, is_dft (B,) bool -> scalar."""
-        dft, eip = residual[is_dft], residual[~is_dft]
-        loss = dft.square().mean() if len(dft) else residual.new_zeros(())
-        return loss + self.alpha * self._eip_part(residual, eip).mean() if len(eip) else loss
+    def rejection(self, residual: Tensor, n_atoms: Tensor) -> Tensor:
+        """Beyond which size each residual of a batch is rejected, k of Eq. 4 (B,), eV; infinity with ``mse``.
 
-    def _eip_part(self, residual: Tensor, eip: Tensor) -> Tensor:
+        Args:
+            residual: (B,), eV.
+            n_atoms: (B,).
+        """
         if self.eip_loss == "mse":
-            return eip.square()
-        k = tukey_scale(residual)
-        if k == 0 and not self._said_rejected:
+            return torch.full_like(residual, torch.inf)
+        size = n_atoms if self.tukey_per == "atom" else torch.ones_like(n_atoms)
+        own = gathered(residual / size)
+        known = [*(earlier.to(own) for earlier in self._earlier), own]
+        # with the next batch's own, as many as make a gradient step
+        others = self._trainer.accumulate_grad_batches - 1 if self._trainer else 0
+        self._earlier = known[-others:] if others else []
+        return tukey_scale(torch.cat(known)) * size
+
+    def loss(self, residual: Tensor, is_dft: Tensor, k: Tensor) -> Tensor:
+        """Eq. 3 of a batch; with several processes this one's share, of which DDP takes the mean.
+
+        Args:
+            residual: (B,), eV.
+            is_dft: (B,) bool.
+            k: of Eq. 4 (B,), eV.
+
+        Returns:
+            A scalar, eV^2.
+        """
+        eip = self._eip_terms(residual[~is_dft], k[~is_dft])
+        dft_part = share_of_mean(residual[is_dft].square(), is_dft.sum())
+        return dft_part + self.alpha * share_of_mean(eip, len(eip))
+
+    def _eip_terms(self, residual: Tensor, k: Tensor) -> Tensor:
+        """The loss of each EIP configuration, residual and k (n,) -> (n,)."""
+        if self.eip_loss == "mse":
+            return residual.square()
+        if (k == 0).any() and not self._said_rejected:
             log.warning(
                 "more than half of a batch's residuals are exactly 0: its EIP labels are all rejected"
             )
             self._said_rejected = True
-        loss = tukey_biweight(eip, k)
-        return loss if self.eip_loss == "tukey" else loss / (k / 4.685).square().clamp(min=1e-12)
+        loss = tukey_biweight(residual, k)
+        return loss if self.eip_loss == "tukey" else loss / (k / TUNING).square().clamp(min=1e-12)
 
-    def gets_gradient(self, residual: Tensor) -> Tensor:
-        """Which residuals of a batch (B,) get gradient as EIP labels: up to k of Eq. 4; with ``mse`` all. (B,) bool."""
-        k = torch.inf if self.eip_loss == "mse" else tukey_scale(residual)
+    def gets_gradient(self, residual: Tensor, k: Tensor) -> Tensor:
+        """Which residuals of a batch get gradient as EIP labels: those up to k of Eq. 4. All (B,)."""
         return (residual.abs() <= k) & (k > 0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["residuals"] = self._earlier
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._earlier = checkpoint.get("residuals", [])
 
     def validation_step(self, batch: Batch, index: int) -> None:
         self._evaluate(batch, "val")

@@ -2,7 +2,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,9 +12,9 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 import eipnn
 from eipnn.eips import recorded
@@ -47,13 +47,15 @@ class StageModule(LightningModule):
         representation: Representation,
         eips: Sequence[str],
         optimizer: OptimizerCallable,
-        scheduler: SchedulerCallable,
+        scheduler: SchedulerCallable | None,
         init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.representation = representation
         self.eips = list(eips)
         self.optimizer, self.scheduler = optimizer, scheduler
+        # what they refuse is said now, not after the data were prepared
+        self._optimisation([nn.Parameter(torch.zeros(1))])
         self.init_from = init_from
         self.elements: list[str] = []
         self.zeros: dict[str, dict[str, Any]] = {}
@@ -65,6 +67,11 @@ class StageModule(LightningModule):
     @abstractmethod
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file, from the joined outputs of test or prediction steps."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> list[str]:
+        """Names of what a validation gives."""
 
     @property
     def cutoff(self) -> float:
@@ -120,15 +127,47 @@ class StageModule(LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
-        scheduler = self.scheduler(optimizer)
+        optimizer, scheduler = self._optimisation(self.parameters())
+        if scheduler is None:
+            return optimizer
         if isinstance(scheduler, SpanningSchedule) and scheduler.epochs is None:
             scheduler.epochs = self.trainer.max_epochs
             if scheduler.epochs is None or scheduler.epochs < 1:
                 raise InputError(
                     "trainer.max_epochs must be at least 1: the learning-rate schedule spans it"
                 )
-        return [optimizer], [scheduler]
+        monitor = getattr(scheduler, "monitor", self.monitor)
+        return [optimizer], [{"scheduler": scheduler, "monitor": monitor}]
+
+    def _optimisation(
+        self, parameters: Iterable[nn.Parameter]
+    ) -> tuple[Optimizer, LRScheduler | None]:
+        """Optimiser and scheduler of these parameters.
+
+        Raises:
+            InputError: they refuse their settings.
+        """
+        try:
+            optimizer = self.optimizer(parameters)
+            scheduler = self.scheduler(optimizer) if self.scheduler else None
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"optimizer and scheduler of the {self.stage} stage: {error}"
+            ) from error
+        if isinstance(scheduler, ReduceLROnPlateau):
+            monitor = getattr(scheduler, "monitor", self.monitor)
+            self._check_monitor("ReduceLROnPlateau", monitor)
+            if monitor == self.monitor and scheduler.mode != self.mode:
+                raise InputError(
+                    f"ReduceLROnPlateau of the {self.stage} stage watches {monitor}: give it mode: {self.mode}"
+                )
+        return optimizer, scheduler
+
+    def _check_monitor(self, name: str, monitor: str) -> None:
+        if monitor not in (known := ["train_loss", *self.metrics]):
+            raise InputError(
+                f"{name}: the {self.stage} stage has no metric {monitor!r}; it has {', '.join(known)}"
+            )
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Keep the best epoch by `monitor`, and the last one.
@@ -136,7 +175,13 @@ class StageModule(LightningModule):
         A `ModelCheckpoint` of the user's that monitors a metric takes the place of the first, another stands beside
         them; all write into ``checkpoints`` where they name no folder.
         """
-        found = [c for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        # a callback from elsewhere may log what another one watches
+        if all(type(c).__module__.startswith(("lightning.", "eipnn.")) for c in callbacks):
+            for callback in callbacks:
+                if monitor := getattr(callback, "monitor", None):
+                    self._check_monitor(type(callback).__name__, monitor)
+        found = [c for c in callbacks if isinstance(c, ModelCheckpoint)]
         folder = str((Path(self.trainer.default_root_dir) / "checkpoints").resolve())
         given = [c for c in found if not is_lightnings_own(c)]
         for callback in given:

@@ -11,6 +11,7 @@ from torch.optim import Adam
 from torch_geometric.data import Batch
 from torchmetrics import MeanMetric
 
+from eipnn.collectives import share_of_mean
 from eipnn.errors import InputError
 from eipnn.heads import EnergyHead
 from eipnn.representations.base import Representation
@@ -25,6 +26,9 @@ log = logging.getLogger("eipnn")
 class PretrainModule(StageModule):
     """f_rep with one energy head an EIP, fitted to the EIPs' energies by mean squared error.
 
+    The mean is over the labels that a batch has, those of all processes together. With
+    ``trainer.accumulate_grad_batches`` it is that of each of the small batches, and the step is their mean.
+
     Args:
         representation: f_rep, kept for fine-tuning.
         eips: names of the EIPs, columns of the label store.
@@ -32,7 +36,8 @@ class PretrainModule(StageModule):
             of the configuration stay.
         init_from: pretrained checkpoint whose representation is the start.
         optimizer: made from the parameters.
-        scheduler: made from the optimiser, stepped once an epoch.
+        scheduler: made from the optimiser, stepped once an epoch; null: a constant rate. A `ReduceLROnPlateau`
+            without a ``monitor`` watches the metric that selects the best epoch.
     """
 
     stage = "pretrain"
@@ -46,12 +51,12 @@ class PretrainModule(StageModule):
         outlier: float = 200.0,
         init_from: str | None = None,
         optimizer: OptimizerCallable = Adam,
-        scheduler: SchedulerCallable = SlantedTriangular,
+        scheduler: SchedulerCallable | None = SlantedTriangular,
     ) -> None:
         super().__init__(representation, eips, optimizer, scheduler, init_from)
         if not eips:
             raise InputError("pretraining needs at least one EIP")
-        if outlier <= 0:
+        if not outlier > 0:
             raise InputError(f"outlier must be positive, not {outlier} eV/atom")
         self.outlier = outlier
         self.head = EnergyHead(representation.dim, len(self.eips))
@@ -63,6 +68,10 @@ class PretrainModule(StageModule):
         scales, shifts = datamodule.scales()
         self.head.set_scale(torch.tensor(scales), shift_table(shifts))
 
+    @property
+    def metrics(self) -> list[str]:
+        return ["val_eip_mae", *(f"val_mae_{name}" for name in self.eips)]
+
     def settings(self) -> dict[str, Any]:
         return {"eips": self.eips, "outlier": self.outlier}
 
@@ -73,7 +82,7 @@ class PretrainModule(StageModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         residual = torch.where(batch.known, self(batch) - batch.energies, 0.0)  # (B, |P|)
-        loss = residual.square().sum() / batch.known.sum().clamp(min=1)
+        loss = share_of_mean(residual.square(), batch.known.sum())
         self.log(
             "train_loss",
             loss,
@@ -81,6 +90,7 @@ class PretrainModule(StageModule):
             on_epoch=True,
             batch_size=batch.num_graphs,
             prog_bar=True,
+            sync_dist=True,
         )
         return loss
 

@@ -7,17 +7,17 @@ column             unit      what
 =================  ========  =====================================================================
 step               -         gradient steps made before the one that the batch belongs to
 epoch              -         from 0
-spread             eV        MAR / 0.6745 of the batch's residuals, the sigma of Eq. 4
+spread             eV        MAR / 0.6745 of the batch's residuals, the sigma of Eq. 4 (without accumulation)
 spread_dft         eV        the same of its DFT configurations alone
 spread_eip         eV        the same of its EIP configurations alone
 n_eip              -         EIP configurations
-n_kept             -         those of them whose label gets gradient (Eq. 4: residual up to k)
+n_kept             -         those of them whose label gets gradient (Eq. 4: residual up to k, see `FinetuneModule`)
 n_known            -         EIP configurations whose DFT energy is known, though not trained on
 outliers_C         -         those of them with |E_EIP - E_DFT| / atoms above C eV/atom
 kept_C             -         those of these outliers whose label gets gradient
 =================  ========  =====================================================================
 
-With several processes the counts are sums over them, the spreads means: each has its own batch and its own k.
+A batch is that of all processes together.
 """
 
 import io
@@ -31,6 +31,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from eipnn.collectives import gathered
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.losses import TUNING, tukey_scale
@@ -78,7 +79,8 @@ def spread(residual: Tensor) -> Tensor:
 class ResidualLog(Callback):
     """Writes `residuals.csv` (see the head of this file) into the trainer's root folder, whole at each epoch's end.
 
-    It is also written before every checkpoint, so that it is never behind one: a training that is resumed drops
+    For fine-tuning with EIP labels; elsewhere, and in trial runs, it does nothing. `eipnn fit` adds one by itself. It
+    is also written before every checkpoint, so that it is never behind one: a training that is resumed drops
     the lines of the steps that it makes again, and goes on.
     """
 
@@ -89,10 +91,13 @@ class ResidualLog(Callback):
         ] = []  # step and epoch of each batch that is not written yet
         self._rows: list[Tensor] = []
         self._step = 0
+        self._logging = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._places, self._rows = [], []
-        if trainer.is_global_zero:
+        chosen = getattr(trainer.datamodule, "chosen", None)  # type: ignore[attr-defined]
+        self._logging = bool(chosen) and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self._logging and trainer.is_global_zero:
             self._text = log_before(file_of(trainer), trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
@@ -101,26 +106,27 @@ class ResidualLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        residual = outputs["residual"]
-        used = pl_module.gets_gradient(residual)  # type: ignore[operator]
+        if not self._logging:
+            return
+        columns = outputs["residual"], batch.is_dft, batch.error_per_atom, outputs["used"]
+        every = gathered(torch.stack([c.double() for c in columns], dim=1))  # (B of all, 4)
+        residual, is_dft, error, used = every.unbind(dim=1)
         self._places.append((self._step, trainer.current_epoch))
-        self._rows.append(measure(residual, batch.is_dft, batch.error_per_atom, used))
+        self._rows.append(measure(residual, is_dft.bool(), error, used.bool()))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer, pl_module)
+        self._write(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._write(trainer, pl_module)
+        self._write(trainer)
 
-    def _write(self, trainer: Trainer, module: LightningModule) -> None:
-        """Put what is new into the file; all processes call it alike."""
+    def _write(self, trainer: Trainer) -> None:
+        """Put what is new into the file."""
         if not self._rows:
             return
-        own = torch.stack(self._rows)  # (batches, columns)
-        every: Any = module.all_gather(own)
-        table = _joined(every.reshape(-1, *own.shape).cpu(), self._places)
+        table = _lines(self._places, torch.stack(self._rows).cpu())
         self._places, self._rows = [], []
         if trainer.is_global_zero:
             self._text += _csv(table, header=False)
@@ -132,11 +138,10 @@ def file_of(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / FILE
 
 
-def _joined(measured: Tensor, places: list[tuple[int, int]]) -> pd.DataFrame:
-    """Lines of the log from what each process measured (processes, batches, columns)."""
+def _lines(places: list[tuple[int, int]], measured: Tensor) -> pd.DataFrame:
+    """Lines of the log: step and epoch of each batch, and what was measured (batches, columns)."""
     n = len(SPREADS)
-    spreads = measured[..., :n].nanmean(dim=0).numpy()
-    counts = measured[..., n:].sum(dim=0).long().numpy()
+    spreads, counts = measured[:, :n].numpy(), measured[:, n:].long().numpy()
     return pd.concat(
         [
             pd.DataFrame(np.array(places), columns=COLUMNS[:2]),

@@ -1,5 +1,9 @@
 """Which configurations a batch holds: a function of seed, epoch and rank alone, so that a resumed run sees
-what an uninterrupted one sees."""
+what an uninterrupted one sees.
+
+The batches of several processes at a step are, put together, the batch of one process with as many times the
+batch size.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +17,7 @@ from eipnn.errors import InputError
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How many configurations of each kind one process puts in a batch, and how many batches an epoch has."""
+    """How many configurations of each kind a batch of all processes holds, and how many batches an epoch has."""
 
     dft: int
     eip: int
@@ -43,39 +47,41 @@ def plan_batches(
         ValueError: there is no configuration, or fewer than processes.
     """
     notes = []
+    size = batch_size * world_size
     if n_dft and n_eip:
-        if batch_size < 2:
+        if size < 2:
             raise InputError(
                 "batch_size must be at least 2: a mixed batch holds both DFT and EIP configurations"
             )
-        dft = min(max(round(batch_size * dft_fraction), 1), batch_size - 1)
-        eip = batch_size - dft
+        dft = min(max(round(size * dft_fraction), 1), size - 1)
+        eip = size - dft
         if n_dft < dft:
             notes.append(
                 f"{n_dft} DFT configurations for {dft} places a batch: they repeat within a batch"
             )
     else:
-        dft, eip = (batch_size, 0) if n_dft else (0, batch_size)
+        dft, eip = (size, 0) if n_dft else (0, size)
     counted, share, kind = (n_eip, eip, "EIP") if n_eip else (n_dft, dft, "DFT")
     if counted < world_size:
         raise InputError(
             f"{counted} {kind} configurations for training with {world_size} processes: at least one each"
         )
-    if counted < share * world_size:
-        share = counted // world_size
+    if counted < share:
+        share = counted
         notes.append(
-            f"{counted} {kind} configurations fill no batch: each epoch is one step with {share} of them a process"
+            f"{counted} {kind} configurations fill no batch: each epoch is one step with all of them"
         )
         dft, eip = (dft, share) if n_eip else (share, 0)
-    return BatchPlan(dft, eip, counted // (share * world_size), tuple(notes))
+    return BatchPlan(dft, eip, counted // share, tuple(notes))
 
 
 class MixedSampler(DistributedSampler):
     """Indices into [DFT configurations | EIP configurations], in blocks of one batch.
 
-    Each block holds `plan.dft` DFT and `plan.eip` EIP configurations. The kind that the epoch counts is drawn
-    without replacement; DFT beside EIP is shuffled anew for each pass and cycled. Meant for a loader with
-    ``batch_size=plan.size``. Lightning calls `set_epoch` and leaves the sampler in place under DDP.
+    Each block holds `plan.dft` DFT and `plan.eip` EIP configurations, and is dealt over the processes one by one,
+    so that the kinds are shared out evenly. The kind that the epoch counts is drawn without replacement; DFT beside
+    EIP is shuffled anew for each pass and cycled. Meant for a loader with ``batch_size=sampler.size``. Lightning
+    calls `set_epoch` and leaves the sampler in place under DDP.
     """
 
     def __init__(
@@ -85,18 +91,18 @@ class MixedSampler(DistributedSampler):
             TensorDataset(torch.empty(n_dft + n_eip)), num_replicas=world_size, rank=rank, seed=seed
         )
         self.n_dft, self.n_eip, self.plan = n_dft, n_eip, plan
+        self.size = len(range(rank, plan.size, world_size))
+        """Configurations of a batch that this process holds."""
 
     def __len__(self) -> int:
-        return self.plan.batches * self.plan.size
+        return self.plan.batches * self.size
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        blocks = self.plan.batches * self.num_replicas
-        dft = _cycle(rng, self.n_dft, blocks * self.plan.dft).reshape(blocks, self.plan.dft)
-        eip = self.n_dft + _cycle(rng, self.n_eip, blocks * self.plan.eip).reshape(
-            blocks, self.plan.eip
-        )
-        mine = np.concatenate([dft, eip], axis=1)[self.rank :: self.num_replicas]
+        batches, plan = self.plan.batches, self.plan
+        dft = _cycle(rng, self.n_dft, batches * plan.dft).reshape(batches, plan.dft)
+        eip = self.n_dft + _cycle(rng, self.n_eip, batches * plan.eip).reshape(batches, plan.eip)
+        mine = np.concatenate([dft, eip], axis=1)[:, self.rank :: self.num_replicas]
         return iter(mine.flatten().tolist())
 
 
