@@ -2,23 +2,36 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
+from tiny import flipped
 
-from eipnn.labels import LabelError, LabelStore
+from eipnn.eips import EIP
+from eipnn.labels import LabelError, LabelStore, label_structures
+from eipnn.labels.store import DONE, SUMMED, create, describe, open_array, seal
 from eipnn.structures import read_structures
 
 BUNDLED = "bundled:si_mini/labels"
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
+def sealed(tmp_path: Path) -> Path:
     shutil.copytree(LabelStore.open(BUNDLED).folder, tmp_path / "labels")
     for path in (tmp_path / "labels").iterdir():
         path.chmod(0o644)
     return tmp_path / "labels"
+
+
+@pytest.fixture
+def copy(sealed: Path) -> Path:
+    """A store without checksums, as older versions made it."""
+    for name in ("sums.json", "force_sums.npy"):
+        (sealed / name).unlink()
+    return sealed
 
 
 def test_bundled_store() -> None:
@@ -106,7 +119,7 @@ def test_another_layout(copy: Path) -> None:
         ("index.json", "{", "index.json is not an index"),
         ("index.json", "[1]", "index.json is not an index"),
         ("ids.txt", "a\nb\n", "ids.txt has 2 ids, not 3517"),
-        ("ids.txt", None, "ids.txt is missing"),
+        ("ids.txt", None, "ids.txt is missing or no text"),
         ("forces.npy", None, "forces.npy is missing"),
         ("forces.npy", "cut", "forces.npy is cut short or no array"),
         ("energies.npy", "", "energies.npy is cut short or no array"),
@@ -124,3 +137,83 @@ def test_array_of_another_shape(copy: Path) -> None:
     np.save(copy / "energies.npy", np.zeros((3, 8)))
     with pytest.raises(LabelError, match=r"energies.npy is float64 \(3, 8\), not <f8 \(3517, 8\)"):
         LabelStore.open(copy)
+
+
+SMALL = [
+    Atoms(f"Si{1 + i % 6}", np.eye(6, 3)[: 1 + i % 6] * i, info={"config_id": f"c{i}"})
+    for i in range(30)
+]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled")
+    springs = EIP("springs", "ase", "label_calculators.Springs")
+    label_structures(SMALL, [springs], folder)
+    return folder
+
+
+def content(folder: Path) -> list:
+    store = LabelStore.open(folder)
+    forces = [store.forces(name).tolist() for name in store.ids]
+    return [store.ids, store.eips, store.energies.tolist(), store.status.tolist(), forces]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "energies.npy",
+        "forces.npy",
+        "offsets.npy",
+        "status.npy",
+        "checksums.npy",
+        "force_sums.npy",
+        "ids.txt",
+        "index.json",
+        "sums.json",
+    ],
+)
+def test_no_flipped_bit_goes_unnoticed(labelled: Path, tmp_path: Path, name: str) -> None:
+    whole = content(labelled)
+    copy = tmp_path / "labels"
+    shutil.copytree(labelled, copy)
+    found = 0
+    for damaged in flipped(labelled / name, tmp_path, 60):
+        damaged.replace(copy / name)
+        try:
+            assert content(copy) == whole
+        except LabelError:
+            found += 1
+    assert found >= 55
+
+
+def test_damaged_labels_are_not_sealed_again(sealed: Path, tmp_path: Path, labelled: Path) -> None:
+    """A second `eipnn label` would else give its blessing to what a disk has changed."""
+    copy = tmp_path / "again"
+    shutil.copytree(labelled, copy)
+    np.load(copy / "forces.npy", mmap_mode="r+")[3, 0, 1] += 1e-9
+    springs = EIP("springs", "ase", "label_calculators.Springs")
+    with pytest.raises(
+        LabelError, match=r"forces\.npy is not as it was written; remove the folder"
+    ):
+        label_structures(SMALL, [springs], copy)
+
+
+def test_bundled_stores_have_checksums() -> None:
+    for name in ("si_mini", "al_mini", "agau_mini"):
+        folder = LabelStore.open(f"bundled:{name}/labels").folder
+        assert set(json.loads((folder / "sums.json").read_text())) == set(SUMMED)
+
+
+@pytest.mark.slow
+def test_a_big_store_opens_in_no_time(tmp_path: Path) -> None:
+    """10^5 structures of 8 atoms under 8 EIPs: 154 MB of forces."""
+    structures = [Atoms("Si8", info={"config_id": str(k)}) for k in range(100_000)]
+    eips = [EIP(f"e{k}", "ase", "label_calculators.Springs") for k in range(8)]
+    index = describe(structures, eips)
+    create(tmp_path, structures, index)
+    open_array(tmp_path, "status", index, "r+")[:] = DONE
+    seal(tmp_path)
+    begin = time.perf_counter()
+    LabelStore.open(tmp_path)
+    assert time.perf_counter() - begin < 2

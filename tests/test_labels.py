@@ -1,26 +1,31 @@
 """The labelling engine: equal to a plain loop, one label lost per mishap, the same bytes after any kill."""
 
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.kim import KIM
-from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eipnn.eips import EIP, EIPError, load_eips
-from eipnn.labels import LabelError, LabelStore, label_structures
+from eipnn.files import DiskFullError
+from eipnn.labels import LabelError, LabelStore, engine, label_structures, store
 from eipnn.labels.engine import START_LIMIT
+from eipnn.labels.handle import Handle
 from eipnn.labels.store import DONE, FAILED, IN_WORK, PENDING, create, describe
 from eipnn.structures import read_structures
 
@@ -355,14 +360,79 @@ def test_a_store_of_something_else_is_refused(tmp_path: Path) -> None:
         label_structures(clusters(), [SPRINGS], tmp_path / "mine" / "thesis.tex")
 
 
-def test_two_runs_in_one_store(tmp_path: Path) -> None:
+def test_two_runs_in_one_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The second waits for the end of the first, says so, and finds the labels there."""
     folder = tmp_path / "store"
     folder.mkdir()
-    with (
-        FileLock(folder / ".lock"),
-        pytest.raises(LabelError, match="another `eipnn label` is at work here; wait for its end"),
+    slow = EIP("slow", "ase", "label_calculators.Springs", {"seconds": 0.05})
+    with ThreadPoolExecutor(2) as pool:
+        stores = list(
+            pool.map(lambda _: label_structures(clusters(), [slow], folder), range(2), timeout=60)
+        )
+    assert f"{folder}: another `eipnn label` is at work there; waiting for it" in caplog.text
+    assert all(store.complete for store in stores)
+
+
+def test_workers_killed_as_they_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two: the other one goes on. All: the mend is named."""
+    killed = []
+
+    class Killed(Handle):
+        def __init__(self, number: int, *arguments: Any) -> None:
+            super().__init__(number, *arguments)
+            if number in killed:
+                self._process.kill()
+
+    monkeypatch.setattr(engine, "Handle", Killed)
+    killed.append(1)
+    store = label_structures(clusters(), [SPRINGS], tmp_path / "store", workers=2)
+    assert np.isfinite(store.energies).all()
+    killed.append(0)
+    with pytest.raises(
+        EIPError, match="was ended by SIGKILL as it started; if memory ran out, take"
     ):
-        label_structures(clusters(), [SPRINGS], folder)
+        label_structures(clusters(), [SPRINGS], tmp_path / "other", workers=2)
+    killed.clear()
+    assert label_structures(clusters(), [SPRINGS], tmp_path / "other").complete
+
+
+def test_a_full_disk_is_told_before_the_first_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine structures, 27 atoms in all, under one EIP: 648 bytes of forces, 9 x (8 + 8 + 8 + 1) + 8 of the rest."""
+    usage = SimpleNamespace(free=581)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(
+        DiskFullError, match=r"store: needs 0\.9 kB, and the disk has 0\.6 kB left: 0\.3 k"
+    ):
+        label_structures(clusters(), [SPRINGS], tmp_path / "store")
+    usage.free = 10**9
+    monkeypatch.setattr(store, "_write_array", no_space)
+    with pytest.raises(
+        DiskFullError, match=r"store: the disk is full, or your share of it \(1\.0 GB f"
+    ):
+        label_structures(clusters(), [SPRINGS], tmp_path / "store")
+    assert not list((tmp_path / "store").glob("*.npy"))
+    monkeypatch.undo()
+    assert label_structures(clusters(), [SPRINGS], tmp_path / "store").complete
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_labelling_onto_a_small_disk(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        with pytest.raises(DiskFullError, match=r"needs .* kB, and the disk has .* kB left"):
+            label_structures(clusters(2000), [SPRINGS], tmp_path / "store")
+        assert label_structures(clusters(20), [SPRINGS], tmp_path / "small").complete
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_bad_requests(tmp_path: Path) -> None:
@@ -382,6 +452,7 @@ def test_states_that_a_kill_or_a_power_cut_leaves(tmp_path: Path) -> None:
     label_structures(structures, eips, tmp_path / "whole")
     folder = tmp_path / "cut"
     label_structures(structures, eips, folder)
+    (folder / "sums.json").unlink()  # which is written when all labels are there
     status = np.load(folder / "status.npy", mmap_mode="r+")
     status[0] = IN_WORK
     status[1, 0] = PENDING

@@ -5,6 +5,7 @@ the ledger with the reason, and a new worker goes on with the rest. A killed run
 call; the finished store is the same, byte for byte.
 """
 
+import logging
 import shutil
 import signal
 from collections import Counter, deque
@@ -14,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from eipnn.eips import EIP, EIPError
-from eipnn.files import remove_parts
+from eipnn.files import alone, remove_parts
 from eipnn.labels.handle import Handle
 from eipnn.labels.ledger import Ledger
 from eipnn.labels.progress import LabelProgress
@@ -28,14 +28,19 @@ from eipnn.labels.store import (
     IN_WORK,
     INDEX,
     PENDING,
+    SUMS,
     LabelError,
     LabelStore,
     create,
     describe,
     open_array,
     read_index,
+    seal,
+    unseal,
 )
 from eipnn.labels.worker import Frame
+
+log = logging.getLogger("eipnn")
 
 LOCK, SCRATCH = ".lock", ".scratch"
 POLL = 0.2  # s between two looks at the workers
@@ -60,9 +65,10 @@ def label_structures(
     """Label every structure under every EIP into the store in `folder`, resuming what is there.
 
     `timeout` is in seconds a label; `retry_failed` gives failed labels another try; with a `console`
-    a progress bar is shown. Raises `LabelError` where `folder` holds another store or something
-    else, or where another run is at work in it, and `EIPError` where an EIP's calculator cannot be
-    made or covers none of the elements.
+    a progress bar is shown. Where another run is at work in `folder`, its end is waited for. Raises
+    `LabelError` where `folder` holds another store, a damaged one or something else, `DiskFullError`
+    where there is not enough room, and `EIPError` where an EIP's calculator cannot be made or covers
+    none of the elements.
     """
     folder = Path(folder).absolute()
     if workers < 1 or timeout <= 0:
@@ -70,19 +76,14 @@ def label_structures(
     _check_ids(structures)
     _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            remove_parts(folder)
-            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-            _create_or_check(folder, structures, eips)
-            engine = _Engine(structures, tuple(eips), folder, timeout)
-            engine.prepare(retry_failed)
-            engine.run(workers, LabelProgress(console))
-            engine.finish()
-    except Timeout:
-        raise LabelError(
-            f"{folder}: another `eipnn label` is at work here; wait for its end or stop it"
-        ) from None
+    with alone(folder / LOCK, folder, "label"):
+        remove_parts(folder)
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        _create_or_check(folder, structures, eips)
+        engine = _Engine(structures, tuple(eips), folder, timeout)
+        engine.prepare(retry_failed)
+        engine.run(workers, LabelProgress(console))
+        engine.finish()
     return LabelStore.open(folder)
 
 
@@ -97,7 +98,7 @@ def _check_ids(structures: Sequence[Atoms]) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    ours = {LOCK, SCRATCH, "ids.txt", "failures.csv"}
+    ours = {LOCK, SCRATCH, SUMS, "ids.txt", "failures.csv"}
     if not folder.exists() or (folder / INDEX).exists():
         return
     if not folder.is_dir():
@@ -133,6 +134,7 @@ def _create_or_check(folder: Path, structures: Sequence[Atoms], eips: Sequence[E
             f"{folder}: holds labels of other structures ({found['n_frames']} frames, here "
             f"{index['n_frames']}); give another folder, or the same files in the same order"
         )
+    unseal(folder)
 
 
 class _Engine:
@@ -152,6 +154,7 @@ class _Engine:
         self.status = open_array(folder, "status", index, "r+")
         ids = [atoms.info["config_id"] for atoms in structures]
         self.ledger = Ledger(folder, ids, [eip.name for eip in eips])
+        self.handles: list[Handle] = []
         self.deaths: Counter[object] = Counter()
         self.queue: deque[list[int]] = deque()  # rows with pending labels
         self.checked_elements = False
@@ -180,17 +183,18 @@ class _Engine:
         size = int(np.clip(len(pending) // (workers * CHUNKS_PER_WORKER), 1, LARGEST_CHUNK))
         rows = pending.tolist()
         self.queue.extend(rows[i : i + size] for i in range(0, len(rows), size))
-        handles = []
         try:
-            handles = [self._start(number) for number in range(workers)]
+            for number in range(workers):
+                self.handles.append(self._start(number))
             done = int((self.status != PENDING).sum())
             with progress.of(self.status.size, done):
-                while any(handle.busy for handle in handles):
-                    wait([handle.pipe for handle in handles if handle.busy], POLL)
-                    handles = [self._attend(handle) for handle in handles]
+                while any(handle.busy for handle in self.handles):
+                    wait([handle.pipe for handle in self.handles if handle.busy], POLL)
+                    for number, handle in enumerate(self.handles):
+                        self.handles[number] = self._attend(handle)
                     progress.update(self._finished(), len(self.ledger.reasons))
         finally:
-            for handle in handles:
+            for handle in self.handles:
                 handle.stop()
             shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
 
@@ -200,6 +204,7 @@ class _Engine:
         for array in (self.energies, self.forces, self.status):
             if array.base is not None:
                 array.base.flush()  # type: ignore[attr-defined]
+        seal(self.folder)
 
     def _finished(self) -> int:
         return int(((self.status == DONE) | (self.status == FAILED)).sum())
@@ -280,19 +285,34 @@ class _Engine:
             self._fail(*current, f"worker {_how(code)}")
         handle.stop()
         rest = [row for row in handle.rows if (self.status[row] == PENDING).any()]
-        if (
-            current is None
-            and overdue is None
-            and not self._excused((handle.creating, *rest), True)
-        ):
-            raise EIPError(
-                f"a worker {_how(code)} as it made the calculator of the EIP {handle.creating}"
-                if handle.creating
-                else f"a worker {_how(code)} between two labels, twice at the same place"
-            )
+        if current is None and overdue is None:
+            if code in FROM_OUTSIDE and not rest and sum(h.busy for h in self.handles) > 1:
+                log.warning("a worker %s as it started; going on with fewer", _how(code))
+                handle.busy = False
+                return handle
+            if not self._excused((handle.creating, *rest), True):
+                raise EIPError(self._death(handle, code))
         if rest:
             self.queue.appendleft(rest)
         return self._start(handle.number)
+
+    def _death(self, handle: Handle, code: int) -> str:
+        """What is said of a worker that died outside of any label, and the mend."""
+        if code in FROM_OUTSIDE:
+            mend = "if memory ran out, take fewer --workers; the same command goes on from here"
+        elif handle.creating:
+            mend = "mend this EIP or leave it out of the set"
+        else:
+            output = self.folder / SCRATCH / f"worker-{handle.number}" / "output.log"
+            mend = f"its last words: {' '.join(output.read_text(errors='replace').split())[-300:]}"
+        place = (
+            f"as it made the calculator of the EIP {handle.creating}"
+            if handle.creating
+            else "between two labels, twice at the same place"
+            if handle.rows
+            else "as it started"
+        )
+        return f"a worker {_how(code)} {place}; {mend}"
 
     def _excused(self, what: object, outside: bool) -> bool:
         """Whether a death may be put down to something else: once, and where it came from outside."""

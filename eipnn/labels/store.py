@@ -11,7 +11,11 @@ energies.npy     (n_frames, n_eips) f8       eV, each EIP's own zero; NaN where 
 forces.npy       (n_atoms, n_eips, 3) f8     eV/A, NaN where there is no label
 status.npy       (n_frames, n_eips) int8     `PENDING`, `DONE`, `FAILED` or `IN_WORK`
 failures.csv     text                        config_id, eip, reason of each `FAILED` label
+force_sums.npy   (n_frames,) uint32          CRC-32 of each row's forces, looked at when they are read
+sums.json        text                        CRC-32 of the other files but failures.csv, looked at as it is opened
 ===============  ==========================  ====================================================
+
+The last two are written when all labels are there; a store of an older version has none.
 
 Nothing in it depends on time, machine or order of work: two runs on the same input give the same bytes.
 Labels are those of the frames wrapped into the cell along their periodic axes. A store that `eipnn fetch` made of
@@ -20,8 +24,12 @@ published energies has no forces: they are NaN.
 
 import hashlib
 import json
+import math
+import os
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +38,7 @@ from ase import Atoms
 
 from eipnn.eips import EIP
 from eipnn.errors import InputError
-from eipnn.files import write_atomically, write_json
+from eipnn.files import DiskFullError, check_room, told_when_full, write_atomically, write_json
 from eipnn.published import fetch_hint
 from eipnn.structures import StructureError, resolve
 
@@ -38,6 +46,8 @@ VERSION = 1
 PENDING, DONE, FAILED, IN_WORK = 0, 1, 2, 3
 INDEX, IDS, LEDGER = "index.json", "ids.txt", "failures.csv"
 ARRAYS = ("checksums", "offsets", "energies", "forces", "status")
+FORCE_SUMS, SUMS = "force_sums.npy", "sums.json"
+SUMMED = (INDEX, IDS, *(f"{name}.npy" for name in ARRAYS if name != "forces"), FORCE_SUMS)
 FILL_ROWS = 1 << 16  # rows of an array that are filled at a time
 
 
@@ -58,6 +68,8 @@ class LabelStore:
         self.energies = _load(folder, "energies", index)  # (n_frames, n_eips) eV
         self.status = _load(folder, "status", index)  # (n_frames, n_eips)
         self._forces = _load(folder, "forces", index)  # (n_atoms, n_eips, 3) eV/A
+        sealed = (folder / SUMS).exists()
+        self._force_sums = np.load(folder / FORCE_SUMS) if sealed else None  # (n_frames,)
 
     @classmethod
     def open(cls, path: str | Path) -> "LabelStore":
@@ -70,7 +82,9 @@ class LabelStore:
         except StructureError:
             how = fetch_hint(path) or "make one with `eipnn label STRUCTURES --eips NAME -o DIR`"
             raise LabelError(f"{path}: no such label store; {how}") from None
-        store = cls(folder, read_index(folder), read_ids(folder))
+        index = read_index(folder)
+        verify(folder)
+        store = cls(folder, index, read_ids(folder))
         if len(store.ids) != store.index["n_frames"]:
             raise _damaged(folder, f"{IDS} has {len(store.ids)} ids, not {store.index['n_frames']}")
         if not store.complete:
@@ -126,9 +140,15 @@ class LabelStore:
             )
 
     def forces(self, config_id: str) -> np.ndarray:
-        """Forces of one configuration, (n_atoms, n_eips, 3) in eV/A, NaN where a label is missing."""
+        """Forces of one configuration, (n_atoms, n_eips, 3) in eV/A, NaN where a label is missing.
+
+        Raises `LabelError` where they are not as they were written.
+        """
         row = self.row(config_id)
-        return self._forces[self.offsets[row] : self.offsets[row + 1]]
+        forces = self._forces[self.offsets[row] : self.offsets[row + 1]]
+        if self._force_sums is not None and zlib.crc32(forces.data) != self._force_sums[row]:
+            raise _damaged(self.folder, f"the forces of {config_id} are not as they were written")
+        return forces
 
     def energies_of(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Energies (len(ids), len(eips)) in eV, NaN where a label is missing.
@@ -178,27 +198,93 @@ def _content(atoms: Atoms) -> bytes:
 
 
 def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> None:
-    """Write an empty store; the index comes last, so a folder with an index is whole."""
+    """Write an empty store; the index comes last, so a folder with an index is whole.
+
+    Arrays are written out to their full length, so that labels find the space that they need.
+
+    Raises:
+        DiskFullError: there is not so much.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / IDS, "".join(f"{atoms.info['config_id']}\n" for atoms in structures))
     shapes = _shapes(index)
+    check_room(folder, sum(math.prod(s) * np.dtype(d).itemsize for s, d in shapes.values()))
+    write_atomically(folder / IDS, "".join(f"{atoms.info['config_id']}\n" for atoms in structures))
     sizes = [len(atoms) for atoms in structures]
     known = {
         "offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         "checksums": np.array([checksum(atoms) for atoms in structures], dtype=np.uint64),
     }
-    for name in ARRAYS:
-        shape, dtype = shapes[name]
-        array = np.lib.format.open_memmap(_file(folder, name), "w+", dtype, shape)
-        for start in range(0, shape[0], FILL_ROWS):
-            rows = slice(start, start + FILL_ROWS)
-            array[rows] = known[name][rows] if name in known else _MISSING[name]
-        array.flush()
+    try:
+        with told_when_full(folder):
+            for name in ARRAYS:
+                _write_array(
+                    _file(folder, name), *shapes[name], known.get(name, _MISSING.get(name))
+                )
+    except DiskFullError:
+        for name in ARRAYS:
+            _file(folder, name).unlink(missing_ok=True)
+        raise
     write_atomically(folder / LEDGER, "config_id,eip,reason\n")
     write_json(folder / INDEX, index)
 
 
+def _write_array(file: Path, shape: tuple[int, ...], dtype: str, values: Any) -> None:
+    """Write an array of `values` (an array, or one number), piece by piece and not by memory map: a full disk is an
+    error then, and no signal that ends the process."""
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    values = np.broadcast_to(values, shape)
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, shape[0], FILL_ROWS):
+            stream.write(values[start : start + FILL_ROWS].astype(dtype).tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 _MISSING = {"energies": np.nan, "forces": np.nan, "status": PENDING}
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of a store in which all labels are."""
+    index = read_index(folder)
+    sums = _sum_forces(folder, index)
+    _write_array(folder / FORCE_SUMS, sums.shape, "<u4", sums)
+    write_json(folder / SUMS, {name: _sum(folder / name) for name in SUMMED})
+
+
+def unseal(folder: Path) -> None:
+    """Make a store ready for other labels. Raises `LabelError` where it is not as it was sealed."""
+    verify(folder)
+    if (folder / SUMS).exists():
+        if (_sum_forces(folder, read_index(folder)) != np.load(folder / FORCE_SUMS)).any():
+            raise _damaged(folder, "forces.npy is not as it was written")
+        (folder / SUMS).unlink()
+
+
+def verify(folder: Path) -> None:
+    """Raise `LabelError` where a file of a sealed store, but for its forces, is not as it was written."""
+    file = folder / SUMS
+    if not file.exists():
+        return
+    try:
+        sums = json.loads(file.read_text(encoding="utf-8"))
+        wrong = next((name for name in SUMMED if sums[name] != _sum(folder / name)), None)
+    except (ValueError, KeyError, TypeError):
+        wrong = SUMS
+    if wrong:
+        raise _damaged(folder, f"{wrong} is not as it was written")
+
+
+def _sum(file: Path) -> int | None:
+    """CRC-32 of a file, None where there is none."""
+    return zlib.crc32(np.memmap(file, mode="r").data) if file.is_file() else None
+
+
+def _sum_forces(folder: Path, index: dict[str, Any]) -> np.ndarray:
+    """CRC-32 of the forces of each row (n_frames,)."""
+    forces, offsets = _load(folder, "forces", index), _load(folder, "offsets", index)
+    rows = pairwise(offsets.tolist())
+    return np.array([zlib.crc32(forces[start:stop].data) for start, stop in rows], dtype=np.uint32)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -226,8 +312,8 @@ def read_ids(folder: Path) -> tuple[str, ...]:
     """The config ids in the order of the rows."""
     try:
         return tuple((folder / IDS).read_text(encoding="utf-8").split("\n")[:-1])
-    except OSError:
-        raise _damaged(folder, f"{IDS} is missing") from None
+    except (OSError, UnicodeDecodeError):
+        raise _damaged(folder, f"{IDS} is missing or no text") from None
 
 
 def open_array(folder: Path, name: str, index: dict[str, Any], mode: Any) -> np.ndarray:

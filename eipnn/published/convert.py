@@ -20,7 +20,7 @@ from eipnn.eips import EIP, NONE
 from eipnn.eips.eip import NAME
 from eipnn.files import write_json
 from eipnn.labels.ledger import Ledger
-from eipnn.labels.store import DONE, FAILED, create, describe, open_array
+from eipnn.labels.store import DONE, FAILED, create, describe, open_array, seal
 from eipnn.progress import progress_bar
 from eipnn.published.base import LayoutError, PublishedFrame, PublishedSet
 from eipnn.structures import read_structures, write_split
@@ -138,6 +138,7 @@ def _write_labels(
     ledger.keep(set(ledger.reasons))
     _fill(folder, "energies", index, np.where(known, energies, np.nan))
     _fill(folder, "status", index, np.where(known, DONE, FAILED))
+    seal(folder)
 
 
 def _fill(folder: Path, name: str, index: dict[str, Any], values: np.ndarray) -> None:
