@@ -59,7 +59,7 @@ def _call(command: str, arguments: list[str]) -> None:
     if command not in COMMANDS:
         near = get_close_matches(command, [*COMMANDS, *STAGE_COMMANDS], n=1)
         meant = f"; {near[0]}?" if near else ""
-        raise UsageError(f"there is no such command{meant} `eipnn --help` shows all")
+        raise UsageError(f"there is no such command{meant} (`eipnn --help` shows all)")
     from eipnn.command_line import call
 
     call(getattr(import_module(COMMANDS[command][0]), command), arguments)

@@ -1,17 +1,23 @@
 """`eipnn fit | validate | test | predict`: LightningCLI over the three stages."""
 
+import io
 import logging
+import sys
 import warnings
+from contextlib import redirect_stderr
+from functools import wraps
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar, Timer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.callbacks.timer import Interval
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,9 +25,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.logging import RichHandler
 
 import eipnn
-from eipnn.errors import Terminated
-from eipnn.files import write_atomically, write_json
+from eipnn.errors import InputError, Terminated, UsageError
+from eipnn.files import read_yaml, write_atomically, write_json
 from eipnn.predictions import PredictionWriter
+from eipnn.settings import in_one_line
 from eipnn.stages.checkpoints import read_checkpoint
 from eipnn.stages.residuals import ResidualLog
 
@@ -76,10 +83,47 @@ class TrainingTimer(Timer):
         return left is not None and left <= 0
 
 
+class StageParser(LightningArgumentParser):
+    """Tells what is wrong with a setting in one line, and keeps the error that a constructor raised."""
+
+    refused: Exception | None = None
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise `UsageError`."""
+        if (
+            not self.exit_on_error
+        ):  # of a class within the configuration: its own parser tells of it
+            super().error(message, ex)
+        raise UsageError(in_one_line(message, self.names())) from ex
+
+    def names(self) -> list[str]:
+        """All settings, those of the subcommands too."""
+        parsers = [self]
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                parsers += action.choices.values()
+        return [action.dest for parser in parsers for action in parser._actions]
+
+    def add_instantiator(self, instantiator: Any, *arguments: Any, **options: Any) -> None:
+        """jsonargparse tells of the error of a constructor in its own words; this one is kept as it was."""
+
+        @wraps(instantiator)
+        def keeping(*given: Any, **named: Any) -> Any:
+            try:
+                return instantiator(*given, **named)
+            except Exception as error:
+                self.refused = error
+                raise
+
+        super().add_instantiator(keeping, *arguments, **options)
+
+
 class EipnnCLI(LightningCLI):
     """LightningCLI in subclass mode, with defaults that write everything below `trainer.default_root_dir`."""
 
-    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+    parser: StageParser
+
+    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True) -> None:
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -97,6 +141,7 @@ class EipnnCLI(LightningCLI):
                 "default_root_dir": "runs/fit",
             },
             auto_configure_optimizers=False,
+            parser_class=StageParser,
             args=args,
             run=run,
         )
@@ -106,6 +151,31 @@ class EipnnCLI(LightningCLI):
         command = self.config.get("subcommand")
         if command and (checkpoint := self.config[command].get("ckpt_path")):
             read_checkpoint(checkpoint)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Raises `InputError`, in one or two lines."""
+        if isinstance(args, dict):
+            self.config = parser.parse_object(args)
+        else:
+            for file in config_files(sys.argv[1:] if args is None else args):
+                if not isinstance(read_yaml(file), dict):
+                    raise InputError(
+                        f"{file}: must be a mapping with the keys model, data, trainer, ..."
+                    )
+            self.config = parser.parse_args(args)
+        seed = self.config.get(self.config.get("subcommand", ""), self.config)["seed_everything"]
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise UsageError(f"seed_everything: {seed} is not a whole number from 0 to {2**32 - 1}")
+
+    def instantiate_classes(self) -> None:
+        """Raises what a constructor raised, and `InputError` for what the Trainer refuses."""
+        self.parser.add_instantiator(lambda kind, *a, **k: kind(*a, **k), object, subclasses=True)
+        try:
+            super().instantiate_classes()
+        except Exception:
+            if self.parser.refused is None:
+                raise
+            raise self.parser.refused from None
 
     def before_instantiate_classes(self) -> None:
         """W&B writes below the root folder too, not into the working directory, its own default."""
@@ -132,7 +202,10 @@ class EipnnCLI(LightningCLI):
         missing = [c for kind, c in own.items() if not any(isinstance(g, kind) for g in given)]
         # else the trainer makes a timer of its own, which ends in the midst of an epoch
         kwargs["max_time"] = None
-        return super().instantiate_trainer(callbacks=[*given, *missing], **kwargs)
+        try:
+            return super().instantiate_trainer(callbacks=[*given, *missing], **kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
     def after_fit(self) -> None:
         """Write ``fit.json``: what the training came to."""
@@ -169,6 +242,28 @@ def how_ended(trainer: Trainer, timer: TrainingTimer) -> str:
     if trainer.global_step == trainer.max_steps:
         return "max_steps"
     return "max_time" if timer.is_over() else "early_stopping"
+
+
+def config_files(arguments: list[str]) -> list[str]:
+    """The configuration files that a command line names."""
+    files = [text.partition("=")[2] for text in arguments if text.startswith(("--config=", "-c="))]
+    return files + [file for option, file in pairwise(arguments) if option in ("--config", "-c")]
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Make the model, the data module and the Trainer of a stage's configuration, and train nothing.
+
+    No file of data is read.
+
+    Args:
+        config: as in YAML: seed_everything, trainer, model, data.
+
+    Raises:
+        InputError: a setting is unknown, missing or refused; in one or two lines.
+    """
+    quiet_lightning()
+    with redirect_stderr(io.StringIO()):
+        EipnnCLI(config, run=False)
 
 
 def quiet_lightning() -> None:

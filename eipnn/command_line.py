@@ -19,7 +19,6 @@ import argparse
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 from types import UnionType
@@ -29,6 +28,7 @@ from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from eipnn.errors import UsageError
+from eipnn.settings import in_one_line
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,10 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `UsageError`."""
-        said = message.removeprefix("argument ")
-        if said.startswith("unrecognized arguments: "):
-            given = said.partition(": ")[2]
-            near = get_close_matches(given.split()[0], self._option_string_actions, n=1)
-            said = f"{given}: there is no such option{f'; {near[0]}?' if near else ''}"
-        elif said.startswith("the following arguments are required: "):
+        said = in_one_line(message, [flag[2:] for flag in self._option_string_actions])
+        if message.startswith("the following arguments are required: "):
             names = {a.dest: "/".join(a.option_strings) or a.metavar for a in self._actions}
-            missing = said.partition(": ")[2].split(", ")
+            missing = message.partition(": ")[2].split(", ")
             said = f"{' and '.join(str(names.get(key, key)) for key in missing)} must be given"
         raise UsageError(f"{said} (`{self.prog} --help` tells all)") from ex
 

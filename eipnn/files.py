@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from eipnn.errors import InputError
@@ -47,6 +48,25 @@ def write_atomically(file: Path, text: str) -> None:
 def write_json(file: Path, content: Any) -> None:
     """`write_atomically` of indented JSON with sorted keys."""
     write_atomically(file, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_yaml(file: str | Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        InputError: it is absent, no text or not YAML.
+    """
+    try:
+        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: not YAML: it holds bytes that are no text (UTF-8)") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{file}: not YAML{line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def remove_parts(folder: Path) -> None:

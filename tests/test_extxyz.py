@@ -236,9 +236,7 @@ VALUES = (
     st.integers(-(10**6), 10**6)
     | st.floats(allow_nan=False)
     | st.booleans()
-    | st.text(
-        string.ascii_letters + string.digits + " .,:;'\"{}[]()=/+-", min_size=1, max_size=20
-    )
+    | st.text(string.ascii_letters + string.digits + " .,:;'\"{}[]()=/+-", min_size=1, max_size=20)
     | st.lists(st.integers(-9, 9), min_size=2, max_size=10).map(np.array)
     | st.lists(st.lists(st.floats(-1, 1), min_size=2, max_size=2), min_size=2, max_size=3).map(
         np.array

@@ -1,5 +1,6 @@
 """What `eipnn run` is told: an experiment file."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -192,7 +193,7 @@ def _alphas(given: Any, file: Path) -> tuple[float, ...]:
         alphas = tuple(float(a) for a in (given if isinstance(given, list) else [given]))
     except (TypeError, ValueError):
         alphas = ()
-    if not alphas or min(alphas) <= 0:
+    if not alphas or not all(0 < alpha < math.inf for alpha in alphas):
         raise ExperimentError(
             f"{file}: alpha must be a positive number or a list of them, not {given!r}"
         )
