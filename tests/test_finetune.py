@@ -379,6 +379,7 @@ def trained_predictions(tiny, folder, shift, zero, selection, eip_shift=None) ->
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        default_root_dir=folder,
     )
     trainer.fit(net, datamodule=data)
     test = data.make_evaluation(data.source.split.test)
