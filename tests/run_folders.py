@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import yaml
 from ase import Atoms
+from paper import FOLDER as PAPER
 
 from eipnn.files import write_json
 from eipnn.labels import LabelStore
-from eipnn.run.strategy import STRATEGIES
+from eipnn.run.strategy import STRATEGIES, own_strategies
 from eipnn.structures import energy, resolve
 
 N_DFT, N_POOL = 60, 40
@@ -40,7 +41,10 @@ BEYOND = {
     "mp+delta-long": 0.11,
 }
 """The same for the rows beyond Table 1."""
-STEPS = {name: 90 for name, s in STRATEGIES.items() if not s.short}
+OWN = yaml.safe_load((PAPER / "strategies.yaml").read_text())
+"""Those of these that the experiment defines."""
+KINDS = STRATEGIES | own_strategies(OWN, "strategies.yaml")
+STEPS = {name: 90 for name, kind in KINDS.items() if not kind.short}
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ def write_run(
     larger=1.0,
 ) -> Path:
     """A finished run; the errors of a strategy are `ERRORS`, times `larger`, somewhat larger on later splits."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "experiment.yaml").write_text(yaml.safe_dump({"strategies": OWN}))
     for split in splits:
         fold = run / f"split-{split}" / f"seed-{seed}"
         if frames is not None:
@@ -158,7 +164,7 @@ def write_training(
     }
     about = {"stage": "finetune", "strategy": strategy, "split": split, "seed": seed}
     about |= {"frames": frames} if frames else {}
-    about |= {"single_eip": "sw"} if STRATEGIES[strategy].single else {}
+    about |= {"single_eip": "sw"} if KINDS[strategy].single else {}
     done = about | {"alpha": alpha, "fingerprint": f"{strategy}{split}", "result": result}
     write_json(folder / "done.json", done)
     alphas = {str(alpha): size} | ({"1.0": 0.7} if strategy == "mp+la" else {})

@@ -15,7 +15,6 @@ from eipnn.eips import load_eips
 from eipnn.published import NAMES
 from eipnn.run import execute
 from eipnn.run.experiment import STAGES, Experiment, read_experiment
-from eipnn.run.strategy import STRATEGIES
 from eipnn.stages.checkpoints import build_representation
 from eipnn.structures import Split, read_split, read_structures, write_split
 
@@ -23,8 +22,10 @@ ROOT = Path(__file__).parents[1]
 BASES = sorted((ROOT / "experiments" / "base").glob("*.yaml"))
 # Those of the published sets have a test of their own: test_published_experiments.py.
 PUBLISHED = [ROOT / "experiments" / name.replace("-", "_") / "schnet.yaml" for name in NAMES]
-EXPERIMENTS = sorted(set((ROOT / "experiments").rglob("*.yaml")) - set(BASES) - set(PUBLISHED))
-STUDIES = sorted((ROOT / "experiments" / "paper").glob("*.yaml"))
+STRATEGY_FILE = ROOT / "experiments" / "paper" / "strategies.yaml"
+OTHERS = {*BASES, *PUBLISHED, STRATEGY_FILE}
+EXPERIMENTS = sorted(set((ROOT / "experiments").rglob("*.yaml")) - OTHERS)
+STUDIES = sorted(set((ROOT / "experiments" / "paper").glob("*.yaml")) - OTHERS)
 README = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
@@ -138,7 +139,8 @@ def test_a_study_of_the_paper_is_run_and_reported(file, toys, tmp_path, monkeypa
 
     Long rows are trained in the studies over DFT frames alone, to save time.
     """
-    content = shrunk(read_experiment(file), toys)
+    experiment = read_experiment(file)
+    content = shrunk(experiment, toys)
     content["classify"] = {"model": {"c": 10.0}}  # so that an EIP is chosen after one epoch
     content["run"] |= {"split": [1]}
     frames = content["run"].get("frames")
@@ -146,7 +148,7 @@ def test_a_study_of_the_paper_is_run_and_reported(file, toys, tmp_path, monkeypa
         content["run"]["frames"] = [12, "all"]
     else:
         rows = content["run"]["strategy"]
-        content["run"]["strategy"] = [name for name in rows if not STRATEGIES[name].long]
+        content["run"]["strategy"] = [name for name in rows if not experiment.rows[name].long]
     small = tmp_path / "small.yaml"
     small.write_text(yaml.safe_dump(content))
     monkeypatch.setattr(execute, "call", in_process)

@@ -1,5 +1,6 @@
 """The rows beyond Table 1 and fewer DFT frames: what `eipnn run` gives the stages for each."""
 
+import re
 from pathlib import Path
 
 import ase.io
@@ -10,10 +11,14 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from paper import FOLDER as PAPER
 from run_stages import fold
 from tiny import EIPS, N_POOL, N_TEST, N_TRAIN, N_VAL, eipnn_stage, read_json, stage_config
 
+from eipnn.errors import InputError
+from eipnn.report.runs import defined
 from eipnn.run.experiment import ExperimentError, read_experiment
+from eipnn.run.strategy import STRATEGIES, Strategy
 from eipnn.stages.source import source_of
 from eipnn.structures import Split, SplitError, fewer_frames, read_split, write_split
 
@@ -23,7 +28,13 @@ def config(tmp_path: Path, stage: str) -> dict:
 
 
 @pytest.fixture
-def hidden(experiment, tiny, tmp_path, fake):
+def studied(experiment) -> dict:
+    """The experiment with the rows of the paper's figures."""
+    return experiment | {"strategies": str(PAPER / "strategies.yaml")}
+
+
+@pytest.fixture
+def hidden(studied, tiny, tmp_path, fake):
     """The experiment with a pool of twelve DFT frames whose energies are hidden; the classifier says `au` for nine."""
     train = tiny.ids("train")
     split = Split(
@@ -33,8 +44,8 @@ def hidden(experiment, tiny, tmp_path, fake):
     fake.selection = "config_id,eip,probability\n" + "".join(
         f"{name},{'au' if k < 9 else 'none'},0.9\n" for k, name in enumerate(split.pool)
     )
-    del experiment["data"]["pool"]
-    return experiment
+    del studied["data"]["pool"]
+    return studied
 
 
 def test_labels_of_the_true_best_eip_and_of_dft(hidden, run, tmp_path, tiny):
@@ -54,10 +65,10 @@ def test_labels_of_the_true_best_eip_and_of_dft(hidden, run, tmp_path, tiny):
     assert models[0] == models[1] == models[2]
 
 
-def test_hidden_dft_is_needed_for_them(experiment, run, fake):
-    said = run(experiment, "--strategy", "la-best", status=1)
+def test_hidden_dft_is_needed_for_them(studied, run, fake):
+    said = run(studied, "--strategy", "la-best", status=1)
     assert (
-        "pool_000000: the strategies la-best and la-dft compare labels with hidden DFT energies"
+        "pool_000000: strategies with eip_labels best or dft need the hidden DFT energies of the pool"
         in said
     )
 
@@ -83,8 +94,8 @@ def test_dft_labels_of_a_selection_are_the_dft_energies(tiny, tmp_path):
     assert module.source.chosen_energies(module.chosen) == pytest.approx(expected, abs=1e-6)
 
 
-def test_mse_changes_the_loss_alone(experiment, run, fake, tmp_path):
-    run(experiment, "--strategy", "la", "la-mse", "mp+la", "mp+la-mse")
+def test_mse_changes_the_loss_alone(studied, run, fake, tmp_path):
+    run(studied, "--strategy", "la", "la-mse", "mp+la", "mp+la-mse")
     for row in ("la", "mp+la"):
         tukey, mse = (
             config(tmp_path, f"{name}/alpha-0.1")["model"]["init_args"]
@@ -94,8 +105,8 @@ def test_mse_changes_the_loss_alone(experiment, run, fake, tmp_path):
         assert tukey == mse
 
 
-def test_one_eip_labels_the_whole_pool_and_pretrains(experiment, run, fake, tmp_path, tiny):
-    run(experiment, "--strategy", "la-single", "mp-single", "delta")
+def test_one_eip_labels_the_whole_pool_and_pretrains(studied, run, fake, tmp_path, tiny):
+    run(studied, "--strategy", "la-single", "mp-single", "delta")
     ids = [*tiny.ids("train"), *tiny.ids("val")]
     errors = np.abs([tiny.eip[i] - tiny.cohesive[i] for i in ids])
     best = EIPS[int(np.nanmean(errors, axis=0).argmin())]
@@ -234,6 +245,52 @@ def test_what_an_experiment_file_may_not_say(experiment, tmp_path, given, said):
     file.write_text(yaml.safe_dump(experiment | {"run": given}))
     with pytest.raises(ExperimentError, match=said):
         read_experiment(file)
+
+
+def test_rows_of_ones_own_are_trained_and_reported(experiment, run, fake, tmp_path):
+    """By a file beside the experiment's; the run's folder keeps what they are."""
+    row = {"label": "+MP, one EIP as label", "pretraining": "all", "eip_labels": "single"}
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"mine": row}))
+    experiment |= {"strategies": "rows.yaml", "run": {"strategy": ["baseline", "mine"]}}
+    assert "mine" in run(experiment)
+    model = config(tmp_path, "mine/alpha-0.1")["model"]["init_args"]
+    assert model["init_from"].endswith("pretrain/checkpoints/best.ckpt")
+    assert defined(tmp_path / "run") == {"mine": Strategy(**row)}
+    said = run(experiment, "--strategy", "yours", status=1)
+    known = ", ".join([*STRATEGIES, "mine"])
+    assert f"experiment.yaml: --strategy cannot be 'yours'; the strategies are {known}" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("la: {label: x}", "la is a strategy of eipnn's own; take another name"),
+        ("a/b: {label: x}", "a/b can be no strategy's name"),
+        ("pretrain: {label: x}", "pretrain can be no strategy's name"),
+        ("a: {eip_labels: best}", "a: must be a mapping with a label"),
+        ("a: best", "a: must be a mapping with a label"),
+        ("a: {label: x, labels: best}", "a.labels is unknown; the fields are label, eip_labels,"),
+        ("a: {label: x, loss: huber}", "a.loss must be one of tukey, mse, not 'huber'"),
+        ("a: {label: x, long: 1}", "a.long must be one of true, false, not 1"),
+        (
+            "a: {label: x, pretraining: [all]}",
+            "a.pretraining must be one of all, single, null, not ['all']",
+        ),
+        ("a: {label: x, loss: mse}", "a: loss is that on EIP labels, and there are none"),
+        (
+            "a: {label: x, delta: true, eip_labels: dft}",
+            "a: long and delta rows are trained without",
+        ),
+        ("a: {label: +LA}", "a has the label '+LA' of another strategy"),
+        ("[a]", "must be a mapping with the keys names and their fields"),
+    ],
+)
+def test_rows_that_cannot_be(experiment, tmp_path, given, said):
+    (tmp_path / "rows.yaml").write_text(given)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(experiment | {"strategies": "rows.yaml"}))
+    with pytest.raises(InputError, match=re.escape(said)) as error:
+        read_experiment(tmp_path / "own.yaml")
+    assert "\n" not in str(error.value)
 
 
 def test_epoch_steps_repeat_dft_and_are_shared_by_processes(tiny, tmp_path):

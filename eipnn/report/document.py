@@ -19,7 +19,7 @@ from eipnn.report.runs import Experiment, Fold, ReportError
 from eipnn.report.sources import FoldData, energy_zeros, read_data
 from eipnn.report.studies import fewer_frames, one_eip
 from eipnn.report.tables import Measured, markdown
-from eipnn.run.strategy import MAIN_AND_LONG
+from eipnn.run.strategy import MAIN, MAIN_AND_LONG
 
 WIDER = (0.05, 0.1)  # A; shows how the number of near-duplicates depends on the threshold
 NAMED = 50  # test configurations named in the text; the CSV file has them all
@@ -63,6 +63,7 @@ class Report:
     def __init__(self, experiment: Experiment, folder: Path, link: str = "") -> None:
         self.experiment, self.output = experiment, Output(folder, link)
         self.warnings: list[str] = []
+        self.rows = (*MAIN, *experiment.own)
         self.data = self._read_data()
         self.table = self._main_table()
 
@@ -101,7 +102,7 @@ class Report:
         return data
 
     def _main_table(self) -> pd.DataFrame:
-        best, rows = self._best_eip_row(), tables.rows(self.experiment, tables.ROWS)
+        best, rows = self._best_eip_row(), tables.rows(self.experiment, self.rows)
         shown = [best, *rows.values()] if best else [*rows.values()]
         table = tables.summary(shown, rows.get("baseline"))
         self.output.csv("table", table)
@@ -128,7 +129,7 @@ class Report:
         yield markdown(tables.readable(self.table))
         yield IMPROVEMENT
         yield STEPS
-        notes = tables.missing(self.experiment)
+        notes = tables.missing(self.experiment, self.rows)
         if self.table["row"].str.startswith("Best EIP").any():
             yield BEST_EIP
         else:

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from eipnn.report.plots import COLOURS, STYLE
 from eipnn.report.runs import Experiment
 from eipnn.report.tables import deviation, improvements, rows
-from eipnn.run.strategy import DELTA, MAIN, STRATEGIES
+from eipnn.run.strategy import DELTA, MAIN
 
 REFERENCES = ("baseline-long", "baseline")
 """What a strategy is compared with: DFT alone, at equal gradient steps where that was trained."""
@@ -22,7 +22,7 @@ def errors_by_frames(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
     """One line a number of frames and strategy: n folds, mean and sample deviation of both test errors, steps."""
     lines = []
     for frames, experiment in experiments.items():
-        for name, row in rows(experiment, STRATEGIES).items():
+        for name, row in rows(experiment, experiment.strategies).items():
             mean, spread = row.errors.mean(axis=0), deviation(row.errors)
             lines.append(
                 {
@@ -98,12 +98,14 @@ def negative_transfer(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
     """
     lines = []
     for frames, experiment in experiments.items():
-        found = rows(experiment, STRATEGIES)
+        found = rows(experiment, experiment.strategies)
         against = next((name for name in REFERENCES if name in found), None)
         for name, row in found.items():
             if against is None or name in REFERENCES:
                 continue
-            fair = "baseline" if STRATEGIES[name].short and "baseline" in found else against
+            fair = (
+                "baseline" if experiment.strategies[name].short and "baseline" in found else against
+            )
             gain, each = improvements(row, found[fair])
             if len(each):
                 lines.append(

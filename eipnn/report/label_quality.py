@@ -13,7 +13,6 @@ from eipnn.eips import NONE
 from eipnn.report import folds
 from eipnn.report.runs import Experiment, Fold
 from eipnn.report.sources import FoldData
-from eipnn.run.strategy import STRATEGIES
 
 LABELS = "chosen EIP labels"
 
@@ -30,7 +29,7 @@ def label_quality(experiment: Experiment, data: Sequence[FoldData]) -> pd.DataFr
     if not sum(map(len, chosen.values())):
         return pd.DataFrame()
     rows = [_row(LABELS, list(chosen.values()))]
-    for strategy in STRATEGIES:
+    for strategy in experiment.strategies:
         parts = []
         for training in experiment.row(strategy):
             if training.place in chosen:

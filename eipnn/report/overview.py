@@ -9,7 +9,8 @@ import pandas as pd
 from eipnn.files import write_atomically
 from eipnn.report import plots, tables
 from eipnn.report.document import IMPROVEMENT, STEPS, Report
-from eipnn.report.tables import NOTHING, ROWS, markdown
+from eipnn.report.tables import NOTHING, markdown
+from eipnn.run.strategy import MAIN
 
 
 def overview(reports: Sequence[Report], folder: Path) -> str:
@@ -34,7 +35,7 @@ def _section(dft: str, reports: Sequence[Report], folder: Path, number: str) -> 
     table = pd.concat([table[eip].drop_duplicates(), table[~eip]], ignore_index=True)
     name = f"overview{number}"
     write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
-    rows = {r.experiment.backbone: tables.rows(r.experiment, ROWS) for r in reports}
+    rows = {r.experiment.backbone: tables.rows(r.experiment, MAIN) for r in reports}
     plots.overview(rows, folder / f"{name}.png")
     return "\n\n".join(
         [

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from eipnn.errors import InputError
-from eipnn.run.strategy import PRETRAINING_FOLDERS, STRATEGIES
+from eipnn.run.strategy import PRETRAINING_FOLDERS, STRATEGIES, Strategy, own_strategies
 
 NUMBERS = ("test_config_mae", "test_atom_mae", "epochs", "gradient_steps")
 """What the report reads of a result."""
@@ -47,7 +47,8 @@ class Training:
 
     Args:
         fold: where it was trained.
-        strategy: of `eipnn run`.
+        strategy: its name for `eipnn run`.
+        kind: what that strategy is.
         alpha: weight of the EIP labels; None without them.
         alphas: validation config MAE (eV) of each weight that was tried.
         result: ``test_config_mae`` (eV), ``test_atom_mae`` (eV/atom), ``epochs``, ``gradient_steps``, ...
@@ -55,6 +56,7 @@ class Training:
 
     fold: Fold
     strategy: str
+    kind: Strategy
     alpha: float | None
     alphas: dict[str, float]
     result: dict[str, Any]
@@ -73,10 +75,9 @@ class Training:
     @cached_property
     def pretraining_steps(self) -> int | None:
         """Gradient steps of the pretraining that it started from; None without one."""
-        kind = STRATEGIES[self.strategy].pretraining
-        if not kind:
+        if not self.kind.pretraining:
             return None
-        name = PRETRAINING_FOLDERS[kind]
+        name = PRETRAINING_FOLDERS[self.kind.pretraining]
         own = self.fold.folder / name / "done.json"
         # numbers of DFT frames share their pretraining
         shared = self.fold.folder.parent / name / "done.json"
@@ -130,6 +131,16 @@ class Experiment:
     def splits(self) -> list[int]:
         return sorted({fold.split for fold in self.folds})
 
+    @property
+    def strategies(self) -> dict[str, Strategy]:
+        """By name: those of eipnn, then those that its runs define and trained."""
+        return STRATEGIES | {t.strategy: t.kind for t in self.trainings}
+
+    @property
+    def own(self) -> list[str]:
+        """The strategies that its runs define."""
+        return [name for name in self.strategies if name not in STRATEGIES]
+
     def row(self, strategy: str) -> list[Training]:
         """The trainings of a strategy, in order of split and seed."""
         rows = [t for t in self.trainings if t.strategy == strategy]
@@ -137,7 +148,7 @@ class Experiment:
 
     def label(self, strategy: str) -> str:
         """A strategy's name in tables and pictures: the backbone, +LA, +MP, ..."""
-        label = STRATEGIES[strategy].label
+        label = self.strategies[strategy].label
         if label.startswith("+"):
             return label
         return f"{self.backbone}{' ' if ' ' in label else '-'}{label}" if label else self.backbone
@@ -176,7 +187,20 @@ def read_run(run: Path) -> list[Training]:
             f"{run}: nothing finished in it (no split-K/seed-S/result-STRATEGY.json); "
             "the same `eipnn run` again goes on from where it was cut off"
         )
-    return [_training(file) for file in files]
+    strategies = STRATEGIES | defined(run)
+    return [_training(file, strategies) for file in files]
+
+
+def defined(run: Path) -> dict[str, Strategy]:
+    """The strategies that the experiment of a run defines."""
+    file = run / "experiment.yaml"
+    if not file.exists():
+        return {}
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8")).get("strategies", {})
+        return own_strategies(given, str(file))
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise damaged(file, f"{type(error).__name__}: {error}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -211,21 +235,24 @@ def damaged(file: Path, what: str) -> ReportError:
     return ReportError(f"{file}: damaged, {what}; remove it and give the same `eipnn run` again")
 
 
-def _training(file: Path) -> Training:
+def _training(file: Path, strategies: Mapping[str, Strategy]) -> Training:
     content = read_json(file)
     try:
         count = content.get("frames")
         fold = Fold(file.parent, int(content["split"]), int(content["seed"]), count and int(count))
-        strategy, alpha, alphas = content["strategy"], content["alpha"], content["alphas"]
-        training = Training(fold, strategy, alpha, dict(alphas), content["result"])
-        fingerprint = content["fingerprint"]
-        numbers = [float(training.result[name]) for name in NUMBERS]
+        name, alpha, alphas = content["strategy"], content["alpha"], dict(content["alphas"])
+        result, fingerprint = content["result"], content["fingerprint"]
+        numbers = [float(result[key]) for key in NUMBERS]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(file, f"{type(error).__name__}: {error}") from error
-    if training.strategy not in STRATEGIES:
-        raise damaged(file, f"unknown strategy {training.strategy!r}")
+    if name not in strategies:
+        raise ReportError(
+            f"{file}: unknown strategy {name!r}, which neither eipnn nor {fold.run / 'experiment.yaml'} defines; give "
+            "the same `eipnn run` again with an experiment that does, or remove the file"
+        )
     if not all(abs(number) < float("inf") for number in numbers):
         raise damaged(file, f"one of {', '.join(NUMBERS)} is no finite number")
+    training = Training(fold, name, strategies[name], alpha, alphas, result)
     done = training.folder / "done.json"
     if not done.exists() or read_json(done).get("fingerprint") != fingerprint:
         raise ReportError(
@@ -253,6 +280,14 @@ def _experiment(trainings: Sequence[Training]) -> Experiment:
 
 
 def _check_unique(trainings: Sequence[Training]) -> None:
+    kinds: dict[str, Training] = {}
+    for training in trainings:
+        other = kinds.setdefault(training.strategy, training)
+        if other.kind != training.kind:
+            raise ReportError(
+                f"{other.fold.run} and {training.fold.run} define the strategy {training.strategy} differently; "
+                "report these runs apart"
+            )
     seen: dict[tuple[str, tuple[int, int]], Training] = {}
     for training in trainings:
         key = training.strategy, training.place

@@ -9,7 +9,7 @@ from eipnn.report import frames, plots, tables
 from eipnn.report.page import Output
 from eipnn.report.runs import Experiment, read_json
 from eipnn.report.tables import markdown
-from eipnn.run.strategy import MAIN_AND_LONG, STRATEGIES
+from eipnn.run.strategy import MAIN_AND_LONG
 
 SAVED = (
     "**Frames needed** is the number of DFT frames with which the row that is compared with reaches the same mean "
@@ -19,7 +19,8 @@ SAVED = (
 
 def one_eip(experiment: Experiment, output: Output) -> Iterator[str]:
     """What the rows that need the single best EIP reach."""
-    on_one = [name for name, strategy in STRATEGIES.items() if strategy.single]
+    singles = {name: kind for name, kind in experiment.strategies.items() if kind.single}
+    on_one = sorted(singles, key=lambda name: singles[name].delta)
     trained = [t for name in on_one for t in experiment.row(name)]
     if not trained:
         return

@@ -7,9 +7,7 @@ import numpy as np
 import pandas as pd
 
 from eipnn.report.runs import Experiment, Training
-from eipnn.run.strategy import STRATEGIES
 
-ROWS = ("baseline", "la", "mp", "mp+la")
 LONG_ROWS = ("baseline-long", "la", "mp-long", "mp+la")
 NOTHING = "-"
 
@@ -124,7 +122,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def missing(experiment: Experiment, strategies: Sequence[str] = ROWS) -> list[str]:
+def missing(experiment: Experiment, strategies: Sequence[str]) -> list[str]:
     """What the table lacks, in words: the strategies that are not finished on every split and seed."""
     places = sorted({t.place for t in experiment.trainings})
     notes = []
@@ -139,7 +137,7 @@ def missing(experiment: Experiment, strategies: Sequence[str] = ROWS) -> list[st
 
 def alpha_search(experiment: Experiment) -> pd.DataFrame:
     """Validation config MAE (eV) for each alpha, where several were tried; one line a training."""
-    searched = [t for s in STRATEGIES for t in experiment.row(s) if len(t.alphas) > 1]
+    searched = [t for s in experiment.strategies for t in experiment.row(s) if len(t.alphas) > 1]
     tried = sorted({float(alpha) for t in searched for alpha in t.alphas})
     lines = []
     for t in searched:
@@ -152,7 +150,7 @@ def alpha_search(experiment: Experiment) -> pd.DataFrame:
 
 def trainings(experiment: Experiment) -> pd.DataFrame:
     """All trainings one by one, as numbers."""
-    rows = [t for strategy in STRATEGIES for t in experiment.row(strategy)]
+    rows = [t for strategy in experiment.strategies for t in experiment.row(strategy)]
     return pd.DataFrame(
         {
             "strategy": t.strategy,

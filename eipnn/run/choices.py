@@ -36,7 +36,7 @@ def choose(source: Source, kind: Labels, selection: Path | None) -> dict[str, st
     ids = list(selected(selection))
     if missing := [name for name in ids if name not in source.dft]:
         raise ExperimentError(
-            f"{missing[0]}: the strategies la-best and la-dft compare labels with hidden DFT energies, and this "
+            f"{missing[0]}: strategies with eip_labels best or dft need the hidden DFT energies of the pool, and this "
             f"structure of the pool has none in {source.config.dft}; take a pool of DFT frames alone, which the split "
             "marks as pretrain"
         )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from rich.box import SIMPLE_HEAD
@@ -23,11 +23,12 @@ from eipnn.run.experiment import (
     RUN,
     Experiment,
     ExperimentError,
+    check_known,
     read_experiment,
     zero_modes,
 )
 from eipnn.run.plan import Plan
-from eipnn.run.strategy import MAIN, STRATEGIES
+from eipnn.run.strategy import MAIN
 from eipnn.stages.finetune import FinetuneModule
 
 DEFAULT: dict[str, Sequence[Any]] = {
@@ -43,7 +44,7 @@ def run(
     experiment: list[Path],
     *,
     output: Path,
-    strategy: list[Annotated[str, STRATEGIES]] | None = None,
+    strategy: list[str] | None = None,
     split: list[Natural] | None = None,
     seed: list[Seed] | None = None,
     frames: list[Count | Literal["all"]] | None = None,
@@ -59,7 +60,8 @@ def run(
     Args:
         experiment: experiment file (YAML); of several, each has a folder of its name in OUTPUT.
         output: folder of the run.
-        strategy: rows of the table (default: the first four).
+        strategy: rows of the table: baseline, la, mp, mp+la, delta, mp+delta, their -long forms and those that the
+            experiment defines (default: the first four).
         split: numbers of the splits (default: 1).
         seed: seeds of weights and sample order (default: 0).
         frames: numbers of DFT frames for training and validation together, or all (default: all); what is left out
@@ -71,6 +73,7 @@ def run(
     given = {"strategy": strategy, "split": split, "seed": seed, "frames": frames}
     experiments = {file: read_experiment(file) for file in experiment}
     for file, content in experiments.items():
+        check_known(strategy or (), content.strategies, f"{file}: --strategy")
         check_strategies(chosen(given, content)["strategy"], content, file)
     names = [file.stem for file in experiments]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -155,13 +158,15 @@ def check_strategies(strategies: Sequence[str], experiment: Experiment, file: Pa
 
 def run_strategy(plan: Plan, strategy: str, alphas: Sequence[float]) -> dict[str, Any]:
     """Train one row; with several alphas, the best on validation is the row's."""
-    searched = alphas if STRATEGIES[strategy].eip_labels else alphas[:1]
+    kind = plan.experiment.rows[strategy]
+    searched = alphas if kind.eip_labels else alphas[:1]
     stages = [plan.finetune(strategy, alpha) for alpha in searched]
     trained = [plan.run(stage) for stage in stages]
     row = min(trained, key=lambda t: t["result"]["best_score"])
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
     write_json(plan.folder / f"result-{strategy}.json", row | {"alphas": scores})
-    return row | {"checkpoint": str(stages[trained.index(row)].best)}
+    best = str(stages[trained.index(row)].best)
+    return row | {"checkpoint": best, "hidden_dft": kind.hidden_dft}
 
 
 def label_store(experiment: Experiment, root: Path, workers: int) -> Path | None:
@@ -245,8 +250,7 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
     """
     lines = []
     for name in dict.fromkeys(row.get("experiment") for row in rows):
-        mine = [row for row in rows if row.get("experiment") == name]
-        mine = [r for r in mine if STRATEGIES[r["strategy"]].eip_labels not in ("best", "dft")]
+        mine = [r for r in rows if r.get("experiment") == name and not r.get("hidden_dft")]
         counts = {row.get("frames") or math.inf for row in mine}
         mine = [row for row in mine if (row.get("frames") or math.inf) == max(counts)]
         results = [row["result"] for row in mine]

@@ -1,7 +1,7 @@
 """What `eipnn run` is told: an experiment file."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from eipnn.errors import InputError
-from eipnn.run.strategy import STRATEGIES
+from eipnn.run.strategy import STRATEGIES, Strategy, own_strategies
 from eipnn.zeros import MODES
 
 STAGES = ("classify", "pretrain", "finetune")
@@ -35,12 +35,19 @@ def _is_count(value: Any) -> bool:
 
 
 RUN: dict[str, Callable[[Any], bool]] = {
-    "strategy": lambda value: value in STRATEGIES,
+    "strategy": lambda value: isinstance(value, str),
     "split": _is_count,
     "seed": _is_count,
     "frames": lambda value: value == ALL or (_is_count(value) and value > 0),
 }
 """The options that an experiment file may give, and what they may be."""
+
+
+BY_PATH = {
+    "representation": "class_path and init_args",
+    "strategies": "names and their fields",
+}
+"""What may lie in a file of its own, and its keys."""
 
 
 class ExperimentError(InputError):
@@ -59,6 +66,8 @@ class Experiment:
         splits: CSV path with ``{split}`` in it, or ``random``: seeded random splits by the paper's rule.
         eips: named set or YAML file to label with, where ``data.labels`` is not given.
         alpha: weight of the EIP labels (Eq. 3); several are searched on the validation split.
+        strategies: name -> row of one's own beside `STRATEGIES`, or the path of a YAML file of them, relative to the
+            experiment file (see `own_strategies`).
         run: what `eipnn run` trains where its options do not say: ``strategy``, ``split``, ``seed``, ``frames``, each
             one value or a list.
         trainer: arguments of the Lightning Trainer for every stage.
@@ -72,11 +81,17 @@ class Experiment:
     splits: str = "random"
     eips: str | None = None
     alpha: tuple[float, ...] = (0.1,)
+    strategies: dict[str, Strategy] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     classify: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> dict[str, Strategy]:
+        """All strategies that can be trained."""
+        return STRATEGIES | self.strategies
 
     def stage(self, name: str, part: str) -> dict[str, Any]:
         """The overrides of a stage: `part` is model, data or trainer."""
@@ -93,14 +108,9 @@ def read_experiment(file: str | Path) -> Experiment:
     if not file.is_file():
         raise ExperimentError(f"{file}: no such experiment file")
     content = _read_mapping(file, "data, representation, ...")
-    if isinstance(content.get("representation"), str):
-        base = file.parent / content["representation"]
-        if not base.is_file():
-            raise ExperimentError(
-                f"{file}: representation names {base}, and there is no such file; give class_path and init_args, or "
-                "the path of a file with them, seen from the experiment file"
-            )
-        content["representation"] = _read_mapping(base, "class_path and init_args")
+    for key, keys in BY_PATH.items():
+        if isinstance(content.get(key), str):
+            content[key] = _read_mapping(_beside(file, key, content[key], keys), keys)
     known = [f.name for f in fields(Experiment)]
     if unknown := set(content) - set(known):
         raise ExperimentError(
@@ -109,7 +119,7 @@ def read_experiment(file: str | Path) -> Experiment:
     for key in ("data", "representation"):
         if key not in content:
             raise ExperimentError(f"{file}: the mapping {key!r} is missing")
-    for key in ("data", "representation", "trainer", "run", *STAGES):
+    for key in ("data", "representation", "strategies", "trainer", "run", *STAGES):
         _check_mapping(content.get(key, {}), key, file)
     for key in ("dft", "energy_zero"):
         if key not in content["data"]:
@@ -134,12 +144,34 @@ def read_experiment(file: str | Path) -> Experiment:
                 (*OWN.get(part, ()), *OWN.get(f"{stage}.{part}", ())),
                 file,
             )
+    content["strategies"] = own_strategies(content.get("strategies", {}), f"{file}: strategies")
     content["run"] = _run_defaults(content.get("run", {}), file)
+    check_known(content["run"].get("strategy", ()), content["strategies"], f"{file}: run.strategy")
     content["alpha"] = _alphas(content.get("alpha", 0.1), file)
     splits = content.get("splits", "random")
     if splits != "random" and "{split}" not in str(splits):
         raise ExperimentError(f"{file}: splits must be 'random' or a path with {{split}} in it")
     return Experiment(**content)
+
+
+def check_known(names: Iterable[str], own: dict[str, Strategy], where: str) -> None:
+    """Raise `ExperimentError` where one is no strategy's name."""
+    known = STRATEGIES | own
+    if unknown := [name for name in names if name not in known]:
+        raise ExperimentError(
+            f"{where} cannot be {unknown[0]!r}; the strategies are {', '.join(known)}"
+        )
+
+
+def _beside(file: Path, key: str, named: str, keys: str) -> Path:
+    """The file that an experiment file names."""
+    found = file.parent / named
+    if not found.is_file():
+        raise ExperimentError(
+            f"{file}: {key} names {found}, and there is no such file; give {keys}, or the path of a file with them, "
+            "seen from the experiment file"
+        )
+    return found
 
 
 def _read_mapping(file: Path, keys: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from eipnn.labels import LabelStore
 from eipnn.run.choices import choose, single_eip, write_selection
 from eipnn.run.execute import Stage, digest_file, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, zero_modes
-from eipnn.run.strategy import PRETRAINING_FOLDERS, STRATEGIES, Labels, Pretraining
+from eipnn.run.strategy import PRETRAINING_FOLDERS, Labels, Pretraining
 from eipnn.stages.sampling import plan_batches
 from eipnn.stages.source import Source, selected, source_of
 from eipnn.structures import (
@@ -112,7 +112,7 @@ class Plan:
 
     def finetune(self, name: str, alpha: float) -> Stage:
         """Train the potential; the stages that it builds on are run first."""
-        strategy = STRATEGIES[name]
+        strategy = self.experiment.rows[name]
         model: dict[str, Any] = {}
         data: dict[str, Any] = {}
         inputs: dict[str, str] = {}

@@ -1,10 +1,14 @@
 """The rows of the tables: what a potential is trained with beside its DFT frames."""
 
-from dataclasses import dataclass
-from typing import Literal
+import re
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from eipnn.errors import InputError
 
 Labels = Literal["predicted", "best", "dft", "single"]
 Pretraining = Literal["all", "single"]
+Loss = Literal["tukey", "mse"]
 
 PRETRAINING_FOLDERS: dict[Pretraining, str] = {"all": "pretrain", "single": "pretrain-single"}
 """Where a pretraining lies in the folder of its split and seed."""
@@ -15,7 +19,8 @@ class Strategy:
     """One row.
 
     Args:
-        label: in tables and pictures; empty for the backbone alone.
+        label: in tables and pictures, after the name of the backbone unless it begins with ``+``; empty for the
+            backbone alone.
         eip_labels: where the labels of label augmentation come from: the classifier's choice; for the same structures
             the EIP that is truly the closest, or DFT itself (both need DFT energies of the pool, which are hidden from
             all other rows); for the whole pool the single best EIP.
@@ -23,14 +28,25 @@ class Strategy:
         loss: on the EIP labels.
         long: trained without EIP labels for as many gradient steps as label augmentation takes.
         delta: the network learns DFT minus the single best EIP.
+
+    Raises:
+        InputError: ``long`` or ``delta`` together with EIP labels, or a loss on EIP labels without these.
     """
 
     label: str = ""
     eip_labels: Labels | None = None
     pretraining: Pretraining | None = None
-    loss: Literal["tukey", "mse"] = "tukey"
+    loss: Loss = "tukey"
     long: bool = False
     delta: bool = False
+
+    def __post_init__(self) -> None:
+        if self.eip_labels and (self.long or self.delta):
+            raise InputError(
+                "long and delta rows are trained without EIP labels; remove eip_labels"
+            )
+        if not self.eip_labels and self.loss != "tukey":
+            raise InputError("loss is that on EIP labels, and there are none; give eip_labels")
 
     @property
     def single(self) -> bool:
@@ -42,6 +58,11 @@ class Strategy:
         """Whether it takes as many gradient steps of fine-tuning as the backbone alone."""
         return not self.long and self.eip_labels is None
 
+    @property
+    def hidden_dft(self) -> bool:
+        """Whether it is trained with DFT energies that all other rows may not see."""
+        return self.eip_labels in ("best", "dft")
+
 
 STRATEGIES = {
     "baseline": Strategy(),
@@ -50,22 +71,15 @@ STRATEGIES = {
     "mp+la": Strategy("+MP+LA", "predicted", "all"),
     "baseline-long": Strategy("long", long=True),
     "mp-long": Strategy("+MP-long", None, "all", long=True),
-    "la-best": Strategy("+LA (true best EIP)", "best"),
-    "la-dft": Strategy("+LA (DFT labels)", "dft"),
-    "la-mse": Strategy("+LA (MSE)", "predicted", loss="mse"),
-    "mp+la-mse": Strategy("+MP+LA (MSE)", "predicted", "all", loss="mse"),
-    "la-single": Strategy("+LA (one EIP)", "single"),
-    "mp-single": Strategy("+MP (one EIP)", None, "single"),
     "delta": Strategy("on DFT - EIP", delta=True),
     "mp+delta": Strategy("+MP on DFT - EIP", None, "all", delta=True),
     "delta-long": Strategy("on DFT - EIP, long", long=True, delta=True),
     "mp+delta-long": Strategy("+MP on DFT - EIP, long", None, "all", long=True, delta=True),
 }
-"""Strategies by the name that `eipnn run --strategy` takes.
+"""Strategies by the name that `eipnn run --strategy` takes; an experiment may define more (its key ``strategies``).
 
-``baseline``, ``la``, ``mp`` and ``mp+la`` are the rows of the paper's Table 1; ``la-best`` and ``la-dft`` belong to
-its Fig. 3a, ``la-mse`` and ``mp+la-mse`` to its Table 4. The ``-single`` ones and ``delta`` are what one would do with
-one EIP; ``mp+delta`` starts delta learning from the pretraining on all.
+``baseline``, ``la``, ``mp`` and ``mp+la`` are the rows of the paper's Table 1; ``delta`` is what one would do with one
+EIP, ``mp+delta`` starts it from the pretraining on all.
 """
 
 MAIN = ("baseline", "la", "mp", "mp+la")
@@ -75,3 +89,63 @@ MAIN_AND_LONG = (*MAIN, "baseline-long", "mp-long")
 
 DELTA = ("delta", "mp+delta")
 """Delta learning; each has a ``-long`` form too."""
+
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "eip_labels": (*get_args(Labels), None),
+    "pretraining": (*get_args(Pretraining), None),
+    "loss": get_args(Loss),
+    "long": (True, False),
+    "delta": (True, False),
+}
+
+RESERVED = ("classify", *PRETRAINING_FOLDERS.values())
+"""Folders of other stages: a row's folder has its name."""
+
+
+def own_strategies(content: dict[Any, Any], where: str) -> dict[str, Strategy]:
+    """The strategies that an experiment defines.
+
+    Args:
+        content: name -> fields of `Strategy`; ``label`` must be among them.
+        where: file, for messages.
+
+    Raises:
+        InputError: a name that is taken or can be no folder's; a field that is unknown, missing or of a wrong value;
+            two strategies with one label.
+    """
+    own = {str(name): _own(str(name), given, f"{where}: {name}") for name, given in content.items()}
+    labels = [strategy.label for strategy in (STRATEGIES | own).values()]
+    for name, strategy in own.items():
+        if labels.count(strategy.label) > 1:
+            raise InputError(
+                f"{where}: {name} has the label {strategy.label!r} of another strategy"
+            )
+    return own
+
+
+def _own(name: str, given: Any, where: str) -> Strategy:
+    if name in STRATEGIES:
+        raise InputError(f"{where} is a strategy of eipnn's own; take another name")
+    if not re.fullmatch(r"\w[\w+-]*", name) or name in RESERVED or name.startswith("frames-"):
+        raise InputError(
+            f"{where} can be no strategy's name: its folder has it; take letters, digits, + and -"
+        )
+    if not isinstance(given, dict) or not isinstance(given.get("label"), str) or not given["label"]:
+        raise InputError(f"{where}: must be a mapping with a label, such as {{label: +LA (MSE)}}")
+    known = [f.name for f in fields(Strategy)]
+    for key, value in given.items():
+        if key not in known:
+            raise InputError(f"{where}.{key} is unknown; the fields are {', '.join(known)}")
+        allowed = ALLOWED.get(key)
+        if allowed and not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
+            words = ", ".join(yaml_word(a) for a in allowed)
+            raise InputError(f"{where}.{key} must be one of {words}, not {value!r}")
+    try:
+        return Strategy(**given)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def yaml_word(value: Any) -> str:
+    """A plain value as YAML has it."""
+    return {None: "null", True: "true", False: "false"}.get(value, str(value))

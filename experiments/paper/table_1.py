@@ -24,11 +24,11 @@ from eipnn.report.command import write_report
 from eipnn.report.document import IMPROVEMENT, STEPS, Report
 from eipnn.report.plots import PALETTE, STYLE
 from eipnn.report.runs import ReportError
-from eipnn.report.tables import NOTHING, ROWS, markdown
-from eipnn.run.strategy import STRATEGIES
+from eipnn.report.tables import NOTHING, markdown
+from eipnn.run.strategy import MAIN, STRATEGIES
 
 DFT_ALONE = "DFT alone"
-LABELS = (DFT_ALONE, *(STRATEGIES[name].label for name in ROWS[1:]))
+LABELS = (DFT_ALONE, *(STRATEGIES[name].label for name in MAIN[1:]))
 """The rows of the table."""
 MARKS = [*zip("os^Dvp", PALETTE, strict=True)]
 """Marker and colour of each backbone."""

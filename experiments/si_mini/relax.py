@@ -24,7 +24,6 @@ from ase.optimize import BFGS
 from eipnn import EIPNNCalculator
 from eipnn.errors import InputError
 from eipnn.report.runs import Training, read_run
-from eipnn.run.strategy import STRATEGIES
 
 PBE = 5.47  # A, lattice constant of diamond silicon
 RATTLE = 0.1  # A
@@ -70,7 +69,7 @@ def choose(trainings: list[Training]) -> Training:
     Raises:
         InputError: the run has none that works without an EIP.
     """
-    alone = [t for t in trainings if not STRATEGIES[t.strategy].delta]
+    alone = [t for t in trainings if not t.kind.delta]
     if not alone:
         raise InputError(
             "all potentials of this run need an EIP beside them; train one of baseline, la, mp"
