@@ -198,6 +198,22 @@ def test_a_run_of_several_experiments_is_reported_whole(full, silicon, tmp_path,
     assert rows["row"].tolist()[1:] == ["SOAPNet", "+MP", "SchNet", "+LA", "+MP", "+MP+LA"]
 
 
+def test_rows_of_ones_own_stand_in_the_table(silicon, tmp_path, capsys):
+    run = write_run(tmp_path / "run", silicon, ("baseline", "la-mse"))
+    assert exit_code("report", str(run)) == 0
+    assert table(run)["row"].tolist()[1:] == ["SchNet", "+LA (MSE)"]
+    other = write_run(tmp_path / "other", silicon, ("la-mse",), seed=1)
+    file = other / "experiment.yaml"
+    file.write_text(file.read_text().replace("loss: mse", "loss: tukey"))
+    assert exit_code("report", str(run), str(other)) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{run} and {other} define the strategy la-mse differently" in said
+    file.unlink()
+    assert exit_code("report", str(other)) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"unknown strategy 'la-mse', which neither eipnn nor {file} defines" in said
+
+
 def test_runs_of_other_seeds_are_pooled(run, silicon, tmp_path):
     more = write_run(tmp_path / "more", silicon, ("baseline",), splits=(1,), seed=1)
     assert exit_code("report", str(run), str(more)) == 0
