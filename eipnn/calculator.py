@@ -12,11 +12,12 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from eipnn.checkpoint import load
-from eipnn.eips import InCell
+from eipnn.eips.in_cell import InCell, wrapped
 from eipnn.eips.recorded import restore
 from eipnn.errors import InputError
 from eipnn.stages.checkpoints import CheckpointError
 from eipnn.stages.finetune import FinetuneModule
+from eipnn.structures.check import value_problem
 
 
 class EIPNNCalculator(Calculator):
@@ -38,7 +39,8 @@ class EIPNNCalculator(Calculator):
         CheckpointError: the checkpoint is of another stage.
         InputError: `tabulate` with a representation that has no such tables; `eip` where the potential needs none, or
             another one than it was trained on; none where it cannot be made here.
-        ValueError: (when calculating) an element that the training data did not hold.
+        InputError: (when calculating) an element that the training data did not hold, positions or a cell that cannot
+            be used, NaN from the network.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (ASE's own form)
@@ -87,13 +89,20 @@ class EIPNNCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         current: Atoms = self.atoms  # type: ignore[assignment]
         symbols: list[str] = current.get_chemical_symbols()
+        if problem := value_problem(current):
+            raise InputError(f"the potential has no energy of these atoms: {problem}")
         self.potential.check_elements(set(symbols))
-        data = self.potential.representation.inputs(current, self.dtype)
+        # in the cell, as float32 loses digits of an atom that is a long way out
+        data = self.potential.representation.inputs(wrapped(current), self.dtype)
         batch = Batch.from_data_list([data]).to(self.potential.device)
         # The stress comes with the forces at little cost; molecular dynamics at constant pressure asks for it later.
         energy, forces, virial = energy_forces_virial(
             self.potential, batch, bool(current.pbc.all())
         )
+        if not (energy.isfinite().all() and forces.isfinite().all()):
+            raise InputError(
+                "the potential gives NaN or infinite values: atoms are at the same place, or its training diverged"
+            )
         total = energy.item() + sum(self.zero.get(symbol, 0.0) for symbol in symbols)
         self.results = {
             "energy": total,

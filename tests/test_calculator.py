@@ -121,6 +121,35 @@ def test_a_single_atom_has_no_forces(checkpoint):
     assert np.isfinite(atoms.get_potential_energy())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.positions.__setitem__((0, 0), np.nan), "positions are NaN or infinite"),
+        (lambda a: a.cell.__setitem__((0, 0), np.inf), "the cell is NaN or infinite"),
+        (lambda a: a.cell.__setitem__(2, 0), "the cell has no volume along its periodic axes"),
+        (lambda a: a.cell.__setitem__(2, a.cell[1]), "the cell has no volume along its periodic"),
+        (lambda a: a.__delitem__(slice(None)), "holds no atoms"),
+    ],
+)
+def test_atoms_that_have_no_energy(checkpoint, change, message):
+    """Some would end the process in the neighbour list, others give a number."""
+    atoms = alloy(checkpoint=checkpoint)
+    change(atoms)
+    with pytest.raises(
+        InputError, match=f"the potential has no energy of these atoms: .*{message}"
+    ):
+        atoms.get_potential_energy()
+
+
+def test_float32_keeps_its_digits_a_long_way_out_of_the_cell(checkpoint):
+    """As after a long trajectory."""
+    atoms = alloy(checkpoint=checkpoint)
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    atoms.positions += np.array([[300, -200, 0], [1000, 0, 10], [0, 0, 0], [5, 5, 5]]) @ atoms.cell
+    assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-5)
+    np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-5)
+
+
 def test_results_can_be_written(checkpoint, tmp_path):
     """ASE writes plain numpy values alone."""
     atoms = alloy(checkpoint=checkpoint)

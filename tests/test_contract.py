@@ -2,13 +2,14 @@
 
 import inspect
 import json
+import math
 from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from backbones import CRYSTALS, FRAMES, batch_of, calibrated, energies, every_frame, small
+from backbones import CRYSTALS, FRAMES, batch_of, build, calibrated, energies, every_frame, small
 
 from eipnn import ClassifierModule, FinetuneModule, PretrainModule, load
 from eipnn.calculator import energy_forces_virial
@@ -134,6 +135,32 @@ def test_a_checkpoint_of_plain_values_rebuilds_it(potential, tmp_path):
     config = potential.representation.config()
     assert json.loads(json.dumps(config)) == config
     assert build_representation(config).config() == config
+
+
+def numbers(cls) -> list[str]:
+    """The numeric arguments of a representation."""
+    kinds = (int, float, int | None, float | None)
+    parameters = inspect.signature(cls).parameters.values()
+    return [p.name for p in parameters if p.annotation in kinds]
+
+
+def test_numbers_that_make_no_network_are_refused(backbone):
+    known = (
+        {"elements": ["C", "Si"]} if "elements" in inspect.signature(backbone).parameters else {}
+    )
+    names = numbers(backbone)
+    assert "cutoff" in names
+    for name in names:
+        for value in (-1, math.nan):
+            with pytest.raises(
+                InputError, match=rf"^{backbone.__name__}: {name} must be .*not {value}"
+            ):
+                build(backbone, **known, **{name: value})
+        if name not in ("max_L", "max_ell", "l_max"):
+            with pytest.raises(
+                InputError, match=rf"^{backbone.__name__}: {name} must be positive, not 0"
+            ):
+                build(backbone, **known, **{name: 0})
 
 
 def test_an_element_that_was_not_named_is_refused(potential):

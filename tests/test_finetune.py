@@ -504,3 +504,9 @@ def test_every_network_trains_in_mixed_precision(tiny, backbone, tmp_path, preci
     trainer.fit(net, data)
     assert not torch.equal(before, net.head.mlp[0].weight)
     assert trainer.callback_metrics["val_config_mae"].isfinite()
+
+
+def test_a_cutoff_that_no_neighbour_is_within_is_said_before_training(tiny):
+    blind = FinetuneModule(SchNet(**SMALL | {"cutoff": 0.5}))
+    with pytest.raises(InputError, match=r"no two atoms .* within the cutoff of 0\.5 A: give the"):
+        attached(FinetuneDataModule(**tiny.arguments), blind)

@@ -94,8 +94,10 @@ def test_a_slab_needs_no_third_vector(where: float) -> None:
         other.get_stress(bare)
 
 
-def test_a_periodic_axis_without_a_vector_is_an_error() -> None:
-    with pytest.raises(ValueError, match="an axis is periodic and has no lattice vector"):
+def test_positions_and_cells_that_are_none_are_errors() -> None:
+    with pytest.raises(ValueError, match="positions are NaN or infinite"):
+        InCell(EMT()).get_potential_energy(Atoms("Cu", [[np.nan, 0, 0]]))
+    with pytest.raises(ValueError, match="the cell has no volume along its periodic axes"):
         InCell(EMT()).get_potential_energy(Atoms("Cu", cell=[3, 3, 0], pbc=True))
 
 

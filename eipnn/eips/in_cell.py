@@ -6,6 +6,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from eipnn.structures.check import value_problem
+
 
 class InCell(Calculator):
     """Energy (eV), forces (eV/A) and, of fully periodic atoms, stress (eV/A^3) of a potential for wrapped atoms.
@@ -17,8 +19,8 @@ class InCell(Calculator):
         calculator: any ASE calculator of energies and forces. Where it has no stress, neither has this one.
 
     Raises:
-        ValueError: (when calculating) a result is NaN, infinite or not there for all atoms, or a periodic axis has no
-            vector.
+        ValueError: (when calculating) positions or cell cannot be used, or a result is NaN, infinite or not there for
+            all atoms.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (ASE's own form)
@@ -66,11 +68,11 @@ def wrapped(atoms: Atoms) -> Atoms:
     KIM needs a full cell where an axis is periodic: open axes without a vector get a unit vector, which changes no
     energy.
 
-    Raises ValueError where a periodic axis has no vector.
+    Raises ValueError where positions or cell cannot be used: with such, potentials end their process.
     """
+    if problem := value_problem(atoms):
+        raise ValueError(problem)
     inside = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    if (atoms.pbc & ~atoms.cell.any(1)).any():
-        raise ValueError("an axis is periodic and has no lattice vector")
     if atoms.pbc.any():
         inside.cell = inside.cell.complete()
         inside.wrap()

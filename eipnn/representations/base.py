@@ -1,6 +1,7 @@
 """What every representation is."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -60,6 +61,18 @@ class Representation(nn.Module, HyperparametersMixin, ABC):
         raise InputError(
             f"{type(self).__name__} has no tables over the distance: leave out `tabulate`"
         )
+
+    def require_positive(self, *zero: str) -> None:
+        """Raise `InputError` for a number among the constructor's arguments that is not positive and finite.
+
+        For the constructors of subclasses, after ``self.save_hyperparameters()``. The arguments in `zero` may be 0.
+        """
+        for name, value in self.hparams.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if not (0 < value < math.inf or (value == 0 and name in zero)):
+                least = "0 or more" if name in zero else "positive"
+                raise InputError(f"{type(self).__name__}: {name} must be {least}, not {value}")
 
     def config(self) -> dict[str, Any]:
         """``class_path`` and ``init_args`` that rebuild this representation, plain values."""

@@ -47,6 +47,7 @@ class CGCNN(Representation):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.require_positive()
         self.cutoff = cutoff
         self.dim = features
         self.smooth = smooth

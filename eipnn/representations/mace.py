@@ -58,6 +58,7 @@ class MACE(Representation):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.require_positive("max_L", "max_ell")
         self.elements, self.cutoff, self.channels = list(elements), cutoff, channels
         self.dim = channels * interactions
         self.register_buffer("one_hot", one_hot_rows(self.elements), persistent=False)

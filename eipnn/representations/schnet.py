@@ -44,6 +44,7 @@ class SchNet(Representation):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.require_positive()
         self.cutoff = cutoff
         self.dim = features
         self.embedding = nn.Embedding(MAX_Z + 1, features)

@@ -52,6 +52,7 @@ class SOAPNet(Representation):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.require_positive("l_max")
         self.soap = Soap(tuple(elements), cutoff, n_max, l_max, sigma, smooth)
         self.cutoff = self.soap.reach
         self.dim = width

@@ -156,12 +156,22 @@ class StageDataModule(LightningDataModule):
             if self.config.labels and (warning := self.source.alignment_warning()):
                 log.warning(warning)
             self.train_set = self.make_train()
+            self._check_pairs()
         if stage in ("fit", "validate"):
             self.val_set = self.make_evaluation(self.source.split.val)
         if stage == "test":
             self.test_set = self.make_evaluation(self.source.split.test)
         if stage == "predict":
             self.predict_set = self.make_predict()
+
+    def _check_pairs(self) -> None:
+        """Raise `InputError` where the network sees no neighbour in any training structure."""
+        parts = [p.inputs.data for p in getattr(self.train_set, "datasets", [self.train_set])]
+        if all("edge_index" in data and data.edge_index.shape[1] == 0 for data in parts):
+            raise InputError(
+                f"no two atoms of the training structures are within the cutoff of {self.module.cutoff} A: "
+                "give the representation a larger one (cutoff)"
+            )
 
     def make_train(self) -> Dataset[Data]:
         """Training configurations: DFT first, then EIP."""

@@ -17,6 +17,16 @@ PBC_LIKE = re.compile(r"(?i)pbc\w*|bc|periodic\w*|boundar\w*")
 
 def geometry_problem(atoms: Atoms) -> str | None:
     """What is wrong with positions, cell or species of `atoms` and how to mend it; None if nothing is."""
+    if (problem := value_problem(atoms)) is not None:
+        return problem
+    pair = coincident_pair(atoms)
+    if pair is not None:
+        return f"atoms {pair[0]} and {pair[1]} are at the same place; remove one of them"
+    return None
+
+
+def value_problem(atoms: Atoms) -> str | None:
+    """The same without a look at distances, in a few microseconds."""
     if len(atoms) == 0:
         return "holds no atoms; remove this frame"
     if not np.isfinite(atoms.positions).all():
@@ -30,9 +40,6 @@ def geometry_problem(atoms: Atoms) -> str | None:
             "the cell has no volume along its periodic axes; "
             "correct the cell, or set pbc to false on these axes"
         )
-    pair = coincident_pair(atoms)
-    if pair is not None:
-        return f"atoms {pair[0]} and {pair[1]} are at the same place; remove one of them"
     return None
 
 

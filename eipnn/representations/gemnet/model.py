@@ -79,8 +79,9 @@ class GemNet(Representation):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check(triplet_cutoff, max_neighbours, radial)
         self.save_hyperparameters()
+        self.require_positive()
+        check(max_neighbours, radial)
         self.cutoff = cutoff
         self.triplet_cutoff = cutoff if triplet_cutoff is None else min(cutoff, triplet_cutoff)
         self.max_neighbours = max_neighbours
@@ -186,10 +187,8 @@ class GemNet(Representation):
             factor.fitting = False
 
 
-def check(triplet_cutoff: float | None, max_neighbours: int | None, radial: int) -> None:
+def check(max_neighbours: int | None, radial: int) -> None:
     """Raise `InputError` for settings under which there are no triplets, or no weights."""
-    if triplet_cutoff is not None and triplet_cutoff <= 0:
-        raise InputError(f"triplet_cutoff must be positive, not {triplet_cutoff}; null: `cutoff`")
     if max_neighbours is not None and max_neighbours < 2:
         raise InputError(
             f"max_neighbours must be at least 2, not {max_neighbours}: a triplet has two; null: all"
