@@ -1,5 +1,6 @@
 """`eipnn generate` as people call it: files, resumption, splits, errors."""
 
+import errno
 import io
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.io import write
-from tiny import exit_code
+from tiny import exit_code, held_for
 
 from eipnn.generate import pool
 from eipnn.labels import LabelStore
+from eipnn.processes import parallel
 from eipnn.structures import random_split, read_split, read_structures
 
 EMT = "- {name: emt, ase: ase.calculators.emt.EMT}\n- {name: other, ase: ase.calculators.lj.LennardJones}\n"
@@ -230,10 +232,25 @@ def test_a_pool_is_extended_only(folder: Path, capsys: pytest.CaptureFixture[str
     )
 
 
-def test_one_run_at_a_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pool.FileLock(".pool.extxyz.lock"):
-        assert generate("--elements", "Al", "--rattle", "1") == 1
-    assert "another `eipnn generate` is at work" in capsys.readouterr().err
+def test_one_run_at_a_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with held_for(folder / ".pool.extxyz.lock", 0.5):
+        assert generate("--elements", "Al", "--rattle", "1") == 0
+    assert "pool.extxyz: another `eipnn generate` is at work there; waiting for it" in caplog.text
+
+
+def test_a_full_disk_keeps_what_was_made(folder: Path, monkeypatch, capsys) -> None:
+    """The same command goes on from there when there is room again."""
+
+    def full(workers, jobs):
+        yield next(iter(parallel(1, jobs)))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "parallel", full)
+        assert generate("--elements", "Al", "--rattle", "50") == 1
+    assert "the disk is full, or your share of it" in capsys.readouterr().err
+    assert generate("--elements", "Al", "--rattle", "50") == 0
+    assert "50 structures, 30 of them new" in capsys.readouterr().err
 
 
 def test_frames_that_were_cut_off_do_not_count() -> None:

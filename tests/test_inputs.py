@@ -1,8 +1,11 @@
 """Neighbour graphs against ASE's, and the cache of prepared inputs."""
 
+import errno
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +15,10 @@ from ase.build import bulk, molecule
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import flipped
 from torch_geometric.data import Batch, Data
 
+from eipnn.errors import InputError
 from eipnn.inputs import Graph, Inputs, Soap, cache, pair_vectors, prepare
 from eipnn.processes import parallel
 from eipnn.stages import data
@@ -201,6 +206,53 @@ def test_a_damaged_file_is_said_and_built_again(tmp_path, caplog, damage):
     after = Counted()
     prepare(frames(), after, tmp_path)
     assert not after.built  # mended
+
+
+def test_no_flipped_bit_goes_unnoticed(tmp_path, caplog):
+    """A damaged file is built again, and said; else its numbers are those that were built."""
+    prepare(frames(), Graph(4.0), tmp_path)
+    (file,) = tmp_path.glob("*.pt")
+    for damaged in flipped(file, tmp_path, 60):
+        damaged.replace(file)
+        prepared = prepare(frames(), Graph(4.0), tmp_path)
+        for k, atoms in enumerate(frames()):
+            assert_same(prepared[k], Graph(4.0)(atoms))
+    assert caplog.text.count("damaged file of the input cache") > 40
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path, monkeypatch):
+    prepare(frames(), Graph(3.0), tmp_path)
+    (first,) = tmp_path.glob("*.pt")
+    prepare(frames(), Graph(3.1), tmp_path)
+    (second,) = set(tmp_path.glob("*.pt")) - {first}
+    os.utime(first, (1, 1))
+    os.utime(second, (2, 2))
+    prepare(frames(), Graph(3.0), tmp_path)  # used: now the second was not for longest
+    monkeypatch.setenv("EIPNN_CACHE_GB", str(2.5 * first.stat().st_size / 1e9))
+    (tmp_path / "killed.1.part").write_bytes(b"half of a file")
+    os.utime(tmp_path / "killed.1.part", (3, 3))
+    prepare(frames(), Graph(3.2), tmp_path)
+    assert first.exists()
+    assert not second.exists()
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    monkeypatch.setenv("EIPNN_CACHE_GB", "1e-9")  # no room for any: what is used now stays
+    prepare(frames(), Graph(3.3), tmp_path)
+    assert len(list(tmp_path.glob("*.pt"))) == 1
+    assert not list(tmp_path.glob("*.part"))
+    monkeypatch.setenv("EIPNN_CACHE_GB", "much")
+    with pytest.raises(InputError, match="EIPNN_CACHE_GB=much: must be a positive number of GB"):
+        prepare(frames(), Graph(3.0), tmp_path)
+
+
+def test_a_full_disk_costs_the_cache_alone(tmp_path, monkeypatch, caplog):
+    def full(content, file):
+        Path(file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert_same(prepare(frames(), Graph(4.0), tmp_path)[2], Graph(4.0)(frames()[2]))
+    assert f"model inputs are not kept: {tmp_path}: the disk is full" in caplog.text
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
 
 
 def silicon(n: int) -> list[Atoms]:

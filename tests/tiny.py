@@ -8,10 +8,12 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -22,6 +24,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from filelock import FileLock
 
 from eipnn.eips import EIP
 from eipnn.labels.store import DONE, FAILED, create, describe, open_array
@@ -241,3 +244,20 @@ def flipped(file: Path, folder: Path, n: int, first: int = 0) -> Iterator[Path]:
         copy = folder / f"flipped-{file.name}"
         copy.write_bytes(content)
         yield copy
+
+
+@contextmanager
+def held_for(lock: Path, seconds: float) -> Iterator[None]:
+    """Another process at work, whose lock is held for a while."""
+    held = Event()
+
+    def work() -> None:
+        with FileLock(lock):
+            held.set()
+            time.sleep(seconds)
+
+    worker = Thread(target=work)
+    worker.start()
+    held.wait()
+    yield
+    worker.join()

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from ase.io import write
 from ase.io.extxyz import key_val_str_to_dict
-from filelock import FileLock, Timeout
 from joblib import delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from eipnn.errors import InputError
-from eipnn.files import write_atomically
+from eipnn.files import alone, told_when_full, write_atomically
 from eipnn.generate.dynamics import PICKS
 from eipnn.generate.kinds import make
 from eipnn.generate.recipe import KINDS, Recipe
@@ -37,22 +36,17 @@ def make_pool(
         how many structures were made now.
 
     Raises:
-        PoolError: `file` holds other structures than these, or another run is at work on it.
-        InputError: a structure cannot be made.
+        PoolError: `file` holds other structures than these.
+        InputError: a structure cannot be made, or there is no room for them.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     digests = {kind: recipe.digest(kind) for kind in KINDS if counts.get(kind)}
     lock = file.with_name(f".{file.name}.lock")
-    try:
-        with FileLock(lock, timeout=0):
-            try:
-                return _make_under_lock(recipe, digests, counts, file, workers, shown)
-            finally:
-                lock.unlink(missing_ok=True)
-    except Timeout:
-        raise PoolError(
-            f"{file}: another `eipnn generate` is at work on it; wait for its end"
-        ) from None
+    with alone(lock, file, "generate"):
+        try:
+            return _make_under_lock(recipe, digests, counts, file, workers, shown)
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _make_under_lock(
@@ -164,6 +158,7 @@ def _make_all(
     texts: dict[str, str] = {}
     try:
         with (
+            told_when_full(journal.parent),
             progress_bar("structures", total, "structures", shown) as advance,
             journal.open("a", encoding="utf-8") as stream,
         ):

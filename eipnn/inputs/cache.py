@@ -2,8 +2,11 @@
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from torch_geometric.data import Data
 from torch_geometric.data.collate import collate
 from torch_geometric.data.separate import separate
 
+from eipnn.errors import InputError
+from eipnn.files import DiskFullError
 from eipnn.inputs.base import Inputs
 from eipnn.processes import parallel
 from eipnn.progress import progress_bar
@@ -35,6 +40,18 @@ BLOCK = 32
 def cache_folder() -> Path:
     """``$EIPNN_CACHE``, or the user's cache folder. Safe to delete at any time."""
     return Path(os.environ.get("EIPNN_CACHE") or platformdirs.user_cache_dir("eipnn"))
+
+
+def cache_limit() -> float:
+    """Bytes that the cache may grow to: ``$EIPNN_CACHE_GB``, 10 GB where it is not set."""
+    text = os.environ.get("EIPNN_CACHE_GB") or "10"
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not limit > 0:
+        raise InputError(f"EIPNN_CACHE_GB={text}: must be a positive number of GB")
+    return limit * 1e9
 
 
 class InputSet(Dataset[Data]):
@@ -64,6 +81,7 @@ def prepare(
         folder: of the cache; `cache_folder()` where none is given.
         workers: processes that build them; where none is given, one for each core if it is worth it.
     """
+    cache_limit()  # a wrong one is said before the work
     file = (folder or cache_folder()) / f"{_digest(structures, inputs)}.pt"
     if (found := _read(file)) is not None:
         return found
@@ -76,7 +94,11 @@ def prepare(
             workers = cpu_count() if atoms >= MANY_ATOMS else 1
         items = list(_build(structures, inputs, workers))
         data, slices = _flat(items)
-        write_tensors(file, {"data": data.to_dict(), "slices": slices})
+        try:
+            write_tensors(file, {"data": data.to_dict(), "slices": slices})
+            _prune(file.parent)
+        except DiskFullError as error:
+            log.warning("model inputs are not kept: %s", error)
     return InputSet(data, slices)
 
 
@@ -118,8 +140,22 @@ def _read(file: Path) -> InputSet | None:
         return None
     try:
         content = read_tensors(file)
+        os.utime(file)  # the time of its last use, for `_prune`
         return InputSet(Data.from_dict(content["data"]), content["slices"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s: damaged file of the input cache (%s): built again", file, error)
         file.unlink(missing_ok=True)
         return None
+
+
+def _prune(folder: Path) -> None:
+    """Remove what was not used for longest until the rest is within the limit; the last one stays in any case."""
+    found = []
+    for file in (*folder.glob("*.pt"), *folder.glob("*.part")):  # killed runs leave parts
+        with suppress(FileNotFoundError):
+            found.append((file.stat().st_mtime_ns, file.stat().st_size, file))
+    found.sort(reverse=True)
+    sizes = accumulate(size for _, size, _ in found)
+    for (_, _, file), total in list(zip(found, sizes, strict=True))[1:]:
+        if total > cache_limit():
+            file.unlink(missing_ok=True)

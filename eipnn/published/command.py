@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from filelock import FileLock, Timeout
-
 from eipnn.errors import InputError
+from eipnn.files import alone
 from eipnn.published.agau import AgAu
 from eipnn.published.ani_al import AniAl
 from eipnn.published.archive import unpack
@@ -37,11 +36,8 @@ def fetch(
     """
     published = next(s for s in SETS if s.name == name)
     output.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(output / LOCK, timeout=0):
-            make_files(published, output, archive or [])
-    except Timeout:
-        raise InputError(f"{output}: another `eipnn fetch` is at work") from None
+    with alone(output / LOCK, output, "fetch"):
+        make_files(published, output, archive or [])
 
 
 def make_files(published: PublishedSet, folder: Path, archives: Sequence[Path]) -> None:
