@@ -175,7 +175,7 @@ def test_the_table_and_the_labels(folder: Path, capsys: pytest.CaptureFixture[st
         (["--rattle", "1"], "no parents; give your frames"),
         (["--rattle", "1", "--from", "no.xyz"], "no.xyz: no such file"),
         (["--rattle", "1", "--elements", "Al", "--split", "split.csv"], "--from"),
-        (["--rattle", "1", "--from", "dft.extxyz", "dft.extxyz"], "'dft-0' is in two"),
+        (["--rattle", "1", "--from", "dft.extxyz", "dft.extxyz"], "dft.extxyz: is named twice"),
         (["--md", "1", "--elements", "Al"], "--md and --eip go together"),
         (["--md", "1", "--elements", "Al", "--eip", "set.yaml"], "name one of emt, other"),
         (["--md", "1", "--elements", "Al", "--eip", "set.yaml:sw"], "name one of emt, other"),

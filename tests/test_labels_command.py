@@ -127,7 +127,41 @@ def test_wrong_values(
 
 def test_the_same_id_in_two_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert label(files, structures=("dft.extxyz", "dft.extxyz")) == 1
-    assert "the config_id 's0' is in two of the structure files" in capsys.readouterr().err
+    assert "dft.extxyz: is named twice; name every file once" in capsys.readouterr().err
+    (files / "copy.extxyz").write_text((files / "dft.extxyz").read_text())
+    assert label(files, structures=("dft.extxyz", "copy.extxyz")) == 1
+    assert "copy.extxyz: frame 0 (s0): frame 0 of " in capsys.readouterr().err
+
+
+def test_free_atoms_of_the_file(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are labelled, are the zero of the leaderboard, and not in it."""
+    atom = Atoms("Si", info={"config_type": "isolated_atom"})
+    atom.calc = SinglePointCalculator(atom, energy=-7.0)
+    write(files / "free.extxyz", atom)
+    assert label(files, structures=("dft.extxyz", "free.extxyz")) == 0
+    table = pd.read_csv(files / "out" / "leaderboard.csv").set_index(["eip", "part"])
+    assert table.loc[("springs", "all"), "frames"] == 10
+    assert table.loc[("springs", "all"), "config_mae"] == pytest.approx(0.0, abs=1e-6)
+    assert "free_000000" in LabelStore.open(files / "out").ids
+    (files / "e0.json").write_text('{"Si": -6.0}')
+    capsys.readouterr()
+    zero = ["--isolated-atoms", str(files / "e0.json")]
+    assert label(files, *zero, structures=("dft.extxyz", "free.extxyz")) == 1
+    assert "isolated atom of Si has -6.0 eV as given, and -7.0 eV in" in capsys.readouterr().err
+
+
+def test_labels_of_the_pool_are_not_looked_at(files: Path) -> None:
+    atoms = Atoms("Si2", [[0, 0, 0], [0, 0, 1.0]])
+    atoms.calc = SinglePointCalculator(atoms, energy=np.nan, forces=np.full((2, 3), np.nan))
+    for folder in "ab":
+        (files / folder).mkdir()
+        write(files / folder / "OUT.extxyz", atoms)
+        atoms.positions[1, 2] += 0.1
+    pool = ["--pool", str(files / "*" / "OUT.extxyz"), str(files / "pool.extxyz")]
+    assert label(files, *pool, structures=("dft.extxyz",)) == 0
+    ids = LabelStore.open(files / "out").ids
+    assert ids[10:12] == ("a_OUT_000000", "b_OUT_000000")
+    assert len(ids) == 22
 
 
 def test_a_split_of_other_structures(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,7 +173,7 @@ def test_data_without_labels_or_pool(tiny):
 
 def test_an_id_in_both_files_is_an_error(tiny):
     twice = tiny.arguments | {"pool": tiny.data["dft"]}
-    with pytest.raises(InputError, match="both hold a structure with the config_id 'dft_000000'"):
+    with pytest.raises(InputError, match=r"dft.extxyz: is named twice; name every file once"):
         attached(PretrainDataModule(**twice), module())
 
 

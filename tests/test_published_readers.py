@@ -294,7 +294,7 @@ KIM_SI = [
     (xyz("cluster_3", energy_reference=float("nan")), r"cluster_3\.xyz: the DFT energy is NaN"),
     (xyz("cluster_3", energy_reference="low"), "energy_reference is 'low', not a number"),
     (xyz("cluster_3", energy_sw=[1.0, 2.0]), r"energy_sw is array\(\[1., 2.\]\), not a number"),
-    (xyz("007", energy_sw=1.0), "the id '007' is read back as '7'"),
+    (xyz("a\\3", energy_sw=1.0), r"the id 'a\\\\3' is read back as 'a3'"),
     (xyz("a,b", energy_sw=1.0), "its id 'a,b' holds a comma"),
     (xyz("odd", **{"energy_s/w": 1.0}), "'s/w' cannot be the name of an EIP"),
     (shorten, r"cluster_3\.xyz: ASE cannot read it"),

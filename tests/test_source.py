@@ -1,16 +1,19 @@
 """Structures, labels and selections that do not belong together."""
 
+from dataclasses import astuple
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
-from tiny import EIPS
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from tiny import EIPS, FREE
 
 from eipnn.errors import InputError
 from eipnn.labels import LabelError
 from eipnn.stages.source import EnergyZero, Source, SourceConfig, selected
-from eipnn.structures import SplitError
+from eipnn.structures import SplitError, StructureError
 
 NAMES = ("dft", "split", "pool", "labels")
 
@@ -69,3 +72,123 @@ def test_selections_that_cannot_be_used(tmp_path, text, message):
         file.write_text(text)
     with pytest.raises(InputError, match=message):
         selected(file)
+
+
+def free_atom(symbol, value, **info):
+    atoms = Atoms(symbol)
+    atoms.calc = SinglePointCalculator(atoms, energy=value)
+    atoms.info = {"config_id": f"free-{symbol}", "config_type": "IsolatedAtom"} | info
+    return atoms
+
+
+@pytest.fixture
+def with_free_atoms(tiny, tmp_path):
+    """The DFT file with free atoms in it, and one whose copper atom is marked for training."""
+    frames = [*ase.io.read(tiny.data["dft"], ":"), *(free_atom(*item) for item in FREE.items())]
+    ase.io.write(tmp_path / "dft.extxyz", frames)
+    text = Path(tiny.data["split"]).read_text()
+    (tmp_path / "asked.csv").write_text(text + "free-Cu,train\n")
+    return tmp_path
+
+
+def test_free_atoms_in_the_file_are_the_zero(tiny, with_free_atoms):
+    dft = {"dft": str(with_free_atoms / "dft.extxyz")}
+
+    def zeros(mode, energies=None, **paths):
+        paths = {name: tiny.data[name] for name in NAMES} | dft | paths
+        return Source(SourceConfig(energy_zero=EnergyZero(mode, energies), **paths)).zero.energies
+
+    assert zeros("isolated_atoms") == FREE
+    assert zeros("isolated_atoms", {"Cu": FREE["Cu"] + 5e-4})["Au"] == FREE["Au"]
+    with pytest.raises(
+        StructureError, match=r"the isolated atom of Cu has -41.0 eV as given, and -40.0"
+    ):
+        zeros("isolated_atoms", {"Cu": -41.0})
+    fitted = zeros("least_squares", dft=tiny.data["dft"])
+    assert zeros("least_squares") == fitted
+    assert zeros("least_squares", split=str(with_free_atoms / "asked.csv")) == fitted
+
+
+def test_free_atoms_are_no_frames_unless_asked(tiny, with_free_atoms):
+    dft = {"dft": str(with_free_atoms / "dft.extxyz")}
+    found = source(tiny, **dft)
+    assert not {"free-Cu", "free-Au"} & {i for part in astuple(found.split) for i in part}
+    assert found.notes() == [
+        "2 of 32 DFT frames are isolated atoms (Au, Cu): not trained or tested on"
+    ]
+    asked = source(tiny, **dft, split=str(with_free_atoms / "asked.csv"))
+    assert "free-Cu" in asked.split.train
+    assert asked.notes() == ["1 of 32 DFT frames are isolated atoms (Au): not trained or tested on"]
+
+
+def changed_dft(tiny, tmp_path, change):
+    frames = ase.io.read(tiny.data["dft"], ":")
+    change({atoms.info["config_id"]: atoms for atoms in frames})
+    ase.io.write(tmp_path / "dft.extxyz", frames)
+    return source(tiny, dft=str(tmp_path / "dft.extxyz"))
+
+
+def test_nothing_to_note(tiny):
+    assert source(tiny).notes() == []
+
+
+@pytest.mark.parametrize("name", ["si_mini", "al_mini", "agau_mini"])
+def test_nothing_to_note_of_the_bundled_sets(name):
+    split = f"bundled:{name}/splits/random_1.csv"
+    found = Source(SourceConfig(f"bundled:{name}/dft.extxyz", split, EnergyZero("none")))
+    assert found.notes() == []
+
+
+def test_a_wild_energy_is_named(tiny, tmp_path):
+    wild = tiny.ids("val")[2]
+    value = {}
+
+    def change(frames):
+        n = len(frames[wild])
+        value["off"] = (1e6 - frames[wild].get_potential_energy()) / n
+        frames[wild].calc.results["energy"] = 1e6
+
+    (note,) = changed_dft(tiny, tmp_path, change).notes()
+    assert note.startswith(f"{wild}: its DFT energy, 1e+06 eV, is +")
+    assert (
+        "eV/atom from the others of its composition; 1 of 30 frames are so far off: correct or"
+        in note
+    )
+    assert float(note.partition("is +")[2].split()[0]) == pytest.approx(value["off"], abs=2)
+
+
+def test_structures_of_training_and_test_at_once_are_named(tiny, tmp_path):
+    train, test = tiny.ids("train"), tiny.ids("test")
+
+    def change(frames):
+        for mine, theirs in ((train[0], test[1]), (train[3], test[4])):
+            twin = frames[theirs]
+            twin.calc = None
+            del twin[:]
+            twin.extend(frames[mine])
+            twin.cell, twin.pbc = frames[mine].cell, frames[mine].pbc
+            energy = frames[mine].get_potential_energy()
+            twin.calc = SinglePointCalculator(twin, energy=energy)
+
+    (note,) = changed_dft(tiny, tmp_path, change).notes()
+    assert note == (
+        "2 of 7 test structures are also among those for training or validation, atom by atom "
+        f"({test[1]} is {train[0]}): its error will be too small"
+    )
+
+
+def test_several_files(tiny, tmp_path):
+    """As one: the ids are those of the files, or of their names where files are called alike."""
+    frames = ase.io.read(tiny.data["dft"], ":")
+    for folder, part in (("a", frames[:20]), ("b", frames[20:])):
+        (tmp_path / folder).mkdir()
+        ase.io.write(tmp_path / folder / "OUT.extxyz", part)
+    for dft in (
+        [str(tmp_path / "a/OUT.extxyz"), str(tmp_path / "b/OUT.extxyz")],
+        str(tmp_path / "*/OUT.extxyz"),
+    ):
+        found = source(tiny, dft=dft, pool=[tiny.data["pool"]])
+        assert list(found.dft) == list(source(tiny).dft)
+        np.testing.assert_array_equal(
+            found.dft_energies(tiny.ids("test")), source(tiny).dft_energies(tiny.ids("test"))
+        )

@@ -40,7 +40,6 @@ def generate(
     from_: list[str] | None = None,
     split: str | None = None,
     pool_split: Path | None = None,
-    energy_key: str | None = None,
     elements: list[str] | None = None,
     prototypes: list[Annotated[str, COORDINATION]] | None = None,
     lattice_constant: Positive | None = None,
@@ -72,7 +71,6 @@ def generate(
         split: CSV; take frames of the training part alone (recommended). random:K is the split K of `eipnn run` with
             `splits: random`. Children of test frames in the pool would tell a network what it is tested on.
         pool_split: CSV to write: the split with the structures as its pool.
-        energy_key: where frames carry energies that differ (they are not used).
         elements: crystals of these, alloys of all compositions.
         prototypes: of the crystals (default: all, the first element's own structure first).
         lattice_constant: A, of the first prototype (default: from the density of the frames, else ASE's table of the
@@ -113,7 +111,7 @@ def generate(
         if found:
             raise InputError(problem)
     console = Console(stderr=True)
-    frames, total, parts = read_parents(files, split, energy_key)
+    frames, total, parts = read_parents(files, split)
     crystals = make_prototypes(elements, prototypes, lattice_constant, frames, max_atoms)
     present = _elements(frames, elements)
     rule = _rule(frames, crystals, min_distance)

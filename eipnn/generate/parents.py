@@ -1,6 +1,5 @@
 """What structures are made from: the user's own frames, and crystals of given elements."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,13 @@ from ase.build import bulk
 from ase.data import atomic_numbers, reference_states
 
 from eipnn.errors import InputError
-from eipnn.structures import Split, random_split, read_split, read_structures
+from eipnn.structures import (
+    Split,
+    random_split,
+    read_split,
+    read_structures,
+    without_isolated_atoms,
+)
 
 COORDINATION = {"fcc": 12, "bcc": 8, "hcp": 12, "sc": 6, "diamond": 4}
 PAULING = 0.6
@@ -103,7 +108,7 @@ def unit_crystal(structure: str) -> Atoms:
 
 
 def read_parents(
-    files: Sequence[str], split: Split | str | None, energy_key: str | None
+    files: Sequence[str], split: Split | str | None
 ) -> tuple[list[Frame], int, Split | None]:
     """The user's frames; with a split those of its training part alone.
 
@@ -119,12 +124,9 @@ def read_parents(
     Raises:
         InputError: a file is bad, an id stands twice, or no frame is left.
     """
-    structures = [a for file in files for a in read_structures(file, energy_key=energy_key)]
+    found = read_structures(files, labels=False) if files else []
+    structures = without_isolated_atoms(found)
     ids = [atoms.info["config_id"] for atoms in structures]
-    if repeated := [name for name, count in Counter(ids).items() if count > 1]:
-        raise InputError(
-            f"the config_id {repeated[0]!r} is in two of the files; give every structure its own"
-        )
     chosen = _split(split, ids) if isinstance(split, str) else split
     if chosen is not None:
         replace(chosen, val=(), test=(), pool=()).check(ids, (), str(split))
@@ -139,7 +141,7 @@ def read_parents(
             f"{', '.join(files)}: no frame to start from (free atoms and what is not in the training part do not "
             "count); give other frames, another split, or --elements"
         )
-    return frames, len(structures), chosen
+    return frames, len(found), chosen
 
 
 def _split(text: str, ids: Sequence[str]) -> Split:

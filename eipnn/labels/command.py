@@ -33,12 +33,13 @@ from eipnn.labels.leaderboard import (
 from eipnn.labels.ledger import Ledger
 from eipnn.labels.store import DONE, LabelStore
 from eipnn.structures import (
-    MissingKeyError,
     Split,
     StructureError,
     energy,
+    is_isolated_atom,
+    isolated_energies,
+    read_dft_and_pool,
     read_split,
-    read_structures,
     resolve,
 )
 from eipnn.zeros import MODES, ZeroError, fit_zero
@@ -67,7 +68,7 @@ def label(
     leaderboard of the EIPs against them is printed and written beside the labels.
 
     Args:
-        structures: files that ASE reads, or bundled:NAME.
+        structures: files that ASE reads, patterns such as 'runs/*/OUTCAR', or bundled:NAME.
         eips: a named set (silicon, aluminium, silver-gold) or a YAML list of entries such as '- {name: sw, kim:
             MO_405512056662}' or '- {name: emt, ase: ase.calculators.emt.EMT}'.
         output: folder of the label store.
@@ -76,19 +77,25 @@ def label(
         retry_failed: try labels again that failed in earlier runs.
         pool: more files, whose energies, if there are any, are not DFT.
         energy_key: key of the DFT energy (default: what ASE recognises, or energy_reference, dft_energy, ...).
-        energy_zero: zero of the DFT energies in the leaderboard (default: isolated_atoms with --isolated-atoms, else
-            none).
+        energy_zero: zero of the DFT energies in the leaderboard (default: isolated_atoms with --isolated-atoms or with
+            frames of config_type=IsolatedAtom, else none).
         isolated_atoms: JSON file with DFT energies of isolated atoms in eV, as in {"Si": -0.85}; or bundled:NAME.
         eip_zero: zero of each EIP in the leaderboard; none is right for OpenKIM models.
         split: CSV; fits use train alone, the best EIP is chosen on train + val and shown on test.
     """
     console = Console(stderr=True)
-    frames = _read(structures, energy_key)
-    dft = [atoms for atoms in frames if energy(atoms) is not None]
-    for file in pool or ():
-        frames += read_structures(file)
+    known, others = read_dft_and_pool(structures, pool, energy_key, require_energy=False)
+    frames = [*known, *others]
     parts = read_split(split) if split else None
+    asked = {*parts.train, *parts.val, *parts.test} if parts else set()
+    dft = [
+        atoms
+        for atoms in known
+        if energy(atoms) is not None
+        and (not is_isolated_atom(atoms) or atoms.info["config_id"] in asked)
+    ]
     isolated = _read_isolated(isolated_atoms) if isolated_atoms else None
+    isolated = isolated_energies(known, isolated)
     energy_zero = energy_zero or ("isolated_atoms" if isolated else "none")
     if dft:
         # Before the work starts: a wrong file should not cost a run.
@@ -197,24 +204,6 @@ def _tables(standings: Sequence[Standing]) -> Iterator[Table]:
                 f"{line.best_share:.0%}",
             )
         yield table
-
-
-def _read(files: Sequence[str], energy_key: str | None) -> list[Atoms]:
-    """All frames of all files. A named energy key must be in one of them; the others have no DFT."""
-    structures: list[Atoms] = []
-    missing: list[MissingKeyError] = []
-    for file in files:
-        try:
-            structures += read_structures(file, energy_key=energy_key)
-        except MissingKeyError as error:
-            missing.append(error)
-            frames = read_structures(file)
-            for atoms in frames:
-                atoms.calc = None
-            structures += frames
-    if len(missing) == len(files):
-        raise missing[0]
-    return structures
 
 
 def _read_isolated(file: str) -> dict[str, float]:

@@ -117,9 +117,9 @@ def _write_labels(
     Its structures are those that a reader of the written files sees, to the last digit: a store knows them by checksum.
     """
     files = [out / f"{kind}.extxyz" for kind, names in ids.items() if names]
-    structures = [atoms for file in files for atoms in read_structures(file)]
+    structures = read_structures(files, labels=False)
     order = [atoms.info["config_id"] for atoms in structures]
-    # Extended XYZ has no quotes that keep a text such as 007 or T from being read as something else.
+    # ASE writes a backslash as it is, which is an escape in extended XYZ.
     for written, name in zip((i for kind in ids.values() for i in kind), order, strict=True):
         if written != name:
             raise LayoutError(f"{out}: the id {written!r} is read back as {name!r}; rename it")

@@ -118,8 +118,9 @@ class Experiment:
 
     @property
     def dft(self) -> str:
-        """The file of DFT structures, as the run named it."""
-        return self.trainings[0].config["data"]["init_args"]["dft"]
+        """The files of DFT structures, as the run named them."""
+        named = self.trainings[0].config["data"]["init_args"]["dft"]
+        return named if isinstance(named, str) else ", ".join(named)
 
     @property
     def folds(self) -> list[Fold]:

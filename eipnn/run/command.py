@@ -176,10 +176,10 @@ def label_store(experiment: Experiment, root: Path, workers: int) -> Path | None
     if experiment.eips is None:
         return None
     store = root / "labels"
-    files = [experiment.data[kind] for kind in ("dft", "pool") if experiment.data.get(kind)]
-    command = [
-        "label",
-        *files,
+    command = ["label", *_files(experiment.data["dft"])]
+    if pool := experiment.data.get("pool"):
+        command += ["--pool", *_files(pool)]
+    command += [
         "--eips",
         experiment.eips,
         "-o",
@@ -191,6 +191,10 @@ def label_store(experiment: Experiment, root: Path, workers: int) -> Path | None
     if call(command) != 0:
         raise ExperimentError("labelling failed; its message stands above")
     return store
+
+
+def _files(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
 
 
 def _zero_options(data: dict[str, Any], root: Path) -> list[str]:

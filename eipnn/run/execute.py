@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,6 +163,12 @@ def digest_file(file: Path) -> str:
     """SHA-256 of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_files(files: Sequence[Path]) -> str:
+    """SHA-256 of one file's content, or of several ones', in their order."""
+    digests = [digest_file(file) for file in files]
+    return digests[0] if len(digests) == 1 else digest_text(" ".join(digests))
 
 
 def digest_text(text: str) -> str:

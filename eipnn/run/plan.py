@@ -7,7 +7,7 @@ from typing import Any
 
 from eipnn.labels import LabelStore
 from eipnn.run.choices import choose, single_eip, write_selection
-from eipnn.run.execute import Stage, digest_file, run_stage
+from eipnn.run.execute import Stage, digest_file, digest_files, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, zero_modes
 from eipnn.run.strategy import PRETRAINING_FOLDERS, Labels, Pretraining
 from eipnn.stages.sampling import plan_batches
@@ -16,9 +16,11 @@ from eipnn.structures import (
     Split,
     fewer_frames,
     random_split,
+    read_dft_and_pool,
     read_split,
-    read_structures,
     resolve,
+    resolve_all,
+    without_isolated_atoms,
     write_split,
 )
 
@@ -63,9 +65,8 @@ class Plan:
 
     def _random_split(self) -> Split:
         data = self.experiment.data
-        dft = read_structures(data["dft"], energy_key=data.get("energy_key"), require_energy=True)
-        pool = read_structures(data["pool"]) if data.get("pool") else []
-        ids = [[atoms.info["config_id"] for atoms in frames] for frames in (dft, pool)]
+        sets = read_dft_and_pool(data["dft"], data.get("pool"), data.get("energy_key"))
+        ids = [[a.info["config_id"] for a in without_isolated_atoms(frames)] for frames in sets]
         return random_split(ids[0], ids[1], self.split)
 
     @property
@@ -219,7 +220,7 @@ class Plan:
 
     def _data_digests(self, files: dict[str, str]) -> dict[str, str]:
         digests = {
-            kind: digest_file(resolve(self.experiment.data[kind]))
+            kind: digest_files(resolve_all(self.experiment.data[kind]))
             for kind in ("dft", "pool")
             if self.experiment.data.get(kind)
         }

@@ -71,17 +71,18 @@ class StageDataModule(LightningDataModule):
     twice in a configuration.
 
     Args:
-        dft: file with DFT-labelled structures; ``bundled:si_mini/dft.extxyz`` is in the package.
+        dft: file with DFT-labelled structures, a pattern such as ``runs/*/OUTCAR``, or a list of them;
+            ``bundled:si_mini/dft.extxyz`` is in the package.
         split: CSV with header ``configs,mark`` (train, val, test, pretrain).
         energy_zero: zero of the DFT energies, a mode or `EnergyZero`.
-        pool: file with the structures without DFT energies.
+        pool: file, pattern or list, with the structures without DFT energies.
         labels: label store of `eipnn label`.
         eip_energy_zero: zero of the EIP energies: a mode for all, or by EIP name with ``"*"`` for the others.
         energy_key: name of the DFT energy in the file.
         batch_size: configurations a training batch and process.
         eval_batch_size: the same in validation, test and prediction.
         seed: of the sample order.
-        structures: file with structures to predict, in place of the stage's default.
+        structures: file, pattern or list, with structures to predict, in place of the stage's default.
         num_workers: of each loader; graphs are in memory, so that 0 is often the fastest.
         cache: folder for prepared inputs; default ``$EIPNN_CACHE`` or the user's cache folder.
     """
@@ -94,17 +95,17 @@ class StageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        dft: str,
+        dft: str | list[str],
         split: str,
         energy_zero: ZeroMode | EnergyZero,
-        pool: str | None = None,
+        pool: str | list[str] | None = None,
         labels: str | None = None,
         eip_energy_zero: ZeroMode | dict[str, EnergyZero] = "none",
         energy_key: str | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
-        structures: str | None = None,
+        structures: str | list[str] | None = None,
         num_workers: int = 0,
         cache: str | None = None,
     ) -> None:
@@ -153,6 +154,8 @@ class StageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            for note in self.source.notes():
+                log.warning(note)
             if self.config.labels and (warning := self.source.alignment_warning()):
                 log.warning(warning)
             self.train_set = self.make_train()
@@ -184,7 +187,7 @@ class StageDataModule(LightningDataModule):
     def make_predict(self) -> Configurations:
         """Configurations to predict: the file `structures`, or the pool."""
         if self.structures is not None:
-            frames = read_structures(self.structures)
+            frames = read_structures(self.structures, labels=False)
         else:
             frames = self.source.structures(self.source.split.pool)
         return self.configurations(frames, self.predict_targets(frames))

@@ -1,7 +1,7 @@
 """The structures, splits and aligned energies that the three stages train on."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,15 @@ from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import Comparison, alignment_warning
-from eipnn.structures import Split, energy, read_split, read_structures
+from eipnn.structures import (
+    Split,
+    energy,
+    is_isolated_atom,
+    isolated_energies,
+    read_dft_and_pool,
+    read_split,
+)
+from eipnn.structures.suspects import outlying_energies, same_structures
 from eipnn.zeros import Zero, fit_zero
 
 log = logging.getLogger("eipnn")
@@ -31,7 +39,8 @@ class EnergyZero:
     Args:
         mode: ``isolated_atoms`` subtracts the given energies of free atoms; ``least_squares`` fits one energy
             an element on the training split; ``none`` leaves energies as they are.
-        energies: eV an element symbol, with ``isolated_atoms`` only.
+        energies: eV an element symbol, with ``isolated_atoms`` only; for DFT those of the frames that are marked as
+            isolated atoms need not be given.
 
     Raises:
         InputError: energies with another mode, which would not use them.
@@ -53,21 +62,23 @@ class SourceConfig:
     """Where structures, splits and labels are. Paths may start with ``bundled:`` for data in the package.
 
     Args:
-        dft: structures with DFT energies.
+        dft: structures with DFT energies: a file, a pattern, or a list of them. Frames with
+            ``config_type=IsolatedAtom`` are the free atoms of ``isolated_atoms``.
         split: CSV file with header ``configs,mark``; mark is train, val, test or pretrain (the pool). A DFT structure
             that is marked pretrain belongs to the pool: its DFT energy is hidden from the training.
         energy_zero: zero of the DFT energies.
-        pool: structures without DFT energies; needed by everything that uses the pool.
+        pool: structures without DFT energies, likewise; needed by everything that uses the pool. Labels in these files
+            are not read.
         labels: label store made by ``eipnn label`` over `dft` and `pool`; needed by everything that uses EIPs.
         eip_energy_zero: zero of the EIPs: one mode for all, or a mapping from EIP name to `EnergyZero`
             with ``"*"`` for those that are not named.
         energy_key: name of the DFT energy in the files, where the documented rule does not find it.
     """
 
-    dft: str
+    dft: str | list[str]
     split: str
     energy_zero: EnergyZero
-    pool: str | None = None
+    pool: str | list[str] | None = None
     labels: str | None = None
     eip_energy_zero: dict[str, EnergyZero] = field(
         default_factory=lambda: {"*": EnergyZero("none")}
@@ -86,15 +97,8 @@ class Source:
 
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
-        self.dft = _by_id(
-            read_structures(config.dft, energy_key=config.energy_key, require_energy=True)
-        )
-        self.pool = _by_id(read_structures(config.pool)) if config.pool else {}
-        if both := self.dft.keys() & self.pool.keys():
-            raise InputError(
-                f"{config.dft} and {config.pool} both hold a structure with the config_id {min(both)!r}; "
-                "give every structure its own"
-            )
+        dft, pool = read_dft_and_pool(config.dft, config.pool, config.energy_key)
+        self.dft, self.pool = _by_id(dft), _by_id(pool)
         self.split: Split = read_split(config.split)
         # A structure of the pool may come from the DFT file: its DFT energy is hidden from the training. Without a pool
         # file, what needs the pool says so when it is asked for.
@@ -168,6 +172,47 @@ class Source:
             self.dft_energies(ids), self.eip_energies(ids, eips), n_atoms, eips
         )
 
+    def notes(self) -> list[str]:
+        """What a look at the DFT frames before training shows: free atoms, repeated structures, wild energies."""
+        parts = {
+            "training": self.split.train,
+            "validation": self.split.val,
+            "test": self.split.test,
+        }
+        used = [i for ids in parts.values() for i in ids]
+        return [*self._isolated_note(set(used)), *self._repeated(parts), *self._outlying(used)]
+
+    def _isolated_note(self, used: set[str]) -> Iterator[str]:
+        left = [a for i, a in self.dft.items() if is_isolated_atom(a) and i not in used]
+        if left:
+            elements = ", ".join(sorted({str(atoms.symbols) for atoms in left}))
+            yield (
+                f"{len(left)} of {len(self.dft)} DFT frames are isolated atoms ({elements}): not trained or tested on"
+            )
+
+    def _repeated(self, parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
+        names = list(parts)
+        for k, name in enumerate(names[1:], start=1):
+            earlier = [i for part in names[:k] for i in parts[part]]
+            same = same_structures(self.structures(earlier), self.structures(parts[name]))
+            if same:
+                yield (
+                    f"{len(same)} of {len(parts[name])} {name} structures are also among those for "
+                    f"{' or '.join(names[:k])}, atom by atom ({same[0][1]} is {same[0][0]}): "
+                    "its error will be too small"
+                )
+
+    def _outlying(self, ids: Sequence[str]) -> Iterator[str]:
+        frames = [self.dft[i] for i in ids if not is_isolated_atom(self.dft[i])]
+        energies = np.array([_dft_energy(atoms) for atoms in frames])
+        if far := outlying_energies(frames, energies):
+            index, deviation = far[0]
+            yield (
+                f"{frames[index].info['config_id']}: its DFT energy, {energies[index]:g} eV, is "
+                f"{deviation:+.0f} eV/atom from the others of its composition; {len(far)} of {len(frames)} frames "
+                "are so far off: correct or remove them"
+            )
+
     def eip_zeros(self, eips: Sequence[str]) -> dict[str, Zero]:
         for name in eips:
             if name not in self._eip_zeros:
@@ -180,9 +225,15 @@ class Source:
 
     def _fit_dft_zero(self) -> Zero:
         config = self.config.energy_zero
-        train = self.structures(self.split.train)
+        train = self.structures(self._zero_ids)
         energies = np.array([_dft_energy(atoms) for atoms in train])
-        return fit_zero(config.mode, train, energies, isolated=config.energies)
+        isolated = isolated_energies(list(self.dft.values()), config.energies)
+        return fit_zero(config.mode, train, energies, isolated=isolated)
+
+    @property
+    def _zero_ids(self) -> list[str]:
+        """Training frames that zeros are fitted to: no free atoms, which would draw the fit away from the others."""
+        return [i for i in self.split.train if not is_isolated_atom(self.dft[i])]
 
     def _raw_eip_energies(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Energies (n, len(eips)) as in the label store, eV, of ids that mean the same structures there."""
@@ -196,7 +247,7 @@ class Source:
         config = configs.get(name, configs.get("*"))
         if config is None:
             raise InputError(f"eip_energy_zero names neither {name!r} nor '*' (all others)")
-        train = self.split.train
+        train = self._zero_ids
         return fit_zero(
             config.mode,
             self.structures(train),

@@ -1,6 +1,11 @@
 """Files -> `ase.Atoms` with a stable id, energies in eV and forces in eV/A; train/val/test/pool splits."""
 
-from eipnn.structures.isolated import is_isolated_atom, isolated_atoms, without_isolated_atoms
+from eipnn.structures.isolated import (
+    is_isolated_atom,
+    isolated_atoms,
+    isolated_energies,
+    without_isolated_atoms,
+)
 from eipnn.structures.paths import Paths, StructureError, resolve, resolve_all
 from eipnn.structures.read import (
     ENERGY_KEYS,
@@ -31,6 +36,7 @@ __all__ = [
     "fewer_frames",
     "is_isolated_atom",
     "isolated_atoms",
+    "isolated_energies",
     "random_split",
     "read_dft_and_pool",
     "read_split",

@@ -4,7 +4,7 @@ A frame with `config_type=IsolatedAtom` or `isolated_atom` gives the energy zero
 train or to test on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ase import Atoms
 
@@ -12,6 +12,7 @@ from eipnn.structures.paths import StructureError
 from eipnn.structures.read import SAME_ENERGY, energy
 
 MARK = "isolatedatom"
+GIVEN = 1e-3  # eV; an energy in a configuration is often rounded
 
 
 def is_isolated_atom(atoms: Atoms) -> bool:
@@ -40,6 +41,23 @@ def isolated_atoms(frames: Sequence[Atoms]) -> dict[str, float]:
                 "keep the right one"
             )
     return found
+
+
+def isolated_energies(
+    frames: Sequence[Atoms], given: Mapping[str, float] | None
+) -> dict[str, float] | None:
+    """Energies (eV) of free atoms by element: those that are given, and those that the frames hold; None without any.
+
+    Raises `StructureError` where both say something else of an element.
+    """
+    found = isolated_atoms(frames)
+    for symbol, value in (given or {}).items():
+        if abs(found.get(symbol, value) - value) > GIVEN:
+            raise StructureError(
+                f"the isolated atom of {symbol} has {value} eV as given, and {found[symbol]} eV in the structure "
+                "files (config_type=IsolatedAtom); correct one, or remove it"
+            )
+    return found | dict(given or {}) or None
 
 
 def without_isolated_atoms(frames: Sequence[Atoms]) -> list[Atoms]:

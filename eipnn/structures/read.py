@@ -89,7 +89,7 @@ def read_structures(
 
 
 def read_dft_and_pool(
-    dft: Paths, pool: Paths | None, energy_key: str | None = None
+    dft: Paths, pool: Paths | None, energy_key: str | None = None, require_energy: bool = True
 ) -> tuple[list[Atoms], list[Atoms]]:
     """The frames of the DFT files, with energies, and those of the pool files, without labels; see `read_structures`.
 
@@ -100,7 +100,9 @@ def read_dft_and_pool(
     check_different([*paths, *pool_paths])
     ids = id_prefixes([*paths, *pool_paths])
     places: dict[str, tuple[Path, int]] = {}
-    structures = _read({path: ids[path] for path in paths}, places, energy_key, require_energy=True)
+    structures = _read(
+        {path: ids[path] for path in paths}, places, energy_key, require_energy=require_energy
+    )
     others = _read({path: ids[path] for path in pool_paths}, places, labels=False)
     return structures, others
 
