@@ -235,7 +235,7 @@ def test_an_experiment_file_may_say_what_to_run(experiment, run, fake):
     ("given", "said"),
     [
         ({"rows": 1}, "run.rows is unknown; the options are strategy, split, seed, frames"),
-        ({"strategy": ["la", "best"]}, "run.strategy cannot be 'best'"),
+        ({"strategy": ["la", "best"]}, "run.strategy: 'best' is not one of"),
         ({"frames": [0]}, "run.frames cannot be 0"),
         ({"seed": [True]}, "run.seed cannot be True"),
     ],
@@ -256,9 +256,9 @@ def test_rows_of_ones_own_are_trained_and_reported(experiment, run, fake, tmp_pa
     model = config(tmp_path, "mine/alpha-0.1")["model"]["init_args"]
     assert model["init_from"].endswith("pretrain/checkpoints/best.ckpt")
     assert defined(tmp_path / "run") == {"mine": Strategy(**row)}
-    said = run(experiment, "--strategy", "yours", status=1)
+    said = run(experiment, "--strategy", "yours", status=2)
     known = ", ".join([*STRATEGIES, "mine"])
-    assert f"experiment.yaml: --strategy cannot be 'yours'; the strategies are {known}" in said
+    assert f"--strategy, with {tmp_path / 'experiment.yaml'}: 'yours' is not one of {known}" in said
 
 
 @pytest.mark.parametrize(

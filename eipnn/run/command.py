@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from eipnn.command_line import Count, Natural, Positive, Seed
+from eipnn.errors import UsageError
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
 from eipnn.run.execute import console, record_command, say
@@ -73,7 +74,7 @@ def run(
     given = {"strategy": strategy, "split": split, "seed": seed, "frames": frames}
     experiments = {file: read_experiment(file) for file in experiment}
     for file, content in experiments.items():
-        check_known(strategy or (), content.strategies, f"{file}: --strategy")
+        check_known(strategy or (), content.strategies, f"--strategy, with {file}", UsageError)
         check_strategies(chosen(given, content)["strategy"], content, file)
     names = [file.stem for file in experiments]
     if twice := {name for name in names if names.count(name) > 1}:

@@ -154,13 +154,16 @@ def read_experiment(file: str | Path) -> Experiment:
     return Experiment(**content)
 
 
-def check_known(names: Iterable[str], own: dict[str, Strategy], where: str) -> None:
-    """Raise `ExperimentError` where one is no strategy's name."""
+def check_known(
+    names: Iterable[str],
+    own: dict[str, Strategy],
+    where: str,
+    error: type[InputError] = ExperimentError,
+) -> None:
+    """Raise `error` where one is no strategy's name."""
     known = STRATEGIES | own
     if unknown := [name for name in names if name not in known]:
-        raise ExperimentError(
-            f"{where} cannot be {unknown[0]!r}; the strategies are {', '.join(known)}"
-        )
+        raise error(f"{where}: {unknown[0]!r} is not one of {', '.join(known)}")
 
 
 def _beside(file: Path, key: str, named: str, keys: str) -> Path:
