@@ -16,7 +16,8 @@ edge_shift  (P, 3)    float   lattice translation of j, in whole cells
 batch       (N,)      int64   the configuration that an atom belongs to, 0 ... B - 1, ascending
 =========== ========= ======= ==================================================================
 
-An atom whose own image lies within the cutoff forms pairs i-i, each of both directions once. The result is the total
+Pairs beyond the cutoff, as of a list with a skin, change nothing. An atom whose own image lies within the cutoff forms
+pairs i-i, each of both directions once. The result is the total
 energy of each configuration (B,), float64, in eV on the zero of the DFT data, as the ASE calculator gives it; NaN where
 an atom is of an element that the training data did not hold. The stress of a configuration is ``(cell.T @ dE/dcell +
 pos.T @ dE/dpos) / volume``, symmetrised. The cutoff (A), the elements and the rest of the checkpoint's record stand as
