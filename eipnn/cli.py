@@ -290,3 +290,9 @@ def main() -> None:
         EipnnCLI()
     except SIGTERMException:
         raise Terminated from None
+    except (
+        SystemExit
+    ) as end:  # Lightning ends a training that was stopped from the keyboard as failed
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise

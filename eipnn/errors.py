@@ -28,6 +28,12 @@ class Terminated(BaseException):
     """SIGTERM came: batch systems send it before they kill. No `Exception`: nobody but `exit_code` catches it."""
 
 
+GOES_ON = dict.fromkeys(
+    ("fetch", "generate", "label", "run"), "; the same command goes on from here"
+) | {"fit": "; with --ckpt_path .../checkpoints/last.ckpt it goes on from its last epoch"}
+"""What is to be done after a command was stopped; the others begin anew."""
+
+
 def exit_code(command: str, work: Callable[[], None]) -> int:
     """Do the work of a command: 0, or what its end is told with.
 
@@ -38,9 +44,9 @@ def exit_code(command: str, work: Callable[[], None]) -> int:
         with sigterm_raises():
             work()
     except KeyboardInterrupt:
-        return _tell(command, "stopped; the same command goes on from here", 130)
+        return _tell(command, f"stopped{GOES_ON.get(command, '')}", 130)
     except Terminated:
-        return _tell(command, "ended by SIGTERM; the same command goes on from here", 143)
+        return _tell(command, f"ended by SIGTERM{GOES_ON.get(command, '')}", 143)
     except InputError as error:
         return _tell(command, str(error), error.code)
     except OSError as error:
@@ -62,9 +68,8 @@ def sigterm_raises() -> Iterator[None]:
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # what is being put away is not cut off by a second one
+    # what is being put away is not cut off by a second one
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -34,19 +35,35 @@ class RateColumn(ProgressColumn):
 
 @contextmanager
 def progress_bar(
-    description: str, total: int, unit: str, shown: bool = True
-) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the body runs; what is yielded moves it by so many units of `total`."""
-    columns = (BarColumn(), MofNCompleteColumn(), RateColumn(unit), TimeRemainingColumn())
-    with Progress(TextColumn(description), *columns, disable=not shown) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda done: progress.advance(task, done)
+    description: str, total: int, unit: str, shown: bool = True, done: int = 0
+) -> Iterator[Callable[..., None]]:
+    """Show a bar on standard error while the body runs.
+
+    Args:
+        description: of what is being done.
+        total: number of units.
+        unit: what is counted.
+        shown: whether there is a bar at all.
+        done: units that were there before.
+
+    Yields:
+        what moves the bar by so many units, with a note behind it if one is given.
+    """
+    counted = (BarColumn(), MofNCompleteColumn(), RateColumn(unit), TimeRemainingColumn())
+    columns = (TextColumn(description), *counted, TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+        task = progress.add_task(description, total=total, completed=done, note="")
+
+        def move(more: int, note: str = "") -> None:
+            progress.update(task, advance=more, note=note)
+
+        yield move
 
 
 @contextmanager
 def byte_bar(description: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
     """As `progress_bar` for bytes, of which `done` are there already; without a `total` there is no end to show."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn(description), *columns) as progress:
+    with Progress(TextColumn(description), *columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total, completed=done)
         yield lambda more: progress.advance(task, more)

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+import yaml
 from docstring_parser import parse
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from tiny import exit_code as status
+from tiny import stage_config
 
 from eipnn.__main__ import COMMANDS
 from eipnn.command_line import Count, Natural, Positive, Seed, call, parser_of
@@ -191,3 +194,22 @@ def test_sigterm_lets_a_command_put_its_things_away(capsys):
         == "eipnn label: ended by SIGTERM; the same command goes on from here\n"
     )
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(signal.SIGINT, 130, "stopped"), (signal.SIGTERM, 143, "ended by SIGTERM")],
+)
+def test_a_training_ends_as_all_commands(tiny, tmp_path, monkeypatch, capsys, number, code, told):
+    monkeypatch.setattr(_FitLoop, "advance", lambda loop: os.kill(os.getpid(), number))
+    config = tmp_path / "given.yaml"
+    config.write_text(yaml.safe_dump(stage_config(tiny, "Finetune", tmp_path)))
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert status("fit", "--config", config) == code
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+    mend = "with --ckpt_path .../checkpoints/last.ckpt it goes on from its last epoch"
+    assert f"eipnn fit: {told}; {mend}\n" in capsys.readouterr().err
+    assert not (tmp_path / "fit.json").exists()

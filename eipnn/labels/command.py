@@ -107,7 +107,7 @@ def label(
         workers=workers,
         timeout=timeout,
         retry_failed=retry_failed,
-        console=console,
+        shown=True,
     )
     _report_failures(store, console)
     if not dft:

@@ -15,13 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from rich.console import Console
 
 from eipnn.eips import EIP, EIPError
 from eipnn.files import alone, remove_parts
 from eipnn.labels.handle import Handle
 from eipnn.labels.ledger import Ledger
-from eipnn.labels.progress import LabelProgress
 from eipnn.labels.store import (
     DONE,
     FAILED,
@@ -39,6 +37,7 @@ from eipnn.labels.store import (
     unseal,
 )
 from eipnn.labels.worker import Frame
+from eipnn.progress import progress_bar
 
 log = logging.getLogger("eipnn")
 
@@ -60,12 +59,12 @@ def label_structures(
     workers: int = 1,
     timeout: float = 60.0,
     retry_failed: bool = False,
-    console: Console | None = None,
+    shown: bool = False,
 ) -> LabelStore:
     """Label every structure under every EIP into the store in `folder`, resuming what is there.
 
-    `timeout` is in seconds a label; `retry_failed` gives failed labels another try; with a `console`
-    a progress bar is shown. Where another run is at work in `folder`, its end is waited for. Raises
+    `timeout` is in seconds a label; `retry_failed` gives failed labels another try; `shown`: with a
+    progress bar. Where another run is at work in `folder`, its end is waited for. Raises
     `LabelError` where `folder` holds another store, a damaged one or something else, `DiskFullError`
     where there is not enough room, and `EIPError` where an EIP's calculator cannot be made or covers
     none of the elements.
@@ -82,7 +81,7 @@ def label_structures(
         _create_or_check(folder, structures, eips)
         engine = _Engine(structures, tuple(eips), folder, timeout)
         engine.prepare(retry_failed)
-        engine.run(workers, LabelProgress(console))
+        engine.run(workers, shown)
         engine.finish()
     return LabelStore.open(folder)
 
@@ -174,7 +173,7 @@ class _Engine:
             self.status[row, column] = PENDING
         self.ledger.keep(failed - again)
 
-    def run(self, workers: int, progress: LabelProgress) -> None:
+    def run(self, workers: int, shown: bool) -> None:
         """Label all that is pending."""
         pending = np.flatnonzero((self.status == PENDING).any(axis=1))
         workers = min(workers, len(pending))
@@ -187,12 +186,14 @@ class _Engine:
             for number in range(workers):
                 self.handles.append(self._start(number))
             done = int((self.status != PENDING).sum())
-            with progress.of(self.status.size, done):
+            with progress_bar("labels", self.status.size, "labels", shown, done) as move:
                 while any(handle.busy for handle in self.handles):
                     wait([handle.pipe for handle in self.handles if handle.busy], POLL)
                     for number, handle in enumerate(self.handles):
                         self.handles[number] = self._attend(handle)
-                    progress.update(self._finished(), len(self.ledger.reasons))
+                    finished = self._finished()
+                    move(finished - done, f"{len(self.ledger.reasons)} failed")
+                    done = finished
         finally:
             for handle in self.handles:
                 handle.stop()
