@@ -18,6 +18,7 @@ into cohesive energies that can be compared with OpenKIM's.
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -265,7 +266,13 @@ def isolated_atoms() -> dict[str, float]:
 
 
 def generate(
-    system: str, out: Path, start: int, stop: int, seconds: float, dft: bool
+    system: str,
+    out: Path,
+    start: int,
+    stop: int,
+    seconds: float,
+    dft: bool,
+    draw: Callable[[str, int], tuple[Atoms | None, str]] = configuration,
 ) -> tuple[int, int]:
     """Append configurations to `out` until `stop` or until the time is over; how many were made and skipped."""
     begin, made, skipped = time.monotonic(), 0, 0
@@ -275,7 +282,7 @@ def generate(
     for index in range(first, stop):
         if time.monotonic() - begin > seconds:
             break
-        atoms, family = configuration(system, index)
+        atoms, family = draw(system, index)
         try:
             if atoms is None:
                 raise RuntimeError("no structure could be drawn")
