@@ -39,6 +39,7 @@ from torch_geometric.data import Batch
 
 from eipnn.checkpoint import load
 from eipnn.errors import InputError
+from eipnn.inputs import AtomicGraph
 from eipnn.representations.base import MAX_Z
 from eipnn.stages.checkpoints import CheckpointError
 from eipnn.stages.finetune import FinetuneModule
@@ -71,8 +72,9 @@ class PlainPotential(nn.Module):
     ) -> Tensor:
         """-> energies (B,) in eV, float64."""
         size = cell.shape[0]
-        graph = Batch(z=z, pos=pos, cell=cell, edge_index=edge_index, edge_shift=edge_shift)
-        graph.batch, graph._num_graphs = batch, size
+        i, j = edge_index
+        translation = (edge_shift.unsqueeze(-1) * cell[batch[i]]).sum(dim=1)
+        graph = AtomicGraph(z, edge_index, pos[j] - pos[i] + translation, batch, size)
         energy = self.head(self.representation(graph), z, batch, size).squeeze(-1)
         zero = energy.new_zeros(size).index_add(0, batch, self.zero[z])
         return energy * (1 + 0 * zero) + zero  # of an unknown element, the forces are NaN too

@@ -20,7 +20,7 @@ from torch_geometric.data import Batch
 import eipnn.representations
 from eipnn import FinetuneModule
 from eipnn.errors import InputError
-from eipnn.inputs.graph import Graph
+from eipnn.inputs import AtomicGraph, Graph, graph_of
 from eipnn.representations import Representation
 from eipnn.stages.module import shift_table
 
@@ -71,7 +71,7 @@ def calibrated(cls: type[Representation]) -> Representation:
     """A quick instance that knows its training configurations."""
     net = small(cls)
     with torch.no_grad():
-        net.calibrate([batch_of(net, *CRYSTALS), batch_of(net, FRAMES["molecule"], FRAMES["wire"])])
+        net.calibrate([graph(net, *CRYSTALS), graph(net, FRAMES["molecule"], FRAMES["wire"])])
     return net
 
 
@@ -80,7 +80,7 @@ def make_potential(cls: type[Representation]) -> FinetuneModule:
     module = FinetuneModule(calibrated(cls)).eval()
     net = module.representation
     with torch.no_grad():
-        spread = module.head.mlp(net(batch_of(net, *FRAMES.values()))).std()
+        spread = module.head.mlp(net(graph(net, *FRAMES.values()))).std()
     module.head.set_scale((1 / spread).view(1), shift_table([{14: -2.0, 6: 1.5}]))
     module.elements = list(ELEMENTS)
     module.zeros = {"dft": {"mode": "isolated_atoms", "energies": {"C": -10.25, "Si": -100.5}}}
@@ -89,6 +89,11 @@ def make_potential(cls: type[Representation]) -> FinetuneModule:
 
 def batch_of(net: Representation, *frames: Atoms, dtype: torch.dtype = torch.float32) -> Batch:
     return Batch.from_data_list([net.inputs(atoms, dtype) for atoms in frames])
+
+
+def graph(net: Representation, *frames: Atoms, dtype: torch.dtype = torch.float32) -> AtomicGraph:
+    """What a representation is given of the frames."""
+    return graph_of(batch_of(net, *frames, dtype=dtype))
 
 
 def with_skin(net: Representation, *frames: Atoms) -> Batch:

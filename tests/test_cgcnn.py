@@ -7,7 +7,7 @@ from ase.build import bulk
 from torch_geometric.data import Batch
 from torch_geometric.nn import CGConv
 
-from eipnn.inputs import pair_vectors
+from eipnn.inputs import graph_of, pair_vectors
 from eipnn.representations import CGCNN
 
 
@@ -65,7 +65,7 @@ def test_the_published_form_equals_pyg(dtype, batch_norm, training):
     batch = batch_of(net, *FRAMES, dtype=dtype)
     tolerance = 2e-5 if dtype == torch.float32 else 1e-10
     for _ in range(2):  # in training the second pass follows other running statistics
-        ours, theirs = net(batch), pyg_features(net, stack, batch)
+        ours, theirs = net(graph_of(batch)), pyg_features(net, stack, batch)
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     ours.square().sum().backward()
     theirs.square().sum().backward()
@@ -80,7 +80,7 @@ def test_the_published_form_equals_pyg(dtype, batch_norm, training):
 def dimer(net, distance: float) -> torch.Tensor:
     atoms = Atoms("SiC", [[0, 0, 0], [0, 0, distance]])
     with torch.no_grad():
-        return net(batch_of(net, atoms, dtype=torch.float64))
+        return net(graph_of(batch_of(net, atoms, dtype=torch.float64)))
 
 
 def test_the_published_form_jumps_at_the_cutoff():
@@ -96,7 +96,7 @@ def test_the_published_form_jumps_at_the_cutoff():
 def test_a_batch_of_one_atom_trains():
     net = CGCNN(4.0, features=8)
     before = {k: v.clone() for k, v in net.state_dict().items() if "running" in k}
-    features = net(batch_of(net, bulk("Al")))
+    features = net(graph_of(batch_of(net, bulk("Al"))))
     features.square().sum().backward()
     assert features.isfinite().all()
     assert net.embedding.weight.grad.isfinite().all()
@@ -109,7 +109,7 @@ def test_a_batch_of_one_atom_trains():
 def test_equal_and_isolated_atoms_train(frames):
     """Atoms whose messages are equal have no variance either."""
     net = CGCNN(4.0, features=8)
-    features = net(batch_of(net, *frames))
+    features = net(graph_of(batch_of(net, *frames)))
     features.square().sum().backward()
     assert features.isfinite().all()
     assert all(p.grad.isfinite().all() for p in net.parameters())

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from backbones import CRYSTALS, FRAMES, batch_of, build, calibrated, energies, every_frame, small
+from backbones import (
+    CRYSTALS,
+    FRAMES,
+    batch_of,
+    build,
+    calibrated,
+    energies,
+    every_frame,
+    graph,
+    small,
+)
 
 from eipnn import ClassifierModule, FinetuneModule, PretrainModule, load
 from eipnn.calculator import energy_forces_virial
@@ -27,7 +37,7 @@ MODULES = {
 def test_features_have_the_stated_shape_and_the_dtype_of_positions(potential, atoms):
     for dtype in (torch.float64, torch.float32):
         net = deepcopy(potential.representation).to(dtype)
-        features = net(batch_of(net, atoms, dtype=dtype))
+        features = net(graph(net, atoms, dtype=dtype))
         assert features.shape == (len(atoms), net.dim)
         assert features.dtype == dtype
         assert features.isfinite().all()
@@ -100,7 +110,7 @@ def test_a_step_of_training_moves_every_layer(trainable):
     """A layer that never moves is a dead one; rows of absent elements aside."""
     net = deepcopy(trainable).train()
     torch.manual_seed(1)
-    features = net(batch_of(net, *CRYSTALS, FRAMES["molecule"], FRAMES["slab"]))
+    features = net(graph(net, *CRYSTALS, FRAMES["molecule"], FRAMES["slab"]))
     (features * torch.randn_like(features)).sum().backward()
     still = [name for name, p in net.named_parameters() if not p.grad.any()]
     assert not still
@@ -168,4 +178,4 @@ def test_an_element_that_was_not_named_is_refused(potential):
     if "elements" not in inspect.signature(type(net)).parameters:
         pytest.skip("takes any element")
     with pytest.raises(InputError, match="elements"):
-        net(batch_of(net, Atoms("SiGe", [[0, 0, 0], [0, 0, 2.4]]), dtype=torch.float64))
+        net(graph(net, Atoms("SiGe", [[0, 0, 0], [0, 0, 2.4]]), dtype=torch.float64))

@@ -21,6 +21,7 @@ from torch_geometric.data import Batch
 from eipnn import FinetuneModule, PretrainModule
 from eipnn.errors import InputError
 from eipnn.files import write_json
+from eipnn.inputs import graph_of
 from eipnn.representations import Representation, SchNet
 
 EMBED = script("embed")
@@ -103,7 +104,7 @@ def test_features_are_means_over_the_atoms(backbone):
     assert found.shape == (len(frames), net.dim)
     for row, atoms in zip(found, frames, strict=True):
         with torch.no_grad():
-            one = net(Batch.from_data_list([net.inputs(atoms)]))
+            one = net(graph_of(Batch.from_data_list([net.inputs(atoms)])))
         np.testing.assert_allclose(row, one.mean(dim=0).numpy(), rtol=1e-3, atol=1e-5)
 
 

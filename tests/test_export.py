@@ -127,9 +127,9 @@ class Refusing(SchNet):
     def __init__(self, cutoff: float = 4.0) -> None:
         super().__init__(cutoff, features=8, filters=8, gaussians=8, interactions=1)
 
-    def forward(self, batch):
-        features = super().forward(batch)
-        return features if batch.pos.sum() > 0 else 2 * features
+    def forward(self, graph):
+        features = super().forward(graph)
+        return features if graph.vectors.sum() > 0 else 2 * features
 
 
 def test_a_representation_that_cannot_be_exported_is_named(tmp_path):

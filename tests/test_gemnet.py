@@ -7,12 +7,13 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from backbones import batch_of
+from backbones import batch_of, graph
 from scipy.integrate import quad_vec
 from scipy.optimize import brentq
 from scipy.special import eval_legendre, spherical_jn
 
 from eipnn.errors import InputError
+from eipnn.inputs import graph_of
 from eipnn.representations import GemNet
 from eipnn.representations.gemnet.basis import BesselBasis, envelope, zonal_harmonics
 from eipnn.representations.gemnet.layers import ScalingFactor, variance
@@ -55,7 +56,7 @@ def network(seed: int = 0, calibrate: bool = True, **arguments) -> GemNet:
     net = GemNet(**SMALL | arguments).double()
     if calibrate:
         with torch.no_grad():
-            net.calibrate([batch_of(net, *FRAMES.values(), dtype=torch.float64)])
+            net.calibrate([graph(net, *FRAMES.values(), dtype=torch.float64)])
     return net
 
 
@@ -264,7 +265,7 @@ class Reference:
 def test_a_network_of_one_block_equals_loops_over_triplets(atoms, triplet_cutoff):
     net = network(triplet_cutoff=triplet_cutoff)
     with torch.no_grad():
-        ours = net(batch_of(net, atoms, dtype=torch.float64))
+        ours = net(graph(net, atoms, dtype=torch.float64))
     np.testing.assert_allclose(ours, Reference(net, atoms).features(), rtol=1e-7, atol=1e-9)
     assert len(atoms) == 1 or ours.abs().max() > 0.01
 
@@ -272,7 +273,7 @@ def test_a_network_of_one_block_equals_loops_over_triplets(atoms, triplet_cutoff
 def triplets_of(net: GemNet, atoms: Atoms) -> list[tuple]:
     """(a, vector to c, vector to b) of every triplet that the network sums over."""
     batch = batch_of(net, atoms, dtype=torch.float64)
-    _, around = net.surroundings(batch)
+    _, around = net.surroundings(graph_of(batch))
     pairs = around.layout.place.shape[0] // 2
     target = around.target[:, :pairs] + 1  # 0 fills the tables up
     unit = net_vectors(net, batch)[:pairs]
@@ -332,7 +333,7 @@ def test_scaling_factors_bring_each_output_to_the_variance_of_its_input():
     for factor in factors:
         factor.register_forward_hook(compare)
     with torch.no_grad():
-        net(batch_of(net, *FRAMES.values(), dtype=torch.float64))
+        net(graph(net, *FRAMES.values(), dtype=torch.float64))
     assert len(seen) == len(factors) == 3 * 2 + 3  # three a block, one an output
     ratios, values = np.array(seen).T
     np.testing.assert_allclose(ratios, 1, rtol=1e-9)
@@ -340,14 +341,14 @@ def test_scaling_factors_bring_each_output_to_the_variance_of_its_input():
     assert sum(name.endswith(".factor") for name in net.state_dict()) == len(factors)
     with torch.no_grad():
         before = dict(net.state_dict())
-        net(batch_of(net, FRAMES["carbide"], dtype=torch.float64))
+        net(graph(net, FRAMES["carbide"], dtype=torch.float64))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_where_nothing_passes_scaling_factors_stay_1():
     net = network(calibrate=False)
     with torch.no_grad():
-        net.calibrate([batch_of(net, FRAMES["one atom"], FRAMES["two atoms"], dtype=torch.float64)])
+        net.calibrate([graph(net, FRAMES["one atom"], FRAMES["two atoms"], dtype=torch.float64)])
     assert net.blocks[0].triplets.scale_sum.factor == 1
     assert all(value.isfinite().all() for value in net.state_dict().values())
 
@@ -359,7 +360,7 @@ def test_calibration_reads_no_more_than_it_needs():
     def batches():
         for number in range(100):
             read.append(number)
-            yield batch_of(net, bulk("Si", cubic=True) * (4, 4, 4), dtype=torch.float64)
+            yield graph(net, bulk("Si", cubic=True) * (4, 4, 4), dtype=torch.float64)
 
     with torch.no_grad():
         net.calibrate(batches())
@@ -373,7 +374,7 @@ def test_checkpointing_changes_nothing(name):
         net = network(interactions=2, checkpointing=checkpointing)
         batch = batch_of(net, *FRAMES.values(), dtype=torch.float64)
         batch.pos.requires_grad_(name == "forces")
-        features = net(batch)
+        features = net(graph_of(batch))
         features.square().sum().backward()
         gradients = {k: v.grad for k, v in net.named_parameters()}
         results.append((features, gradients, batch.pos.grad))
@@ -390,7 +391,7 @@ def test_checkpointing_changes_nothing(name):
 def test_every_weight_has_a_gradient_where_there_is_no_pair(checkpointing):
     # processes of one training would wait for each other's gradients
     net = network(calibrate=False, interactions=2, checkpointing=checkpointing)
-    net(batch_of(net, FRAMES["one atom"], dtype=torch.float64)).sum().backward()
+    net(graph(net, FRAMES["one atom"], dtype=torch.float64)).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
 
 
@@ -405,7 +406,7 @@ def test_energies_and_forces_are_smooth_where_an_atom_leaves(cutoff):
         atoms = Atoms("SiCSi", [[0, 0, 0], [1.4, 1.2, 0], [0, 0, distance]])
         batch = batch_of(net, atoms, dtype=torch.float64)
         batch.pos = batch.pos.index_put((torch.tensor(2), torch.tensor(2)), x)
-        values = [net(batch).sum()]
+        values = [net(graph_of(batch)).sum()]
         for _ in range(2):
             values += torch.autograd.grad(values[-1], x, create_graph=True)
         return torch.stack(values).detach().numpy()
@@ -420,7 +421,7 @@ def test_no_triplet_cutoff_is_the_cutoff():
     features = []
     for value in (None, 4.5, 9.0):
         net = network(triplet_cutoff=value, calibrate=False)
-        features.append(net(batch_of(net, FRAMES["carbide"], dtype=torch.float64)))
+        features.append(net(graph(net, FRAMES["carbide"], dtype=torch.float64)))
     assert torch.equal(features[0], features[1])
     assert torch.equal(features[0], features[2])
 
@@ -447,8 +448,8 @@ def test_a_cap_takes_a_shell_of_equal_distances_whole():
     for number in (2, 11, 12):
         capped = network(max_neighbours=number, triplet_cutoff=3.5, calibrate=False)
         with torch.no_grad():
-            batch = batch_of(full, atoms, dtype=torch.float64)
-            torch.testing.assert_close(capped(batch), full(batch))
+            given = graph(full, atoms, dtype=torch.float64)
+            torch.testing.assert_close(capped(given), full(given))
 
 
 def test_a_cap_does_not_depend_on_the_order_of_atoms():
@@ -456,8 +457,8 @@ def test_a_cap_does_not_depend_on_the_order_of_atoms():
     net = network(max_neighbours=5)
     order = np.random.default_rng(0).permutation(len(atoms))
     with torch.no_grad():
-        one, other = (net(batch_of(net, a, dtype=torch.float64)) for a in (atoms, atoms[order]))
-        uncapped = network()(batch_of(net, atoms, dtype=torch.float64))
+        one, other = (net(graph(net, a, dtype=torch.float64)) for a in (atoms, atoms[order]))
+        uncapped = network()(graph(net, atoms, dtype=torch.float64))
     torch.testing.assert_close(other, one[order], rtol=0, atol=1e-9)
     assert (one - uncapped).abs().max() > 1e-3
 

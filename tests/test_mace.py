@@ -11,7 +11,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
-from backbones import FRAMES, batch_of
+from backbones import FRAMES, batch_of, graph
 
 from eipnn.errors import InputError
 from eipnn.representations import MACE
@@ -116,8 +116,8 @@ def test_calibration_counts_neighbours_and_standardises(net):
 def test_calibration_without_any_neighbour():
     net = small()
     with torch.no_grad():
-        net.calibrate([batch_of(net, Atoms("Si"), Atoms("C"))])
-    assert net(batch_of(net, bulk("Si"), Atoms("C"))).isfinite().all()
+        net.calibrate([graph(net, Atoms("Si"), Atoms("C"))])
+    assert net(graph(net, bulk("Si"), Atoms("C"))).isfinite().all()
 
 
 @needs_mace
@@ -128,7 +128,7 @@ def test_calibration_without_any_neighbour():
 )
 def test_every_weight_learns_whatever_the_sizes(settings):
     net = small(**settings)
-    features = net(batch_of(net, FRAMES["cubic"], FRAMES["molecule"]))
+    features = net(graph(net, FRAMES["cubic"], FRAMES["molecule"]))
     assert features.shape[1] == net.dim == 4 * settings.get("interactions", 2)
     features.square().sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None] == []
@@ -197,4 +197,4 @@ def test_elements_that_are_none(elements):
 @needs_mace
 def test_an_element_that_was_not_named(net):
     with pytest.raises(InputError, match=r"atomic number 32 is none of C, Si: name every element"):
-        net(batch_of(net, Atoms("SiGe", [[0, 0, 0], [0, 0, 2]]), dtype=torch.float64))
+        net(graph(net, Atoms("SiGe", [[0, 0, 0], [0, 0, 2]]), dtype=torch.float64))

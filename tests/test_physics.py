@@ -16,6 +16,7 @@ from backbones import (
     batch_of,
     energies,
     every_frame,
+    graph,
     with_skin,
 )
 from scipy.stats import ortho_group
@@ -54,7 +55,7 @@ def test_permutation(potential, atoms):
     order = np.random.default_rng(0).permutation(len(atoms))
     net = potential.representation
     with torch.no_grad():
-        before, after = (net(batch_of(net, a, dtype=torch.float64)) for a in (atoms, atoms[order]))
+        before, after = (net(graph(net, a, dtype=torch.float64)) for a in (atoms, atoms[order]))
     torch.testing.assert_close(after, before[order], rtol=0, atol=1e-9)
     np.testing.assert_allclose(
         energies(potential, atoms[order]), energies(potential, atoms), atol=1e-9

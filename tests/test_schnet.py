@@ -8,7 +8,7 @@ from torch_geometric.data import Batch
 from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.nn.models.schnet import InteractionBlock as PygBlock
 
-from eipnn.inputs import Graph, pair_vectors
+from eipnn.inputs import Graph, graph_of, pair_vectors
 from eipnn.representations import SchNet
 
 
@@ -46,7 +46,7 @@ def test_equals_pyg(dtype):
     frames = [rattled(), rattled("C", (1, 1, 1), 1), rattled("Si", (1, 2, 2), 2)]
     batch = Batch.from_data_list([net.inputs(atoms, dtype) for atoms in frames])
     with torch.no_grad():
-        ours, theirs = net(batch), pyg_features(net, batch)
+        ours, theirs = net(graph_of(batch)), pyg_features(net, batch)
     assert ours.shape == (sum(map(len, frames)), 32)
     # PyG keeps ln 2 in float32, which bounds the agreement in float64
     tolerance = 1e-5 if dtype == torch.float32 else 1e-7

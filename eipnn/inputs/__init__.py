@@ -1,8 +1,18 @@
 """Atoms -> PyG Data, built once and cached."""
 
-from eipnn.inputs.base import Inputs
+from eipnn.inputs.base import AtomicGraph, Graphs, Inputs, graph_of, joined, pair_vectors
 from eipnn.inputs.cache import prepare
-from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.inputs.graph import Graph
 from eipnn.inputs.soap import Soap
 
-__all__ = ["Graph", "Inputs", "Soap", "pair_vectors", "prepare"]
+__all__ = [
+    "AtomicGraph",
+    "Graph",
+    "Graphs",
+    "Inputs",
+    "Soap",
+    "graph_of",
+    "joined",
+    "pair_vectors",
+    "prepare",
+]

@@ -1,11 +1,76 @@
-"""What turns atoms into the input of a representation."""
+"""What turns atoms into the input of a representation, and what a representation is given."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import ClassVar, NamedTuple
 
 import torch
 from ase import Atoms
-from torch_geometric.data import Data
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+
+class AtomicGraph(NamedTuple):
+    """All that a representation is given of B configurations with N atoms and P pairs.
+
+    Pairs beyond the cutoff may be among them and change nothing. Where forces are wanted, `vectors` ask for gradients.
+    """
+
+    z: Tensor
+    """Atomic numbers (N,), int64."""
+    edge_index: Tensor
+    """Atoms i and j of each pair (2, P), int64; the pair j-i is not listed again."""
+    vectors: Tensor
+    """From i to the image of j (P, 3), A."""
+    batch: Tensor
+    """The configuration that an atom belongs to (N,), 0 ... B - 1, ascending."""
+    size: int
+    """B."""
+    features: Tensor | None = None
+    """What the inputs computed beforehand for each atom (N, F), such as SOAP; None where gradients are asked for."""
+
+
+def graph_of(batch: Batch) -> AtomicGraph:
+    """What a representation is given of a batch of `Inputs`; vectors differentiable in positions and cell."""
+    moving = batch.pos.requires_grad or batch.cell.requires_grad
+    features = None if moving else batch.get("features")
+    vectors = pair_vectors(batch)
+    size = batch.num_graphs
+    return AtomicGraph(batch.z, batch.edge_index, vectors, batch.batch, size, features)
+
+
+def pair_vectors(batch: Batch) -> Tensor:
+    """Vectors from i to the image of j, (P, 3) in A, differentiable in positions and cell."""
+    i, j = batch.edge_index
+    # no matrix product, which mixed precision would round to three digits
+    translation = (batch.edge_shift.unsqueeze(-1) * batch.cell[batch.batch[i]]).sum(dim=1)
+    return batch.pos[j] - batch.pos[i] + translation
+
+
+class Graphs:
+    """What a representation is given of each batch of `Inputs`; every pass over them begins anew."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[AtomicGraph]:
+        return map(graph_of, self.batches)
+
+
+def joined(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
+    """Several as one, in order."""
+    atoms = list(accumulate((len(graph.z) for graph in graphs), initial=0))
+    sizes = list(accumulate((graph.size for graph in graphs), initial=0))
+    features = [graph.features for graph in graphs if graph.features is not None]
+    return AtomicGraph(
+        z=torch.cat([graph.z for graph in graphs]),
+        edge_index=torch.cat([g.edge_index + n for g, n in zip(graphs, atoms, strict=False)], 1),
+        vectors=torch.cat([graph.vectors for graph in graphs]),
+        batch=torch.cat([g.batch + n for g, n in zip(graphs, sizes, strict=False)]),
+        size=sizes[-1],
+        features=torch.cat(features) if len(features) == len(graphs) else None,
+    )
 
 
 class Inputs(ABC):

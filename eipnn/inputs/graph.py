@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import vesin
 from ase import Atoms
-from torch import Tensor
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Data
 
 from eipnn.inputs.base import Inputs
+from eipnn.neighbours import NeighbourList, complete_cell
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,10 @@ class Graph(Inputs):
     cutoff: float
 
     def __call__(self, atoms: Atoms, dtype: torch.dtype = torch.float32) -> Data:
-        cell = _complete_cell(atoms)
-        finder = vesin.NeighborList(cutoff=self.cutoff, full_list=False, sorted=True, n_threads=1)
-        i, j, shift = finder.compute(atoms.positions, cell, atoms.pbc, quantities="ijS")
-        index = np.stack([i, j]).astype(np.int64)
+        cell = complete_cell(atoms)
+        index, shift = NeighbourList(self.cutoff)(atoms.positions, cell, atoms.pbc)
         return Data(
-            z=torch.from_numpy(atoms.numbers.astype(np.int64)),
+            z=torch.as_tensor(atoms.numbers, dtype=torch.int64),
             pos=torch.as_tensor(atoms.positions, dtype=dtype),
             cell=torch.as_tensor(cell, dtype=dtype).unsqueeze(0),
             edge_index=torch.from_numpy(index),
@@ -50,16 +46,3 @@ class Graph(Inputs):
 
     def key(self) -> str:
         return f"graph-v1 cutoff={self.cutoff!r}"
-
-
-def pair_vectors(batch: Batch) -> Tensor:
-    """Vectors from i to the image of j, (P, 3) in A, differentiable in positions and cell."""
-    i, j = batch.edge_index
-    # no matrix product, which mixed precision would round to three digits
-    translation = (batch.edge_shift.unsqueeze(-1) * batch.cell[batch.batch[i]]).sum(dim=1)
-    return batch.pos[j] - batch.pos[i] + translation
-
-
-def _complete_cell(atoms: Atoms) -> np.ndarray:
-    """The cell, with lattice vectors of non-periodic axes set to zero: they carry no meaning."""
-    return np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)

@@ -13,11 +13,11 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from ase.geometry import complete_cell
 from torch import Tensor
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Data
 
 from eipnn.errors import InputError
-from eipnn.inputs.base import Inputs
-from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.inputs.base import AtomicGraph, Inputs
+from eipnn.inputs.graph import Graph
 
 if TYPE_CHECKING:
     from dscribe.descriptors import SOAP
@@ -29,12 +29,12 @@ class Soap(Inputs):
 
     Adds to the fields of `Graph`:
 
-    ===== ====== ===== ==========================================================
-    field shape  dtype what
-    ===== ====== ===== ==========================================================
-    soap  (N, F) float power spectrum in dscribe's order; `power_spectrum` is the
-                       same in torch, with gradients
-    ===== ====== ===== ==========================================================
+    ======== ====== ===== ==========================================================
+    field    shape  dtype what
+    ======== ====== ===== ==========================================================
+    features (N, F) float power spectrum in dscribe's order; `power_spectrum` is the
+                          same in torch, with gradients
+    ======== ====== ===== ==========================================================
 
     The radial basis is dscribe's orthonormalised Gaussian-type orbitals (``rbf="gto"``). A neighbour counts with the
     weight ``1 - 3 (r/cutoff)^2 + 2 (r/cutoff)^3``, which ends with zero slope, so that energies and forces are
@@ -67,11 +67,11 @@ class Soap(Inputs):
             )
         data = Graph(self.reach)(atoms, dtype)
         features = self.descriptor.create_single(_for_dscribe(atoms))
-        data.soap = torch.as_tensor(features, dtype=dtype)
+        data.features = torch.as_tensor(features, dtype=dtype)
         return data
 
     def key(self) -> str:
-        return f"soap-v1 {self!r}"
+        return f"soap-v2 {self!r}"
 
     @property
     def descriptor(self) -> SOAP:
@@ -117,27 +117,27 @@ def _for_dscribe(atoms: Atoms) -> Atoms:
     return wrapped
 
 
-def power_spectrum(batch: Batch, soap: Soap) -> Tensor:
-    """The features of dscribe (N, F), differentiable in positions and cell.
+def power_spectrum(graph: AtomicGraph, soap: Soap) -> Tensor:
+    """The features of dscribe (N, F), differentiable in the vectors.
 
     A neighbour's Gaussian has the closed-form overlap ``pi^1.5 b_nl(r) r^l Y_lm`` with a Gaussian-type orbital (Himanen
     et al., Comput. Phys. Commun. 247, 106949, 2020), summed over neighbours of an element into the coefficients
     ``c_znlm``; the features are ``pi sqrt(8 / (2l + 1)) sum_m c_znlm c_z'n'lm``. In float64 throughout, as the
-    orthonormalised orbitals are sums of large terms of both signs; the result has the dtype of the positions.
+    orthonormalised orbitals are sums of large terms of both signs; the result has the dtype of the vectors.
 
     Args:
-        batch: of `Soap` inputs; their field ``soap`` is not read.
+        graph: its `features` are not read.
         soap: the settings that made them.
     """
     numbers = sorted(atomic_numbers[symbol] for symbol in set(soap.elements))
-    species = torch.searchsorted(torch.tensor(numbers, device=batch.z.device), batch.z)  # (N,)
-    exponents, mixing = (torch.from_numpy(a).to(batch.pos.device) for a in _orbitals(soap))
-    i, j = batch.edge_index
-    vectors = pair_vectors(batch).double()  # (P, 3)
+    species = torch.searchsorted(torch.tensor(numbers, device=graph.z.device), graph.z)  # (N,)
+    exponents, mixing = (torch.from_numpy(a).to(graph.z.device) for a in _orbitals(soap))
+    i, j = graph.edge_index
+    vectors = graph.vectors.double()  # (P, 3)
     square = vectors.square().sum(dim=-1)  # (P,)
     weight = _fade(square, soap.cutoff) if soap.smooth else (square <= soap.reach**2).double()
     harmonics = solid_harmonics(vectors, square, soap.l_max)
-    size = batch.z.shape[0] * len(numbers)  # shape[0]: torch.export takes len() for a constant
+    size = graph.z.shape[0] * len(numbers)  # shape[0]: torch.export takes len() for a constant
     coefficients = []
     for degree, exponent in enumerate(exponents):  # (n_max,)
         radial = weight.unsqueeze(-1) * torch.exp(-exponent * square.unsqueeze(-1))  # (P, n_max)
@@ -151,7 +151,7 @@ def power_spectrum(batch: Batch, soap: Soap) -> Tensor:
             summed = summed.index_add(0, own, summed.new_full((own.shape[0], soap.n_max, 1), Y_00))
         mixed = torch.einsum("nk,akm->anm", mixing[degree], summed)
         coefficients.append(mixed.view(species.shape[0], len(numbers), soap.n_max, -1))
-    return _spectrum(coefficients).to(batch.pos.dtype)
+    return _spectrum(coefficients).to(graph.vectors.dtype)
 
 
 Y_00 = math.sqrt(1 / (4 * math.pi))

@@ -8,10 +8,9 @@ from typing import Any
 
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from torch import Tensor, nn
-from torch_geometric.data import Batch
 
 from eipnn.errors import InputError
-from eipnn.inputs.base import Inputs
+from eipnn.inputs.base import AtomicGraph, Inputs
 
 MAX_Z = 118
 """Largest atomic number; tables per element have MAX_Z + 1 rows."""
@@ -36,17 +35,17 @@ class Representation(nn.Module, HyperparametersMixin, ABC):
         """What turns an `ase.Atoms` into the `Data` that `forward` reads."""
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, graph: AtomicGraph) -> Tensor:
         """Per-atom features (N, dim), invariant to translation, rotation and order of atoms."""
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
+    def calibrate(self, graphs: Iterable[AtomicGraph]) -> None:
         """Find from the training configurations what no gradient finds: a standardisation, scaling factors.
 
         Called once, before the first step of a fresh representation and on every process alike, on the CPU, without
         gradients. What it finds belongs into buffers: checkpoints and fine-tuning carry it on.
 
         Args:
-            batches: the training configurations, in seeded random order; each pass over them begins anew.
+            graphs: the training configurations, in seeded random order; each pass over them begins anew.
         """
 
     def tabulate(self, points: int = 1000) -> "Representation":

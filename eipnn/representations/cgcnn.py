@@ -3,10 +3,9 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.data import Batch
 
 from eipnn.batch_norm import BatchNorm
-from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.inputs import AtomicGraph, Graph
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.representations.schnet import GaussianExpansion, cosine_cutoff
 
@@ -61,14 +60,14 @@ class CGCNN(Representation):
     def inputs(self) -> Graph:
         return Graph(self.cutoff)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """A batch of graphs (see `Graph`) -> features (N, dim)."""
-        distance = pair_vectors(batch).norm(dim=-1)  # (P,)
+    def forward(self, graph: AtomicGraph) -> Tensor:
+        """-> features (N, dim)."""
+        distance = graph.vectors.norm(dim=-1)  # (P,)
         expanded = self.expansion(distance)  # (P, G)
         within = cosine_cutoff if self.smooth else step_cutoff
         envelope = within(distance, self.cutoff).unsqueeze(-1)  # (P, 1)
-        i, j = batch.edge_index
-        features = self.embedding(batch.z)  # (N, F)
+        i, j = graph.edge_index
+        features = self.embedding(graph.z)  # (N, F)
         for convolution in self.convolutions:
             features = features + convolution(features, i, j, expanded, envelope)
         return features

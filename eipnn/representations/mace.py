@@ -11,10 +11,9 @@ from typing import Any, Self
 import torch
 from ase.data import atomic_numbers
 from torch import Tensor, nn
-from torch_geometric.data import Batch
 
 from eipnn.errors import InputError
-from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.inputs import AtomicGraph, Graph
 from eipnn.representations.base import MAX_Z, Representation
 
 UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -116,28 +115,28 @@ class MACE(Representation):
     def inputs(self) -> Graph:
         return Graph(self.cutoff)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """A batch of graphs (see `Graph`) -> features (N, dim). Mixed precision is not the library's: full it is."""
-        device = batch.pos.device.type
+    def forward(self, graph: AtomicGraph) -> Tensor:
+        """-> features (N, dim). Mixed precision is not the library's: full it is."""
+        device = graph.z.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return self.forward(batch)
-        return (self.scalars(batch) - self.mean) / self.spread
+                return self.forward(graph)
+        return (self.scalars(graph) - self.mean) / self.spread
 
-    def scalars(self, batch: Batch) -> Tensor:
+    def scalars(self, graph: AtomicGraph) -> Tensor:
         """The library's own features (N, dim)."""
-        node_attrs = self.one_hot[batch.z]  # (N, S)
+        node_attrs = self.one_hot[graph.z]  # (N, S)
         if not torch.compiler.is_compiling() and not node_attrs.any(dim=1).all():
-            stranger = batch.z[~node_attrs.any(dim=1)][0]
+            stranger = graph.z[~node_attrs.any(dim=1)][0]
             raise InputError(
                 f"an atom of atomic number {stranger} is none of {', '.join(self.elements)}: "
                 "name every element in the representation's `elements`"
             )
-        vectors = pair_vectors(batch)  # (P, 3)
-        edge_index = torch.cat([batch.edge_index, batch.edge_index.flip(0)], dim=1)  # (2, 2P)
+        vectors = graph.vectors
+        edge_index = torch.cat([graph.edge_index, graph.edge_index.flip(0)], dim=1)  # (2, 2P)
         edge_attrs = self.spherical_harmonics(torch.cat([vectors, -vectors]))  # (2P, (ell + 1)^2)
         edge_feats, _ = self.radial_embedding(
-            vectors.norm(dim=-1, keepdim=True), node_attrs, edge_index, batch.z
+            vectors.norm(dim=-1, keepdim=True), node_attrs, edge_index, graph.z
         )  # (P, bessel)
         features = self.node_embedding(node_attrs)  # (N, channels)
         scalars = []
@@ -149,18 +148,18 @@ class MACE(Representation):
             scalars.append(features[:, : self.channels])
         return torch.cat(scalars, dim=-1)
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
+    def calibrate(self, graphs: Iterable[AtomicGraph]) -> None:
         """The mean number of neighbours, by which messages are divided, and a standardisation of each feature.
 
         The features of the untrained network vary by 0.01 or so; a head learns much faster from a spread of one.
         """
         pairs, atoms = 0, 0
-        for batch in batches:
-            pairs += batch.edge_index.shape[1]
-            atoms += batch.num_nodes
+        for graph in graphs:
+            pairs += graph.edge_index.shape[1]
+            atoms += len(graph.z)
         for block in self.interactions:
             block.avg_num_neighbors.fill_(max(2 * pairs / atoms, 1.0))
-        scalars = torch.cat([self.scalars(b) for b in islice(batches, CALIBRATION_BATCHES)])
+        scalars = torch.cat([self.scalars(g) for g in islice(graphs, CALIBRATION_BATCHES)])
         spread, mean = torch.std_mean(scalars, dim=0, correction=0)
         varies = spread > 1e-5 * mean.abs()  # more than rounding
         self.mean.copy_(mean)

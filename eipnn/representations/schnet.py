@@ -5,9 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.data import Batch
 
-from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.inputs import AtomicGraph, Graph
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.representations.filter_convolution import filter_convolution
 from eipnn.representations.tabulated import TabulatedSchNet
@@ -57,14 +56,14 @@ class SchNet(Representation):
     def inputs(self) -> Graph:
         return Graph(self.cutoff)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """A batch of graphs (see `Graph`) -> features (N, dim)."""
-        distance = pair_vectors(batch).norm(dim=-1)  # (P,)
+    def forward(self, graph: AtomicGraph) -> Tensor:
+        """-> features (N, dim)."""
+        distance = graph.vectors.norm(dim=-1)  # (P,)
         expanded = self.expansion(distance)  # (P, G)
         envelope = cosine_cutoff(distance, self.cutoff).unsqueeze(-1)  # (P, 1)
-        features = self.embedding(batch.z)  # (N, F)
+        features = self.embedding(graph.z)  # (N, F)
         for block in self.blocks:
-            features = features + block(features, batch.edge_index, expanded, envelope)
+            features = features + block(features, graph.edge_index, expanded, envelope)
         return features
 
     def filters(self, distance: Tensor) -> Tensor:

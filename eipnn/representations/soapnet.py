@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Batch
 
+from eipnn.inputs.base import AtomicGraph
 from eipnn.inputs.soap import Soap, power_spectrum
 from eipnn.representations.base import Representation
 
@@ -19,8 +19,8 @@ NOTHING = 1e-10
 class SOAPNet(Representation):
     """The SOAP power spectrum of each atom, standardised, through an MLP.
 
-    Training and prediction read the features that dscribe computed (`Soap`). Where gradients with respect to positions
-    or cell are asked for, the same features are computed in torch from the neighbour graph (`power_spectrum`):
+    Training and prediction read the features that dscribe computed (`Soap`). Where gradients are asked for, the same
+    features are computed in torch from the neighbour graph (`power_spectrum`):
     exact forces and stress in the time of a few dscribe calls. dscribe has no analytic derivatives for periodic
     systems, its numerical ones take two calls a coordinate, and other libraries have other radial functions.
 
@@ -68,25 +68,27 @@ class SOAPNet(Representation):
     def inputs(self) -> Soap:
         return self.soap
 
-    def forward(self, batch: Batch) -> Tensor:
-        """A batch of `Soap` inputs -> features (N, dim)."""
-        moving = batch.pos.requires_grad or batch.cell.requires_grad
-        features = power_spectrum(batch, self.soap) if moving else batch.soap  # (N, F)
-        return self.mlp((features - self.mean) * self.scale)
+    def forward(self, graph: AtomicGraph) -> Tensor:
+        """-> features (N, dim)."""
+        return self.mlp((self._features(graph) - self.mean) * self.scale)
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
+    def _features(self, graph: AtomicGraph) -> Tensor:
+        """SOAP (N, F)."""
+        return power_spectrum(graph, self.soap) if graph.features is None else graph.features
+
+    def calibrate(self, graphs: Iterable[AtomicGraph]) -> None:
         """Standardise each feature over the atoms of the training configurations.
 
         A feature that is the same in all of them tells nothing: it is left out, whatever it is elsewhere.
         """
         atoms, total = 0, torch.zeros(self.soap.dim, dtype=torch.float64)
-        for batch in batches:
-            atoms += len(batch.soap)
-            total += batch.soap.double().sum(dim=0)
+        for features in map(self._features, graphs):
+            atoms += len(features)
+            total += features.double().sum(dim=0)
         mean = total / atoms
         squares = torch.zeros_like(mean)
-        for batch in batches:
-            squares += (batch.soap.double() - mean).square().sum(dim=0)
+        for features in map(self._features, graphs):
+            squares += (features.double() - mean).square().sum(dim=0)
         deviation = (squares / atoms).sqrt()
         varies = deviation > (ROUNDING * mean.abs()).clamp(min=NOTHING * deviation.max().item())
         self.mean.copy_(mean)

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.data import Batch
 
 from eipnn.errors import InputError
-from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.inputs import AtomicGraph, Graph
 from eipnn.representations.base import Representation
 from eipnn.representations.filter_convolution import convolution
 
@@ -48,14 +47,14 @@ class TabulatedSchNet(Representation):
     def inputs(self) -> Graph:
         return Graph(self.cutoff)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """A batch of graphs (see `Graph`) -> features (N, dim)."""
-        distance = pair_vectors(batch).norm(dim=-1)  # (P,)
+    def forward(self, graph: AtomicGraph) -> Tensor:
+        """-> features (N, dim)."""
+        distance = graph.vectors.norm(dim=-1)  # (P,)
         rows, weights = terms(distance / self.step, self.tables.shape[1] // 4)
-        features = self.embedding(batch.z)  # (N, F)
+        features = self.embedding(graph.z)  # (N, F)
         for source, update, table in zip(self.sources, self.updates, self.tables, strict=True):
             filters = F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
-            message = convolution(source(features), batch.edge_index, filters)
+            message = convolution(source(features), graph.edge_index, filters)
             features = features + update(message)
         return features
 

@@ -17,6 +17,7 @@ from eipnn.collectives import share_of_mean
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.heads import ClassHead
+from eipnn.inputs import graph_of
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.module import SchedulerCallable, StageModule, finite
@@ -95,7 +96,8 @@ class ClassifierModule(StageModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """A batch of B configurations -> logits (B, |P| + 1)."""
-        return self.head(self.representation(batch), batch.batch, batch.num_graphs)
+        graph = graph_of(batch)
+        return self.head(self.representation(graph), graph.batch, graph.size)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         terms = F.cross_entropy(self(batch), batch.label, reduction="none")  # (B,)

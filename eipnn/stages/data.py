@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
 from eipnn.errors import InputError
-from eipnn.inputs import prepare
+from eipnn.inputs import Graphs, prepare
 from eipnn.inputs.cache import InputSet
 from eipnn.stages.sampling import BatchPlan, EvaluationSampler, MixedSampler, plan_batches
 from eipnn.stages.source import EnergyZero, Source, SourceConfig, ZeroMode
@@ -216,10 +216,11 @@ class StageDataModule(LightningDataModule):
         sampler = MixedSampler(n_dft, n_eip, self.plan, self.seed, world, rank)
         return self._loader(self.train_set, sampler.size, sampler)
 
-    def calibration_batches(self) -> DataLoader:
+    def training_graphs(self) -> Graphs:
         """The training configurations, each once, for `Representation.calibrate`."""
         order = torch.Generator().manual_seed(self.seed)
-        return DataLoader(self.train_set, batch_size=self.batch_size, shuffle=True, generator=order)
+        size = self.batch_size
+        return Graphs(DataLoader(self.train_set, batch_size=size, shuffle=True, generator=order))
 
     dft_fraction: float = 1.0
     """Share of DFT configurations in a mixed batch."""

@@ -18,6 +18,7 @@ from eipnn.collectives import gathered, share_of_mean
 from eipnn.eips import recorded
 from eipnn.errors import InputError
 from eipnn.heads import EnergyHead
+from eipnn.inputs import graph_of
 from eipnn.losses import TUNING, tukey_biweight, tukey_scale
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
@@ -106,8 +107,8 @@ class FinetuneModule(StageModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """A batch of B configurations -> energies (B,), eV, float64, on the zero of the aligned DFT energies."""
-        features = self.representation(batch)
-        return self.head(features, batch.z, batch.batch, batch.num_graphs).squeeze(-1)
+        graph = graph_of(batch)
+        return self.head(self.representation(graph), graph.z, graph.batch, graph.size).squeeze(-1)
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``loss``; for the log ``residual`` (B,) in eV, and which would get gradient as EIP labels, ``used`` (B,)."""

@@ -99,7 +99,7 @@ class StageModule(LightningModule):
                 self._load_representation(self.init_from)
             elif self.trainer.ckpt_path is None:  # a checkpoint that is resumed holds it
                 with torch.no_grad():
-                    self.representation.calibrate(datamodule.calibration_batches())
+                    self.representation.calibrate(datamodule.training_graphs())
 
     def configure_model(self) -> None:
         """Have Lightning read checkpoints as `read_checkpoint` does; it calls this before it reads one."""

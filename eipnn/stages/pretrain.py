@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from eipnn.collectives import share_of_mean
 from eipnn.errors import InputError
 from eipnn.heads import EnergyHead
+from eipnn.inputs import graph_of
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
@@ -77,8 +78,8 @@ class PretrainModule(StageModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """A batch of B configurations -> energies (B, |P|), eV, on each EIP's zero."""
-        features = self.representation(batch)
-        return self.head(features, batch.z, batch.batch, batch.num_graphs)
+        graph = graph_of(batch)
+        return self.head(self.representation(graph), graph.z, graph.batch, graph.size)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         residual = torch.where(batch.known, self(batch) - batch.energies, 0.0)  # (B, |P|)

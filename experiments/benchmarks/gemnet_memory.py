@@ -66,6 +66,7 @@ def measure(device: str, triplet_cutoff: float, batch: int, checkpointing: bool)
     from torch_geometric.data import Batch
 
     from eipnn.heads import EnergyHead
+    from eipnn.inputs import graph_of
     from eipnn.representations import GemNet
 
     torch.manual_seed(0)
@@ -87,7 +88,7 @@ def measure(device: str, triplet_cutoff: float, batch: int, checkpointing: bool)
         torch.cuda.reset_peak_memory_stats()
     start, wall = time.process_time(), time.perf_counter()
     for data in batches:
-        energy = head(net(data), data.z, data.batch, data.num_graphs)
+        energy = head(net(graph_of(data)), data.z, data.batch, data.num_graphs)
         (energy.square().sum() / frames).backward()
     torch.nn.utils.clip_grad_norm_(weights, 5.0)
     optimizer.step()

@@ -19,6 +19,7 @@ from ase.build import bulk
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from eipnn.inputs import graph_of
 from eipnn.representations import SOAPNet
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         ("defaults", SOAPNet(["Si"])),
         ("dscribe's defaults", SOAPNet(["Si"], sigma=1.0, smooth=False)),
     ):
-        net.calibrate([Batch.from_data_list([net.inputs(atoms)])])
+        net.calibrate([graph_of(Batch.from_data_list([net.inputs(atoms)]))])
         compare(net.double(), atoms, options.rounds, name)
 
 
@@ -62,7 +63,7 @@ def by_autograd(net: SOAPNet, atoms: Atoms) -> Tensor:
     """Minus the gradient (N, 3) of the sum of all features."""
     batch = Batch.from_data_list([net.inputs(atoms, torch.float64)])
     batch.pos.requires_grad_()
-    return -torch.autograd.grad(net(batch).sum(), batch.pos)[0]
+    return -torch.autograd.grad(net(graph_of(batch)).sum(), batch.pos)[0]
 
 
 def by_dscribe(net: SOAPNet, atoms: Atoms) -> Tensor:

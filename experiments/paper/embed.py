@@ -35,7 +35,7 @@ from torch_geometric.nn import global_mean_pool
 from eipnn import load
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
-from eipnn.inputs import prepare
+from eipnn.inputs import Graphs, graph_of, prepare
 from eipnn.progress import progress_bar
 from eipnn.report import tables
 from eipnn.report.plots import STYLE
@@ -90,7 +90,9 @@ def random_candidate(
         order = torch.Generator().manual_seed(seed)
         inputs = prepare(frames, net.inputs, cache)
         with torch.no_grad():
-            net.calibrate(DataLoader(inputs, batch_size=BATCH, shuffle=True, generator=order))
+            net.calibrate(
+                Graphs(DataLoader(inputs, batch_size=BATCH, shuffle=True, generator=order))
+            )
     return Candidate("random", seed, net)
 
 
@@ -104,7 +106,7 @@ def represent(
     with torch.no_grad(), progress_bar(name, len(frames), "configurations") as advance:
         for batch in DataLoader(inputs, batch_size=BATCH):
             # float64: of a feature that is the same for all atoms, the mean is too
-            features = net(batch).double()
+            features = net(graph_of(batch)).double()
             parts.append(global_mean_pool(features, batch.batch, batch.num_graphs))
             advance(batch.num_graphs)
     return torch.cat(parts).numpy()

@@ -7,10 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch_geometric.data import Batch
 
 from eipnn.errors import InputError
-from eipnn.inputs.graph import Graph, pair_vectors
+from eipnn.inputs import AtomicGraph, Graph, joined
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.representations.gemnet.basis import BesselBasis, zonal_harmonics
 from eipnn.representations.gemnet.blocks import (
@@ -114,10 +113,10 @@ class GemNet(Representation):
     def inputs(self) -> Graph:
         return Graph(self.cutoff)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """A batch of graphs (see `Graph`) -> features (N, dim)."""
-        rbf, around = self.surroundings(batch)
-        h = self.embedding(batch.z)  # (N, atom)
+    def forward(self, graph: AtomicGraph) -> Tensor:
+        """-> features (N, dim)."""
+        rbf, around = self.surroundings(graph)
+        h = self.embedding(graph.z)  # (N, atom)
         m = self.edge_embedding(h, rbf, around)  # (2, P, edge)
         features = self.outputs[0](h, m, around)  # (N, atom)
         for block, output in zip(self.blocks, self.outputs[1:], strict=True):
@@ -125,11 +124,11 @@ class GemNet(Representation):
             features = features + update
         return features / math.sqrt(len(self.outputs))
 
-    def surroundings(self, batch: Batch) -> tuple[Tensor, Surroundings]:
-        """Radial basis (P, N) and what the blocks know, of the batch's pairs with those in triplets put first."""
-        vector = pair_vectors(batch)  # (P, 3)
+    def surroundings(self, graph: AtomicGraph) -> tuple[Tensor, Surroundings]:
+        """Radial basis (P, N) and what the blocks know, of the pairs with those in triplets put first."""
+        vector = graph.vectors  # (P, 3)
         distance = vector.norm(dim=-1)  # (P,)
-        target, atoms = batch.edge_index, batch.z.shape[0]  # row 0: messages j -> i
+        target, atoms = graph.edge_index, graph.z.shape[0]  # row 0: messages j -> i
         inner = distance < self.triplet_cutoff
         if self.max_neighbours is not None:
             inner &= among_nearest(target, distance, atoms, self.max_neighbours)
@@ -171,18 +170,18 @@ class GemNet(Representation):
             return checkpoint(interact, h, m, use_reentrant=False)
         return interact(h, m)
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
+    def calibrate(self, graphs: Iterable[AtomicGraph]) -> None:
         """Find the scaling factors on the first training configurations, about `CALIBRATION_ATOMS` atoms."""
-        items, atoms = [], 0
-        for batch in batches:
-            items += batch.to_data_list()
-            atoms += len(batch.z)
+        first, atoms = [], 0
+        for graph in graphs:
+            first.append(graph)
+            atoms += len(graph.z)
             if atoms >= CALIBRATION_ATOMS:
                 break
         factors = [module for module in self.modules() if isinstance(module, ScalingFactor)]
         for factor in factors:
             factor.fitting = True
-        self(Batch.from_data_list(items))
+        self(joined(first))
         for factor in factors:
             factor.fitting = False
 

@@ -11,7 +11,7 @@ from ase import Atoms
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from eipnn.inputs import Graph, pair_vectors
+from eipnn.inputs import Graph, graph_of, pair_vectors
 from eipnn.representations import Representation
 from eipnn.stages.checkpoints import build_representation
 
@@ -49,8 +49,8 @@ def ours(representation: Representation, frames: list[Atoms]) -> Prepared:
     """A representation of eipnn on its own inputs."""
     batch = Batch.from_data_list([representation.inputs(atoms) for atoms in frames])
     with torch.no_grad():
-        representation.calibrate([batch])
-    return Prepared(representation, lambda: representation(batch), representation.dim)
+        representation.calibrate([graph_of(batch)])
+    return Prepared(representation, lambda: representation(graph_of(batch)), representation.dim)
 
 
 @dataclass(frozen=True)
