@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
-from eipnn.report.plots import COLOURS, STYLE
+from eipnn.report.plots import COLOURS, STYLE, legend_aside, log_ticks
 from eipnn.report.runs import Experiment
 from eipnn.report.tables import deviation, improvements, rows
 from eipnn.run.strategy import DELTA, MAIN
@@ -159,12 +159,9 @@ def plot_frames(
             axis.xaxis.set_major_locator(FixedLocator(sorted(set(table["frames"]))))
             axis.xaxis.set_major_formatter("{x:.0f}")
             axis.xaxis.set_minor_locator(NullLocator())
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_locator(NullLocator())
+            log_ticks(axis)
             axis.grid()
-        handles, labels = axis.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
+        legend_aside(figure, axis)
         figure.savefig(file)
 
 

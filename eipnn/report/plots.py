@@ -17,13 +17,7 @@ from eipnn.run.strategy import MAIN, MAIN_AND_LONG, STRATEGIES
 
 # Okabe & Ito's palette without its yellow, which is faint on white.
 PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00")
-COLOURS = dict(
-    zip(
-        MAIN_AND_LONG,
-        PALETTE,
-        strict=True,
-    )
-)
+COLOURS = dict(zip(MAIN_AND_LONG, PALETTE, strict=True))
 BLUE = "#0072B2"
 COLOURS |= dict.fromkeys(("delta", "delta-long"), BLUE)
 COLOURS |= dict.fromkeys(("mp+delta", "mp+delta-long"), "#888888")
@@ -42,6 +36,19 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.hspace": 0.06,
 }
+
+
+def log_ticks(axis: Axes) -> None:
+    """Few numbers without powers of ten on the vertical axis, which is logarithmic."""
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
+def legend_aside(figure: Figure, axis: Axes, title: str | None = None) -> None:
+    """One legend, that of `axis`, to the right of all panels."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, title=title)
 
 
 def parity(panels: Mapping[str, pd.DataFrame], title: str, file: Path) -> None:
@@ -110,7 +117,7 @@ def overview(rows: Mapping[str, Mapping[str, Measured]], file: Path) -> None:
         axis.set_xticks(range(len(rows)), list(rows))
         axis.grid(axis="y")
         axis.set(ylabel="test config MAE (eV)")
-        figure.legend(loc="outside right center", frameon=False)
+        legend_aside(figure, axis)
         figure.savefig(file)
 
 
@@ -225,13 +232,10 @@ def learning_curves(
             axis.grid()
             axis.set(yscale="log", xlabel=by if by == "epoch" else "gradient step")
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_locator(NullLocator())
+            log_ticks(axis)
         axes[0].set_ylabel("validation config MAE (eV)")
         figure.suptitle(title)
-        handles, labels = axes[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
+        legend_aside(figure, axes[1])
         figure.savefig(file)
 
 

@@ -16,13 +16,13 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.report import tables
 from eipnn.report.folds import read_table
-from eipnn.report.plots import STYLE, bars
+from eipnn.report.plots import STYLE, bars, legend_aside, log_ticks
 from eipnn.report.runs import Experiment, ReportError, Training, read_experiments
 from eipnn.report.sources import read_data
 from eipnn.report.tables import markdown
@@ -126,9 +126,7 @@ def spreads(table: pd.DataFrame, title: str, file: Path) -> None:
             smooth = _running(table[column], "mean")
             _lines(axis, table["step"], table[column], smooth, (colour, "-"), SPREAD_NAMES[column])
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_locator(NullLocator())
+        log_ticks(axis)
         _finish(figure, axis, "MAR / 0.6745 of", file)
 
 
@@ -155,8 +153,7 @@ def _lines(
 
 
 def _finish(figure: Figure, axis: Axes, legend: str, file: Path) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, title=legend)
+    legend_aside(figure, axis, legend)
     figure.savefig(file)
 
 

@@ -22,7 +22,7 @@ from eipnn.files import write_atomically
 from eipnn.report import tables
 from eipnn.report.command import write_report
 from eipnn.report.document import IMPROVEMENT, STEPS, Report
-from eipnn.report.plots import PALETTE, STYLE
+from eipnn.report.plots import PALETTE, STYLE, legend_aside
 from eipnn.report.runs import ReportError
 from eipnn.report.tables import NOTHING, markdown
 from eipnn.run.strategy import MAIN, STRATEGIES
@@ -130,9 +130,7 @@ def gains(table: pd.DataFrame, rows: Sequence[str], file: Path) -> None:
             axis.grid(axis="y")
             axis.set_title(data)
         axes[0].set_ylabel("improvement over DFT alone (%)")
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False
-        )
+        legend_aside(figure, axes[0])
         figure.savefig(file)
 
 
