@@ -53,6 +53,8 @@ class StageModule(LightningModule):
         super().__init__()
         self.representation = representation
         self.eips = list(eips)
+        if twice := {name for name in self.eips if self.eips.count(name) > 1}:
+            raise InputError(f"eips: {min(twice)!r} is named twice; name each EIP once")
         self.optimizer, self.scheduler = optimizer, scheduler
         # what they refuse is said now, not after the data were prepared
         self._optimisation([nn.Parameter(torch.zeros(1))])
