@@ -501,9 +501,10 @@ def test_usage(capsys):
         eipnn("lable")
 
 
-def test_commands_without_a_network_start_without_torch():
+@pytest.mark.parametrize("command", ["label", "eips", "generate", "fetch"])
+def test_commands_without_a_network_start_without_torch(command):
     code = (
-        "import sys; from eipnn.__main__ import main; sys.argv = ['eipnn', 'label', '--help']\n"
+        f"import sys; from eipnn.__main__ import main; sys.argv = ['eipnn', '{command}', '--help']\n"
         "try: main()\nexcept SystemExit: pass\n"
         "print('torch' in sys.modules)"
     )

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import vesin
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 
@@ -46,6 +45,8 @@ def pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Both atomic numbers and the distance (A) of all pairs up to `reach`, each (n_pairs,)."""
     # ASE's own list is the same and takes thirty times as long, for every draw.
     cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+    import vesin  # imports torch where that is installed: over a second
+
     finder = vesin.NeighborList(cutoff=reach, full_list=False, n_threads=1)
     i, j, distances = finder.compute(atoms.positions, cell, atoms.pbc, quantities="ijd")
     return atoms.numbers[i], atoms.numbers[j], distances
