@@ -4,7 +4,7 @@ import io
 import logging
 import sys
 import warnings
-from contextlib import redirect_stderr
+from contextlib import ExitStack, redirect_stderr
 from functools import wraps
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,7 @@ import eipnn
 from eipnn.errors import InputError, Terminated, UsageError
 from eipnn.files import read_yaml, write_atomically, write_json
 from eipnn.predictions import PredictionWriter
+from eipnn.ranks import ending_together
 from eipnn.settings import in_one_line
 from eipnn.stages.checkpoints import read_checkpoint
 from eipnn.stages.residuals import ResidualLog
@@ -123,7 +124,14 @@ class EipnnCLI(LightningCLI):
 
     parser: StageParser
 
-    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True) -> None:
+    def __init__(
+        self,
+        args: list[str] | dict[str, Any] | None = None,
+        run: bool = True,
+        ending: ExitStack | None = None,
+    ) -> None:
+        """`ending` is left when the command ends (see `ending_together`)."""
+        self.ending = ending
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -203,9 +211,12 @@ class EipnnCLI(LightningCLI):
         # else the trainer makes a timer of its own, which ends in the midst of an epoch
         kwargs["max_time"] = None
         try:
-            return super().instantiate_trainer(callbacks=[*given, *missing], **kwargs)
+            trainer = super().instantiate_trainer(callbacks=[*given, *missing], **kwargs)
         except (MisconfigurationException, ValueError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        if self.ending is not None:
+            self.ending.enter_context(ending_together(str(self.subcommand), trainer))
+        return trainer
 
     def after_fit(self) -> None:
         """Write ``fit.json``: what the training came to."""
@@ -278,6 +289,9 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: not record.getMessage().startswith(NOISE))
+    # "Received SIGTERM", which the last line says too
+    connector = "lightning.pytorch.trainer.connectors.signal_connector"
+    logging.getLogger(connector).setLevel(logging.WARNING)
 
 
 def main() -> None:
@@ -287,7 +301,8 @@ def main() -> None:
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(show_path=False)])
     quiet_lightning()
     try:
-        EipnnCLI()
+        with ExitStack() as ending:
+            EipnnCLI(ending=ending)
     except SIGTERMException:
         raise Terminated from None
     except (

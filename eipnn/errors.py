@@ -34,6 +34,11 @@ GOES_ON = dict.fromkeys(
 """What is to be done after a command was stopped; the others begin anew."""
 
 
+def sigterm_said(command: str) -> str:
+    """What is told of a command that SIGTERM ended."""
+    return f"ended by SIGTERM{GOES_ON.get(command, '')}"
+
+
 def exit_code(command: str, work: Callable[[], None]) -> int:
     """Do the work of a command: 0, or what its end is told with.
 
@@ -46,7 +51,7 @@ def exit_code(command: str, work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return _tell(command, f"stopped{GOES_ON.get(command, '')}", 130)
     except Terminated:
-        return _tell(command, f"ended by SIGTERM{GOES_ON.get(command, '')}", 143)
+        return _tell(command, sigterm_said(command), 143)
     except InputError as error:
         return _tell(command, str(error), error.code)
     except OSError as error:

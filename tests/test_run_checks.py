@@ -203,7 +203,7 @@ def test_files_of_a_finished_stage_that_are_gone_are_made_again(
 
 
 def test_a_stage_that_sigterm_ends_has_failed(monkeypatch, capsys):
-    def ended() -> None:
+    def ended(**_) -> None:
         raise SIGTERMException
 
     monkeypatch.setattr(cli, "EipnnCLI", ended)

@@ -99,7 +99,7 @@ class SlantedTriangular(SpanningSchedule):
         ratio: float = 32.0,
         epochs: int | None = None,
     ) -> None:
-        if not (0 < rise < 1 and 1 <= ratio < float("inf")):
+        if not (0 < rise <= 1 and 1 <= ratio < float("inf")):
             raise InputError(
                 f"rise must lie between 0 and 1 and ratio be at least 1, not {rise} and {ratio}"
             )
