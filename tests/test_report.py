@@ -10,8 +10,8 @@ from run_folders import ERRORS, N_POOL, ZERO, write_run, write_silicon
 from tiny import exit_code
 
 from eipnn.labels import LabelStore
-from eipnn.report.folds import learning_curve
-from eipnn.report.runs import read_run
+from eipnn.report.folds import learning_curve, read_table
+from eipnn.report.runs import ReportError, read_run
 from eipnn.structures import energy
 
 PICTURES = ("parity.png", "learning_curves.png", "confusion.png", "selection.png")
@@ -310,3 +310,17 @@ def test_the_same_training_twice_is_an_error(run, tmp_path, capsys):
     again = shutil.copytree(run, tmp_path / "again")
     assert exit_code("report", str(run), str(again)) == 1
     assert "report these runs apart" in " ".join(capsys.readouterr().err.split())
+
+
+def test_ids_in_tables_are_text(tmp_path):
+    """Those too that look like numbers or gaps."""
+    file = tmp_path / "predictions.csv"
+    file.write_text("config_id,eip,error\nnan,none,1.5\n007,sw,2\nNA,none,3\n12E5,sw,4\n")
+    table = read_table(file, ("config_id", "eip", "error"))
+    assert list(table["config_id"]) == ["nan", "007", "NA", "12E5"]
+    assert list(table["eip"]) == ["none", "sw", "none", "sw"]
+    assert list(table["error"]) == [1.5, 2, 3, 4]
+    for gap in ("", "nan"):
+        file.write_text(f"config_id,error\na,{gap}\n")
+        with pytest.raises(ReportError, match="empty or with gaps"):
+            read_table(file, ("config_id", "error"))

@@ -83,9 +83,9 @@ def read_table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 def _read_csv(file: Path) -> pd.DataFrame:
     try:
-        # "none" is a class, not a gap, and ids are text even where they look like numbers.
-        return pd.read_csv(
-            file, dtype={"config_id": str}, keep_default_na=False, na_values=["", "nan"]
-        )
+        # "none" is a class, not a gap, and ids are text even where they look like numbers, or like a gap.
+        columns = pd.read_csv(file, nrows=0).columns.drop("config_id", errors="ignore")
+        gaps = {name: ["", "nan"] for name in columns}
+        return pd.read_csv(file, dtype={"config_id": str}, keep_default_na=False, na_values=gaps)
     except (ValueError, OSError) as error:
         raise damaged(file, f"{type(error).__name__}: {error}") from error
