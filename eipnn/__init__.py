@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eipnn import losses, representations
-    from eipnn.calculator import EIPNNCalculator
-    from eipnn.checkpoint import load
+    from eipnn.potential import Potential
+    from eipnn.potential.calculator import EIPNNCalculator
     from eipnn.stages import (
         ClassifierDataModule,
         ClassifierModule,
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         PretrainDataModule,
         PretrainModule,
     )
+
+    load = Potential.load
 
 __version__ = "0.1.0"
 
@@ -29,8 +31,8 @@ _HOME = {
     "PretrainDataModule": "eipnn.stages",
     "FinetuneModule": "eipnn.stages",
     "FinetuneDataModule": "eipnn.stages",
-    "EIPNNCalculator": "eipnn.calculator",
-    "load": "eipnn.checkpoint",
+    "EIPNNCalculator": "eipnn.potential.calculator",
+    "Potential": "eipnn.potential",
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "EIPNNCalculator",
     "FinetuneDataModule",
     "FinetuneModule",
+    "Potential",
     "PretrainDataModule",
     "PretrainModule",
     "__version__",
@@ -49,6 +52,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load":
+        return import_module("eipnn.potential").Potential.load
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name in ("losses", "representations"):

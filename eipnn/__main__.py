@@ -16,7 +16,7 @@ COMMANDS = {
     "label": ("eipnn.labels.command", "energies and forces of structures under EIPs"),
     "run": ("eipnn.run.command", "an experiment: label, classify, pretrain, fine-tune, test"),
     "report": ("eipnn.report.command", "tables and pictures of finished runs"),
-    "export": ("eipnn.export", "a fine-tuned potential as a torch.export program"),
+    "export": ("eipnn.potential.export", "a fine-tuned potential as a torch.export program"),
 }
 """Command -> the module with the function of that name, and what it gives."""
 

@@ -27,10 +27,10 @@ from rich.logging import RichHandler
 import eipnn
 from eipnn.errors import InputError, Terminated, UsageError
 from eipnn.files import read_yaml, write_atomically, write_json
+from eipnn.potential.checkpoints import read_checkpoint
 from eipnn.predictions import PredictionWriter
 from eipnn.ranks import ending_together
 from eipnn.settings import in_one_line
-from eipnn.stages.checkpoints import read_checkpoint
 from eipnn.stages.residuals import ResidualLog
 
 NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")

@@ -24,8 +24,8 @@ class DiskFullError(InputError):
     """There is no room for what has to be written; the message names folder and space."""
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write `text` beside `file` and move it into place, so that a reader never meets half of it.
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write `content` beside `file` and move it into place, so that a reader never meets half of it.
 
     Raises:
         DiskFullError: there is no room for it; what stood in `file` still does.
@@ -34,8 +34,8 @@ def write_atomically(file: Path, text: str) -> None:
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     with told_when_full(file.parent):
         try:
-            with part.open("w", encoding="utf-8") as stream:
-                stream.write(text)
+            with part.open("wb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
                 stream.flush()
                 os.fsync(
                     stream.fileno()

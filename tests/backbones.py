@@ -21,6 +21,8 @@ import eipnn.representations
 from eipnn import FinetuneModule
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph, Graph, graph_of
+from eipnn.potential import Potential
+from eipnn.potential.potential import derivatives
 from eipnn.representations import Representation
 from eipnn.stages.module import shift_table
 
@@ -94,6 +96,20 @@ def batch_of(net: Representation, *frames: Atoms, dtype: torch.dtype = torch.flo
 def graph(net: Representation, *frames: Atoms, dtype: torch.dtype = torch.float32) -> AtomicGraph:
     """What a representation is given of the frames."""
     return graph_of(batch_of(net, *frames, dtype=dtype))
+
+
+def energy_forces_virial(
+    potential: FinetuneModule | Potential, batch: Batch, virial: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Energies (B,) in eV on the aligned zero, forces (N, 3) in eV/A and, if asked for, virials (B, 3, 3) in eV."""
+    made = potential if isinstance(potential, Potential) else potential.potential
+    found = made.predict(graph_of(batch), ("forces", "stress"), cohesive=True)
+    moving = graph_of(batch)
+    moving = moving._replace(vectors=moving.vectors.requires_grad_(), features=None)
+    with torch.enable_grad():
+        forces, virials = derivatives(made(moving).sum(), moving)
+    torch.testing.assert_close(forces, found.forces, rtol=0, atol=0)
+    return found.energy, forces, virials if virial else None
 
 
 def with_skin(net: Representation, *frames: Atoms) -> Batch:

@@ -17,9 +17,8 @@ from ase.optimize import BFGS
 from tiny import FREE, best, eipnn_stage, stage_config
 
 from eipnn import EIPNNCalculator
-from eipnn.calculator import energy_forces_virial
 from eipnn.errors import InputError
-from eipnn.stages.checkpoints import CheckpointError
+from eipnn.potential.checkpoints import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +93,8 @@ def test_relaxation_goes_down(checkpoint):
 
 def test_dynamics_at_constant_pressure_evaluate_once_a_step(checkpoint, monkeypatch):
     atoms = alloy(checkpoint=checkpoint, dtype="float64")
-    evaluated = Mock(wraps=energy_forces_virial)
-    monkeypatch.setattr("eipnn.calculator.energy_forces_virial", evaluated)
+    evaluated = Mock(wraps=atoms.calc.potential.predict)
+    monkeypatch.setattr(atoms.calc.potential, "predict", evaluated)
     run = MelchionnaNPT(
         atoms, 2 * units.fs, temperature_K=300, externalstress=0.0, ttime=20, pfactor=100.0
     )
@@ -172,7 +171,7 @@ def test_checkpoints_of_other_stages_are_refused(trained, stage, name):
     file = best(trained[stage])
     with pytest.raises(CheckpointError) as error:
         EIPNNCalculator(file)
-    assert f"{file}: of stage '{name}'; a calculator needs a fine-tuned" in str(error.value)
+    assert f"{file}: of stage '{name}'; a potential is a fine-tuned checkpoint" in str(error.value)
 
 
 def test_other_precisions_are_refused(checkpoint):

@@ -24,7 +24,7 @@ from torch_geometric.data import Batch
 
 from eipnn import ClassifierDataModule, ClassifierModule
 from eipnn.errors import InputError
-from eipnn.heads import ClassHead
+from eipnn.potential.heads import ClassHead
 from eipnn.representations import SchNet
 from eipnn.stages.classify import best_eip_class
 

@@ -12,10 +12,10 @@ from paper import call, script
 from tiny import eipnn, exit_code, in_process, read_json
 
 from eipnn.eips import load_eips
+from eipnn.potential.checkpoints import build_representation
 from eipnn.published import NAMES
 from eipnn.run import execute
 from eipnn.run.experiment import STAGES, Experiment, read_experiment
-from eipnn.stages.checkpoints import build_representation
 from eipnn.structures import Split, read_split, read_structures, write_split
 
 ROOT = Path(__file__).parents[1]

@@ -16,15 +16,15 @@ from backbones import (
     build,
     calibrated,
     energies,
+    energy_forces_virial,
     every_frame,
     graph,
     small,
 )
 
-from eipnn import ClassifierModule, FinetuneModule, PretrainModule, load
-from eipnn.calculator import energy_forces_virial
+from eipnn import ClassifierModule, FinetuneModule, PretrainModule
 from eipnn.errors import InputError
-from eipnn.stages.checkpoints import build_representation
+from eipnn.potential.checkpoints import build_representation
 
 MODULES = {
     "classify": lambda net: ClassifierModule(net, ["a", "b"]),
@@ -120,7 +120,7 @@ def test_what_calibration_finds_is_in_the_checkpoint(backbone, trainable, tmp_pa
     module = FinetuneModule(deepcopy(trainable)).eval()
     file = tmp_path / "potential.ckpt"
     torch.save({"state_dict": module.state_dict(), "eipnn": module.record()}, file)
-    again = load(file)
+    again = FinetuneModule.load_from_checkpoint(file)
     batch = batch_of(module.representation, *FRAMES.values())
     torch.testing.assert_close(again(batch), module(batch), rtol=0, atol=0)
     # and it is in buffers, which training leaves alone
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_plain_values_rebuilds_it(potential, tmp_path):
     file = tmp_path / "potential.ckpt"
     torch.save({"state_dict": potential.state_dict(), "eipnn": potential.record()}, file)
     torch.load(file, weights_only=True)
-    again = load(file).double()
+    again = FinetuneModule.load_from_checkpoint(file).double()
     frames = list(FRAMES.values())
     expected = energies(potential, *frames)
     np.testing.assert_allclose(energies(again, *frames), expected, atol=1e-5, rtol=1e-5)

@@ -14,12 +14,11 @@ from ase.calculators.emt import EMT
 from ase.calculators.fd import calculate_numerical_stress
 from ase.calculators.lj import LennardJones
 from ase.md.verlet import VelocityVerlet
-from backbones import make_potential
+from backbones import energy_forces_virial, make_potential
 from tiny import EIPS, best, eipnn_stage, stage_config
 from torch_geometric.data import Batch
 
 from eipnn import EIPNNCalculator, load
-from eipnn.calculator import energy_forces_virial
 from eipnn.eips import EIP, recorded
 from eipnn.eips.in_cell import wrapped
 from eipnn.errors import InputError
@@ -61,7 +60,7 @@ class Labels(EMT):
 def test_delta_predictions_are_network_plus_eip(delta, tiny):
     table = pd.read_csv(delta / "predictions_test.csv").set_index("config_id")
     potential = load(delta / "checkpoints" / "best.ckpt")
-    assert potential.delta_eip == "au"
+    assert recorded.name_of(potential.eip) == "au"
     calculator = EIPNNCalculator(delta / "checkpoints" / "best.ckpt", eip=Labels(tiny))
     for name in tiny.ids("test"):
         atoms = tiny.frames[name].copy()
@@ -172,7 +171,7 @@ def test_a_delta_checkpoint_is_not_tested_without_its_eip(delta, tiny, tmp_path)
 
 
 def test_a_delta_potential_is_not_exported(delta):
-    from eipnn.export import export_potential
+    from eipnn.potential.export import export_potential
 
     with pytest.raises(InputError, match="gives DFT less the EIP au"):
         export_potential(delta / "checkpoints" / "best.ckpt")

@@ -12,9 +12,9 @@ from tiny import best, in_process
 
 from eipnn import EIPNNCalculator
 from eipnn.errors import InputError
-from eipnn.export import FIELDS, export_potential
+from eipnn.potential.checkpoints import CheckpointError
+from eipnn.potential.export import FIELDS, export_potential
 from eipnn.representations import SchNet
-from eipnn.stages.checkpoints import CheckpointError
 
 # What a user without eipnn runs.
 PLAIN = """\

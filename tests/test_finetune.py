@@ -34,8 +34,8 @@ from torch_geometric.data import Batch
 
 from eipnn import FinetuneDataModule, FinetuneModule
 from eipnn.errors import InputError
-from eipnn.heads import EnergyHead
 from eipnn.losses import tukey_scale
+from eipnn.potential.heads import EnergyHead
 from eipnn.representations import SchNet
 from eipnn.stages.module import shift_table
 from eipnn.stages.source import EnergyZero

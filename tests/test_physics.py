@@ -15,6 +15,7 @@ from backbones import (
     FRAMES,
     batch_of,
     energies,
+    energy_forces_virial,
     every_frame,
     graph,
     with_skin,
@@ -23,7 +24,6 @@ from scipy.stats import ortho_group
 
 import eipnn.representations
 from eipnn import EIPNNCalculator, FinetuneModule
-from eipnn.calculator import energy_forces_virial
 from eipnn.representations import CGCNN, SchNet, SOAPNet
 
 

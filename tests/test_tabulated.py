@@ -6,10 +6,10 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from backbones import energy_forces_virial
 from torch_geometric.data import Batch
 
 from eipnn import EIPNNCalculator, FinetuneModule
-from eipnn.calculator import energy_forces_virial
 from eipnn.errors import InputError
 from eipnn.representations import CGCNN, SchNet
 from eipnn.stages.module import shift_table

@@ -29,6 +29,8 @@ class AtomicGraph(NamedTuple):
     """B."""
     features: Tensor | None = None
     """What the inputs computed beforehand for each atom (N, F), such as SOAP; None where gradients are asked for."""
+    cell: Tensor | None = None
+    """Lattice vectors as rows (B, 3, 3), A, zero along open axes; for the volume alone, no representation reads it."""
 
 
 def graph_of(batch: Batch) -> AtomicGraph:
@@ -37,7 +39,7 @@ def graph_of(batch: Batch) -> AtomicGraph:
     features = None if moving else batch.get("features")
     vectors = pair_vectors(batch)
     size = batch.num_graphs
-    return AtomicGraph(batch.z, batch.edge_index, vectors, batch.batch, size, features)
+    return AtomicGraph(batch.z, batch.edge_index, vectors, batch.batch, size, features, batch.cell)
 
 
 def pair_vectors(batch: Batch) -> Tensor:

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
+from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
-from eipnn.stages.checkpoints import CheckpointError, read_checkpoint
 
 console = Console()
 

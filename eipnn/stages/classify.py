@@ -16,8 +16,8 @@ from torchmetrics import MeanMetric
 from eipnn.collectives import share_of_mean
 from eipnn.eips import NONE
 from eipnn.errors import InputError
-from eipnn.heads import ClassHead
 from eipnn.inputs import graph_of
+from eipnn.potential.heads import ClassHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.module import SchedulerCallable, StageModule, finite

@@ -17,9 +17,10 @@ from torchmetrics import MeanMetric
 from eipnn.collectives import gathered, share_of_mean
 from eipnn.eips import recorded
 from eipnn.errors import InputError
-from eipnn.heads import EnergyHead
 from eipnn.inputs import graph_of
 from eipnn.losses import TUNING, tukey_biweight, tukey_scale
+from eipnn.potential import Potential
+from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
 from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
@@ -93,12 +94,6 @@ class FinetuneModule(StageModule):
         return record
 
     @property
-    def delta_eip(self) -> str | None:
-        """The EIP on top of which the network was trained (delta learning)."""
-        record = self.zeros.get("dft", {}).get("eip")
-        return recorded.name_of(record) if record else None
-
-    @property
     def metrics(self) -> list[str]:
         return ["val_config_mae", "val_atom_mae"]
 
@@ -107,8 +102,12 @@ class FinetuneModule(StageModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """A batch of B configurations -> energies (B,), eV, float64, on the zero of the aligned DFT energies."""
-        graph = graph_of(batch)
-        return self.head(self.representation(graph), graph.z, graph.batch, graph.size).squeeze(-1)
+        return self.potential.predict(graph_of(batch), cohesive=True).energy
+
+    @property
+    def potential(self) -> Potential:
+        """What is trained: the network with its energies of elements; it shares the weights."""
+        return Potential(self.representation, self.head, self.elements, self.zeros)
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``loss``; for the log ``residual`` (B,) in eV, and which would get gradient as EIP labels, ``used`` (B,)."""

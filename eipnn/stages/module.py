@@ -19,14 +19,19 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 import eipnn
 from eipnn.eips import recorded
 from eipnn.errors import InputError
+from eipnn.potential.checkpoints import (
+    CheckpointError,
+    build_representation,
+    read_checkpoint,
+    read_record,
+)
+from eipnn.potential.potential import UNITS
 from eipnn.representations.base import MAX_Z, Representation
-from eipnn.stages.checkpoints import CheckpointError, read_checkpoint, read_record
 from eipnn.stages.schedules import SpanningSchedule
 
 log = logging.getLogger("eipnn")
 
 SchedulerCallable = Callable[[Optimizer], LRScheduler]
-UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 
 
 class StageModule(LightningModule):
@@ -257,21 +262,30 @@ class StageModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:  # type: ignore[override]
-        """The trained module; see `eipnn.load`. Takes no other argument than the path.
+        """The trained module of a checkpoint of this stage, on the CPU, for evaluation.
+
+        It knows its `elements` (symbols), `cutoff` (A), `eips`, `zeros` (eV an element, of DFT and of each EIP) and
+        `units`. Takes no other argument than the path of a local file; no code in it is run.
 
         Raises:
-            CheckpointError: the checkpoint is of another stage.
+            CheckpointError: the file is absent, unreadable, damaged, not eipnn's or of another stage, or does not fit
+                the code.
         """
-        from eipnn.checkpoint import load
-
         if given := {k for k, v in kwargs.items() if v is not None}:
             raise TypeError(f"load_from_checkpoint takes a path alone, not {sorted(given)}")
-        module = load(checkpoint_path)
-        if not isinstance(module, cls):
+        content = read_checkpoint(checkpoint_path)
+        record = read_record(content, checkpoint_path, cls.stage)
+        representation = build_representation(record["representation"])
+        try:
+            module = cls(representation, **record["settings"])
+            module.load_state_dict(content["state_dict"])
+        except Exception as error:
             raise CheckpointError(
-                f"{checkpoint_path}: a {module.stage} checkpoint, not {cls.stage}"
-            )
-        return module
+                f"{checkpoint_path}: does not fit the code ({type(error).__name__}: {error}); "
+                "use the version of eipnn, and the backbone, that it was trained with"
+            ) from error
+        module.elements, module.zeros = record["elements"], record["zeros"]
+        return module.eval()
 
     def _load_representation(self, file: str) -> None:
         checkpoint = read_checkpoint(file)

@@ -9,12 +9,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
 from torch_geometric.data import Batch
+from torch_geometric.nn import global_add_pool
 from torchmetrics import MeanMetric
 
 from eipnn.collectives import share_of_mean
 from eipnn.errors import InputError
-from eipnn.heads import EnergyHead
 from eipnn.inputs import graph_of
+from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
@@ -79,7 +80,8 @@ class PretrainModule(StageModule):
     def forward(self, batch: Batch) -> Tensor:
         """A batch of B configurations -> energies (B, |P|), eV, on each EIP's zero."""
         graph = graph_of(batch)
-        return self.head(self.representation(graph), graph.z, graph.batch, graph.size)
+        atoms = self.head(self.representation(graph), graph.z)  # (N, |P|)
+        return global_add_pool(atoms, graph.batch, graph.size)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         residual = torch.where(batch.known, self(batch) - batch.energies, 0.0)  # (B, |P|)

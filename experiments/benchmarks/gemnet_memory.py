@@ -65,8 +65,8 @@ def measure(device: str, triplet_cutoff: float, batch: int, checkpointing: bool)
     from ase.build import bulk
     from torch_geometric.data import Batch
 
-    from eipnn.heads import EnergyHead
     from eipnn.inputs import graph_of
+    from eipnn.potential.heads import EnergyHead
     from eipnn.representations import GemNet
 
     torch.manual_seed(0)

@@ -27,8 +27,9 @@ from ase.md.verlet import VelocityVerlet
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from eipnn import EIPNNCalculator, FinetuneModule
-from eipnn.calculator import energy_forces_virial
+from eipnn import EIPNNCalculator, FinetuneModule, Potential
+from eipnn.inputs import graph_of
+from eipnn.potential.potential import volumes
 from eipnn.representations import SchNet
 from eipnn.structures import read_structures
 
@@ -88,14 +89,17 @@ def errors(checkpoint: str | Path) -> list[dict]:
 
 
 def properties(
-    potential: FinetuneModule, frames: list[Atoms], dtype: torch.dtype
+    potential: Potential, frames: list[Atoms], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Energies an atom (B,), forces (N, 3) and virials an atom (B, 3, 3), in float64."""
     batch = Batch.from_data_list([potential.representation.inputs(a, dtype) for a in frames])
-    energy, forces, virial = energy_forces_virial(potential, batch, virial=True)
-    assert virial is not None
-    atoms = batch.n_atoms.double()
-    return energy.double() / atoms, forces.double(), virial.double() / atoms.view(-1, 1, 1)
+    found = potential.predict(graph_of(batch), ("forces", "stress"), cohesive=True)
+    assert found.forces is not None
+    assert found.stress is not None
+    size = volumes(batch.cell.double()) / batch.n_atoms
+    virial = found.stress.double() * size.view(-1, 1, 1)
+    # of open boundaries there is none
+    return found.energy / batch.n_atoms, found.forces.double(), virial.nan_to_num()
 
 
 def row(points: str, dtype: str, found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> dict:

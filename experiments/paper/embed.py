@@ -32,17 +32,17 @@ from sklearn.preprocessing import StandardScaler
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import global_mean_pool
 
-from eipnn import load
+from eipnn import FinetuneModule, PretrainModule
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
 from eipnn.inputs import Graphs, graph_of, prepare
+from eipnn.potential.checkpoints import build_representation
 from eipnn.progress import progress_bar
 from eipnn.report import tables
 from eipnn.report.plots import STYLE
 from eipnn.report.runs import Fold, ReportError, read_config, read_json, read_run
 from eipnn.report.sources import fold_settings
 from eipnn.representations.base import Representation
-from eipnn.stages.checkpoints import build_representation
 from eipnn.stages.source import Source, source_of
 
 FINE_TUNED = ("mp", "mp+la")
@@ -316,7 +316,9 @@ def write_embedding(fold: Fold, seeds: Sequence[int], output: Path) -> str:
     cache = config["data"]["init_args"].get("cache")
     folder = Path(cache) if cache else None
     source = source_of(settings)
-    pretrained = load(stage / "checkpoints" / "best.ckpt").representation
+    pretrained = PretrainModule.load_from_checkpoint(
+        stage / "checkpoints" / "best.ckpt"
+    ).representation
     shape, pool = pretrained.config(), source.structures(source.split.pool)
     candidates = [
         *(random_candidate(shape, seed, pool, folder) for seed in dict.fromkeys(seeds)),
@@ -343,7 +345,13 @@ def fine_tuned(fold: Fold) -> list[Candidate]:
         if (fold.folder / f"result-{strategy}.json").exists():
             found = [t for t in read_run(fold.run) if (t.fold, t.strategy) == (fold, strategy)]
             checkpoint = found[0].folder / "checkpoints" / "best.ckpt"
-            return [Candidate("fine-tuned", fold.seed, load(checkpoint).representation)]
+            return [
+                Candidate(
+                    "fine-tuned",
+                    fold.seed,
+                    FinetuneModule.load_from_checkpoint(checkpoint).representation,
+                )
+            ]
     return []
 
 

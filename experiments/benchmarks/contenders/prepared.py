@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from eipnn.inputs import Graph, graph_of, pair_vectors
+from eipnn.potential.checkpoints import build_representation
 from eipnn.representations import Representation
-from eipnn.stages.checkpoints import build_representation
 
 BASE = Path(__file__).parents[2] / "base"
 """Settings of each backbone."""

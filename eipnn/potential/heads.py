@@ -11,7 +11,7 @@ from eipnn.representations.base import MAX_Z
 
 
 class EnergyHead(nn.Module):
-    """Total energies as a sum of per-atom energies, ``E_k = sum_i (scale_k MLP(h_i)_k + shift_k[z_i])``.
+    """Energies of the atoms, ``scale_k MLP(h_i)_k + shift_k[z_i]``; their sum is the energy E_k.
 
     The MLP has the widths d -> d -> K. The scale and the shift per element come from the training labels
     (`set_scale`), so that the MLP sees targets of order one, whatever the energy zero. The shift is kept and summed in
@@ -36,10 +36,9 @@ class EnergyHead(nn.Module):
         self.scale.copy_(scale)
         self.shift.copy_(shift)
 
-    def forward(self, features: Tensor, z: Tensor, batch: Tensor, size: int) -> Tensor:
-        """features (N, d), z (N,), batch (N,) -> energies (size, K) in eV, float64."""
-        learned = global_add_pool(self.mlp(features) * self.scale, batch, size)  # (size, K)
-        return learned.double() + global_add_pool(self.shift[z], batch, size)
+    def forward(self, features: Tensor, z: Tensor) -> Tensor:
+        """features (N, d), z (N,) -> energies of the atoms (N, K) in eV, float64."""
+        return (self.mlp(features) * self.scale).double() + self.shift[z]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """As of every module, but the shift stays float64."""

@@ -32,33 +32,27 @@ from typing import Literal
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.data import atomic_numbers
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch_geometric.data import Batch
+from torch_geometric.nn import global_add_pool
 
-from eipnn.checkpoint import load
+from eipnn.eips.recorded import name_of
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph
-from eipnn.representations.base import MAX_Z
-from eipnn.stages.checkpoints import CheckpointError
-from eipnn.stages.finetune import FinetuneModule
+from eipnn.potential.potential import Potential
 
 RECORD = "eipnn.json"
 FIELDS = ("z", "pos", "cell", "edge_index", "edge_shift", "batch")
 
 
 class PlainPotential(nn.Module):
-    """A fine-tuned potential that takes tensors (see the head of this file)."""
+    """A potential that takes tensors (see the head of this file)."""
 
-    def __init__(self, potential: FinetuneModule) -> None:
+    def __init__(self, potential: Potential) -> None:
         super().__init__()
-        self.representation, self.head = potential.representation, potential.head
-        zero = torch.full((MAX_Z + 1,), torch.nan, dtype=torch.float64)  # eV
-        energies = potential.zeros["dft"]["energies"]
-        for symbol in potential.elements:
-            zero[atomic_numbers[symbol]] = energies.get(symbol, 0.0)
-        self.register_buffer("zero", zero)
+        self.potential = potential
+        self.register_buffer("zero", potential.zero)
         self.zero: Tensor
 
     def forward(
@@ -75,7 +69,7 @@ class PlainPotential(nn.Module):
         i, j = edge_index
         translation = (edge_shift.unsqueeze(-1) * cell[batch[i]]).sum(dim=1)
         graph = AtomicGraph(z, edge_index, pos[j] - pos[i] + translation, batch, size)
-        energy = self.head(self.representation(graph), z, batch, size).squeeze(-1)
+        energy = global_add_pool(self.potential(graph), batch, size)
         zero = energy.new_zeros(size).index_add(0, batch, self.zero[z])
         return energy * (1 + 0 * zero) + zero  # of an unknown element, the forces are NaN too
 
@@ -93,20 +87,15 @@ def export_potential(
         CheckpointError: the checkpoint is of another stage.
         InputError: the representation cannot be exported, or the potential needs an EIP beside it.
     """
-    potential = load(checkpoint)
-    if not isinstance(potential, FinetuneModule):
-        raise CheckpointError(
-            f"{checkpoint}: of stage {potential.stage!r}; a potential is a fine-tuned checkpoint"
-        )
-    if potential.delta_eip:
+    potential = Potential.load(checkpoint)
+    if potential.eip:
         raise InputError(
-            f"{checkpoint}: gives DFT less the EIP {potential.delta_eip}, which a program cannot hold; use "
+            f"{checkpoint}: gives DFT less the EIP {name_of(potential.eip)}, which a program cannot hold; use "
             "EIPNNCalculator in ASE"
         )
     precision = getattr(torch, dtype)
     plain = PlainPotential(potential).requires_grad_(False).eval()
-    for part in (plain.representation, plain.head):
-        part.to(precision)
+    plain.potential.to(precision)
     for tensor in (*plain.parameters(), *plain.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)  # no views in files
     atoms, pairs, configurations = Dim("atoms"), Dim("pairs"), Dim("configurations")
@@ -125,7 +114,7 @@ def export_potential(
         ) from error
 
 
-def example_batch(potential: FinetuneModule, dtype: torch.dtype) -> Batch:
+def example_batch(potential: Potential, dtype: torch.dtype) -> Batch:
     """Three crystals of all elements; positions ask for gradients, as for forces."""
     lattice = bulk("X", "fcc", a=0.9 * potential.cutoff)  # 12 neighbours and more
     frames = []
@@ -155,7 +144,7 @@ def export(
         dtype: precision of positions and of the network.
     """
     program = export_potential(checkpoint, dtype)
-    record = load(checkpoint).record() | {"dtype": dtype}
+    record = Potential.load(checkpoint).record() | {"dtype": dtype}
     output.parent.mkdir(parents=True, exist_ok=True)
     torch.export.save(program, output, extra_files={RECORD: json.dumps(record)})
-    print(f"{output}: takes {', '.join(FIELDS)}; see the head of eipnn.export")
+    print(f"{output}: takes {', '.join(FIELDS)}; see the head of eipnn.potential.export")

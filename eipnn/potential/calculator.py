@@ -8,15 +8,13 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
-from torch import Tensor
 from torch_geometric.data import Batch
 
-from eipnn.checkpoint import load
 from eipnn.eips.in_cell import InCell, wrapped
-from eipnn.eips.recorded import restore
+from eipnn.eips.recorded import name_of, restore
 from eipnn.errors import InputError
-from eipnn.stages.checkpoints import CheckpointError
-from eipnn.stages.finetune import FinetuneModule
+from eipnn.inputs import graph_of
+from eipnn.potential.potential import Potential
 from eipnn.structures.check import value_problem
 
 
@@ -27,7 +25,7 @@ class EIPNNCalculator(Calculator):
     aligned zero (free atoms at 0 eV with ``isolated_atoms``).
 
     Args:
-        checkpoint: of the fine-tuning stage.
+        checkpoint: of the fine-tuning stage, or a file of `Potential.save`.
         device: of torch.
         dtype: ``float32``, as trained, or ``float64`` for tight relaxations and vibrations.
         cohesive: see above.
@@ -43,7 +41,7 @@ class EIPNNCalculator(Calculator):
             be used, NaN from the network.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (ASE's own form)
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's own form)
 
     def __init__(
         self,
@@ -56,29 +54,25 @@ class EIPNNCalculator(Calculator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        potential = load(checkpoint)
-        if not isinstance(potential, FinetuneModule):
-            raise CheckpointError(
-                f"{checkpoint}: of stage {potential.stage!r}; a calculator needs a fine-tuned checkpoint"
-            )
+        potential = Potential.load(checkpoint)
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {dtype!r}")
         self.eip: InCell | None = None
-        if potential.delta_eip is not None:
+        self.eip_zero: dict[str, float] = {}
+        if potential.eip is not None:
             try:
-                self.eip = restore(potential.zeros["dft"]["eip"], eip)
+                self.eip = restore(potential.eip, eip)
             except InputError as error:
                 raise InputError(f"{checkpoint}: {error}") from error
+            self.eip_zero = potential.zeros[name_of(potential.eip)]["energies"]
         elif eip is not None:
             raise InputError(f"{checkpoint}: was not trained on top of an EIP: give none")
+        self.cohesive = cohesive
         self.dtype: torch.dtype = getattr(torch, dtype)
+        self.device = torch.device(device)
         self.potential = potential.to(device=device, dtype=self.dtype).requires_grad_(False)
         if tabulate:
             self.potential.representation = self.potential.representation.tabulate()
-        self.zero: dict[str, float] = {} if cohesive else potential.zeros["dft"]["energies"]
-        self.eip_zero = (
-            potential.zeros[potential.delta_eip]["energies"] if potential.delta_eip else {}
-        )
 
     def calculate(
         self,
@@ -88,30 +82,29 @@ class EIPNNCalculator(Calculator):
     ) -> None:
         super().calculate(atoms, properties, system_changes)
         current: Atoms = self.atoms  # type: ignore[assignment]
-        symbols: list[str] = current.get_chemical_symbols()
         if problem := value_problem(current):
             raise InputError(f"the potential has no energy of these atoms: {problem}")
-        self.potential.check_elements(set(symbols))
+        self.potential.check_elements(set(current.symbols))
         # in the cell, as float32 loses digits of an atom that is a long way out
         data = self.potential.representation.inputs(wrapped(current), self.dtype)
-        batch = Batch.from_data_list([data]).to(self.potential.device)
+        graph = graph_of(Batch.from_data_list([data]).to(self.device))
         # The stress comes with the forces at little cost; molecular dynamics at constant pressure asks for it later.
-        energy, forces, virial = energy_forces_virial(
-            self.potential, batch, bool(current.pbc.all())
-        )
-        if not (energy.isfinite().all() and forces.isfinite().all()):
+        found = self.potential.predict(graph, ("forces", "stress"), cohesive=self.cohesive)
+        assert found.forces is not None
+        assert found.stress is not None
+        if not (found.energy.isfinite().all() and found.forces.isfinite().all()):
             raise InputError(
                 "the potential gives NaN or infinite values: atoms are at the same place, or its training diverged"
             )
-        total = energy.item() + sum(self.zero.get(symbol, 0.0) for symbol in symbols)
         self.results = {
-            "energy": total,
-            "free_energy": total,
-            "forces": forces.cpu().double().numpy(),
+            "energy": found.energy.item(),
+            "free_energy": found.energy.item(),
+            "energies": found.atom_energies.cpu().numpy(),
+            "forces": found.forces.cpu().double().numpy(),
         }
-        if virial is not None:
-            stress = virial[0].cpu().double().numpy() / current.get_volume()
-            self.results["stress"] = full_3x3_to_voigt_6_stress((stress + stress.T) / 2)
+        if current.pbc.all():
+            stress = found.stress[0].cpu().double().numpy()
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
         if self.eip is not None:
             self._add_eip(current)
 
@@ -123,27 +116,3 @@ class EIPNNCalculator(Calculator):
         added = self.eip.results | {"energy": self.eip.results["energy"] - zero}
         added["free_energy"] = added["energy"]
         self.results = {k: v + added[k] for k, v in self.results.items() if k in added}
-
-
-def energy_forces_virial(
-    potential: FinetuneModule, batch: Batch, virial: bool = False
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Energies (B,) in eV, forces (N, 3) in eV/A and, if asked for, dE/d(strain) (B, 3, 3) in eV.
-
-    Forces are ``-dE/dr``; the strain deforms positions and cells alike, so that the stress is the last over the
-    volume. Gradients are enabled inside, whatever the mode outside.
-    """
-    with torch.enable_grad():
-        strain = batch.pos.new_zeros(batch.num_graphs, 3, 3).requires_grad_()
-        positions = batch.pos.detach().requires_grad_()
-        batch = batch.clone()
-        batch.pos = positions + torch.einsum("na,nak->nk", positions, strain[batch.batch])
-        batch.cell = batch.cell + batch.cell @ strain
-        energy = potential(batch)
-        wanted = [positions, strain] if virial else [positions]
-        gradients = torch.autograd.grad(energy.sum(), wanted, allow_unused=True)
-    forces = torch.zeros_like(positions) if gradients[0] is None else -gradients[0]
-    if not virial:
-        return energy.detach(), forces, None
-    strained = torch.zeros_like(strain) if gradients[1] is None else gradients[1]
-    return energy.detach(), forces, strained

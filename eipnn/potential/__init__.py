@@ -1,0 +1,5 @@
+"""A trained potential and what uses it: nothing here knows how it was trained."""
+
+from eipnn.potential.potential import Potential, Properties
+
+__all__ = ["Potential", "Properties"]

@@ -1,0 +1,217 @@
+"""A potential: representation, energy head, the energies of elements, and what a file holds of it."""
+
+import io
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from ase.data import atomic_numbers
+from torch import Tensor, nn
+from torch_geometric.nn import global_add_pool
+
+import eipnn
+from eipnn.eips import recorded
+from eipnn.errors import InputError
+from eipnn.files import write_atomically
+from eipnn.inputs import AtomicGraph
+from eipnn.potential.checkpoints import (
+    CheckpointError,
+    build_representation,
+    read_checkpoint,
+    read_record,
+)
+from eipnn.potential.heads import EnergyHead
+from eipnn.representations.base import MAX_Z, Representation
+
+UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+
+
+class Properties(NamedTuple):
+    """What a potential says of B configurations with N atoms; None what was not asked for."""
+
+    atom_energies: Tensor
+    """(N,), eV, float64."""
+    energy: Tensor
+    """Their sum for each configuration (B,), eV, float64."""
+    forces: Tensor | None = None
+    """``-dE/dr`` (N, 3), eV/A."""
+    stress: Tensor | None = None
+    """``dE/d(strain) / volume`` (B, 3, 3), eV/A^3, symmetric, positive under tension (ASE's sign); NaN where a
+    configuration is not periodic along all axes."""
+
+
+class Potential(nn.Module):
+    """Energies per atom, energies, forces and stress, on the zero of the DFT data that the potential was trained on.
+
+    With delta learning (`eip` is set) it gives DFT less that EIP: the EIP's own part, which `eipnn.eips.recorded`
+    restores, is to be added.
+
+    Args:
+        representation: f_rep.
+        head: f_pred, of one energy.
+        elements: symbols of all elements in the training data.
+        zeros: by source (``dft``, names of EIPs): ``mode`` and ``energies`` (eV an element); under ``dft`` also ``eip``
+            (`eipnn.eips.recorded`) with delta learning.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        head: EnergyHead,
+        elements: list[str],
+        zeros: dict[str, dict[str, Any]],
+    ) -> None:
+        super().__init__()
+        self.representation, self.head = representation, head
+        self.elements, self.zeros = elements, zeros
+        energies = zeros.get("dft", {}).get("energies", {})
+        zero = torch.full((MAX_Z + 1,), torch.nan, dtype=torch.float64)
+        for symbol in elements:
+            zero[atomic_numbers[symbol]] = energies.get(symbol, 0.0)
+        # by atomic number, eV; NaN for elements that were not trained on. No buffer: it stays float64.
+        self.zero = zero
+
+    @property
+    def cutoff(self) -> float:
+        """Neighbour cutoff in A."""
+        return self.representation.cutoff
+
+    @property
+    def eip(self) -> dict[str, Any] | str | None:
+        """The record of the EIP on top of which it was trained (delta learning)."""
+        return self.zeros.get("dft", {}).get("eip")
+
+    @property
+    def units(self) -> dict[str, str]:
+        return dict(UNITS)
+
+    def forward(self, graph: AtomicGraph) -> Tensor:
+        """Energies of the atoms on the aligned zero, without that of their elements (N,), eV, float64."""
+        return self.head(self.representation(graph), graph.z).squeeze(-1)
+
+    def predict(
+        self,
+        graph: AtomicGraph,
+        wanted: Collection[str] = ("energy",),
+        *,
+        cohesive: bool = False,
+        create_graph: bool = False,
+    ) -> Properties:
+        """Energies and, if ``forces`` or ``stress`` are wanted, both of these.
+
+        Args:
+            graph: N atoms of B configurations; `AtomicGraph.cell` is needed for the stress alone.
+            wanted: names of `Properties`.
+            cohesive: leave energies on the aligned zero: free atoms at 0 eV with ``isolated_atoms``.
+            create_graph: whether forces and stress are to be differentiated again, in training.
+        """
+        derive = not {"forces", "stress"}.isdisjoint(wanted)
+        if derive:
+            # features that were computed beforehand know no gradients
+            graph = graph._replace(vectors=graph.vectors.detach().requires_grad_(), features=None)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or derive):
+            learned = self(graph)
+            forces, stress = None, None
+            if derive:
+                forces, virial = derivatives(learned.sum(), graph, create_graph)
+                if graph.cell is not None:
+                    stress = virial / volumes(graph.cell)[:, None, None]
+        if derive and not create_graph:
+            learned = learned.detach()
+        atoms = learned if cohesive else learned + self.zero.to(learned.device)[graph.z]
+        energy = global_add_pool(atoms, graph.batch, graph.size)
+        return Properties(atoms, energy, forces, stress)
+
+    def check_elements(self, symbols: Collection[str]) -> None:
+        """Raise `InputError` where the training data did not hold one of the elements."""
+        if strangers := set(symbols) - set(self.elements):
+            raise InputError(
+                f"the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}"
+            )
+
+    def record(self) -> dict[str, Any]:
+        """What a file says of the potential, plain values; `load` reads it."""
+        return {
+            "version": eipnn.__version__,
+            "stage": "finetune",
+            "representation": self.representation.config(),
+            "eips": [],
+            "settings": {},
+            "elements": self.elements,
+            "cutoff": self.cutoff,
+            "zeros": self.zeros,
+            "units": self.units,
+        }
+
+    def save(self, file: str | Path) -> None:
+        """Write a file that `load` reads: plain values and tensors, whole or not at all."""
+        content = {"eipnn": self.record(), "state_dict": self.state_dict()}
+        whole = io.BytesIO()
+        torch.save(content, whole)
+        write_atomically(Path(file), whole.getvalue())
+
+    @classmethod
+    def load(cls, file: str | Path) -> Self:
+        """The potential of a file that `save` wrote or of a checkpoint of fine-tuning, on the CPU, for evaluation.
+
+        Args:
+            file: a local file. No code in it is run. A module of your own that it names for the representation is
+                imported if its source names eipnn and the class.
+
+        Raises:
+            CheckpointError: the file is absent, unreadable, damaged, not eipnn's, or of another stage, or does not fit
+                the code.
+        """
+        content = read_checkpoint(file)
+        record = read_record(content, file)
+        if record["stage"] != "finetune":
+            raise CheckpointError(
+                f"{file}: of stage {record['stage']!r}; a potential is a fine-tuned checkpoint"
+            )
+        representation = build_representation(record["representation"])
+        head = EnergyHead(representation.dim)
+        potential = cls(representation, head, record["elements"], record["zeros"])
+        parts = ("representation.", "head.")
+        weights = {k: v for k, v in content["state_dict"].items() if k.startswith(parts)}
+        try:
+            potential.load_state_dict(weights)
+        except Exception as error:
+            raise CheckpointError(
+                f"{file}: does not fit the code ({type(error).__name__}: {error}); use the version of eipnn, and the "
+                "backbone, that it was trained with"
+            ) from error
+        return potential.eval()
+
+    def name_of_eip(self) -> str | None:
+        """The name of `eip`."""
+        return recorded.name_of(self.eip) if self.eip else None
+
+
+def derivatives(
+    energy: Tensor, graph: AtomicGraph, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Forces (N, 3) in eV/A and virials ``dE/d(strain)`` (B, 3, 3) in eV, from the slope in the pairs' vectors.
+
+    A pair's vector v is r_j - r_i and a lattice translation: it pulls i with dE/dv and j with -dE/dv, and a strain
+    changes it by ``strain v``.
+
+    Args:
+        energy: of all configurations together, a scalar in eV.
+        graph: its `vectors` ask for gradients.
+        create_graph: whether the results are to be differentiated again.
+    """
+    vectors, (i, j) = graph.vectors, graph.edge_index
+    (slope,) = torch.autograd.grad(energy, vectors, create_graph=create_graph, allow_unused=True)
+    slope = torch.zeros_like(vectors) if slope is None else slope
+    forces = vectors.new_zeros(graph.z.shape[0], 3).index_add(0, i, slope).index_add(0, j, -slope)
+    vectors = vectors if create_graph else vectors.detach()
+    pair = vectors.unsqueeze(-1) * slope.unsqueeze(-2)  # (P, 3, 3)
+    virial = vectors.new_zeros(graph.size, 3, 3).index_add(0, graph.batch[i], pair)
+    return forces, (virial + virial.mT) / 2
+
+
+def volumes(cell: Tensor) -> Tensor:
+    """Of lattice vectors (B, 3, 3), A -> (B,), A^3; NaN where an axis is open."""
+    volume = torch.linalg.det(cell).abs()
+    return torch.where(volume > 0, volume, torch.nan)
