@@ -21,7 +21,7 @@ Cu {} 2 2
 """
 LABEL = ("label", "dft.extxyz", "-o", "out", "--eips")
 EMT = "- {name: emt, ase: ase.calculators.emt.EMT}"
-REMOVED = object()
+REMOVED = "REMOVED"
 
 
 @pytest.fixture
