@@ -1,14 +1,18 @@
 """`Potential`: one call gives all, derivatives serve training too, a file of its own gives it back."""
 
+import re
+import shutil
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk
 from backbones import CRYSTALS, FRAMES, batch_of, graph
+from tiny import best
 
-from eipnn import Potential, load
+from eipnn import EIPNNCalculator, Potential, load
 from eipnn.errors import InputError
 from eipnn.inputs import graph_of
 
@@ -100,3 +104,19 @@ def test_a_file_of_its_own_gives_it_back(exact, tmp_path):
     np.testing.assert_allclose(energy, exact.predict(given).energy.detach(), rtol=1e-6)
     with pytest.raises(InputError, match="was trained on C, Si, not on Ge"):
         again.check_elements({"Si", "Ge"})
+
+
+def test_the_page_on_potentials(trained, tmp_path, monkeypatch, capsys):
+    """Its code runs as it stands, and gives what the calculator gives."""
+    page = Path(__file__).parents[1] / "experiments" / "potential" / "README.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(best(trained["Finetune"]), "potential.ckpt")
+    seen: dict = {}
+    exec(code, seen)
+    assert len(capsys.readouterr().out.splitlines()) > 3
+    first, *_ = seen["frames"]
+    first.calc = EIPNNCalculator("copper.pt")
+    assert first.get_potential_energy() == pytest.approx(seen["found"].energy[0].item(), abs=1e-5)
+    stress = seen["found"].stress[0].numpy()
+    np.testing.assert_allclose(first.get_stress(voigt=False), stress, atol=1e-6)

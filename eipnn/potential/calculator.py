@@ -8,12 +8,10 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
-from torch_geometric.data import Batch
 
-from eipnn.eips.in_cell import InCell, wrapped
+from eipnn.eips.in_cell import InCell
 from eipnn.eips.recorded import name_of, restore
 from eipnn.errors import InputError
-from eipnn.inputs import graph_of
 from eipnn.potential.potential import Potential
 from eipnn.structures.check import value_problem
 
@@ -68,9 +66,8 @@ class EIPNNCalculator(Calculator):
         elif eip is not None:
             raise InputError(f"{checkpoint}: was not trained on top of an EIP: give none")
         self.cohesive = cohesive
-        self.dtype: torch.dtype = getattr(torch, dtype)
-        self.device = torch.device(device)
-        self.potential = potential.to(device=device, dtype=self.dtype).requires_grad_(False)
+        potential = potential.to(device=device, dtype=getattr(torch, dtype))
+        self.potential = potential.requires_grad_(False)
         if tabulate:
             self.potential.representation = self.potential.representation.tabulate()
 
@@ -84,10 +81,7 @@ class EIPNNCalculator(Calculator):
         current: Atoms = self.atoms  # type: ignore[assignment]
         if problem := value_problem(current):
             raise InputError(f"the potential has no energy of these atoms: {problem}")
-        self.potential.check_elements(set(current.symbols))
-        # in the cell, as float32 loses digits of an atom that is a long way out
-        data = self.potential.representation.inputs(wrapped(current), self.dtype)
-        graph = graph_of(Batch.from_data_list([data]).to(self.device))
+        graph = self.potential.graph([current])
         # The stress comes with the forces at little cost; molecular dynamics at constant pressure asks for it later.
         found = self.potential.predict(graph, ("forces", "stress"), cohesive=self.cohesive)
         assert found.forces is not None

@@ -1,20 +1,22 @@
 """A potential: representation, energy head, the energies of elements, and what a file holds of it."""
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
+from ase import Atoms
 from ase.data import atomic_numbers
 from torch import Tensor, nn
+from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
 import eipnn
-from eipnn.eips import recorded
+from eipnn.eips.in_cell import wrapped
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
-from eipnn.inputs import AtomicGraph
+from eipnn.inputs import AtomicGraph, graph_of
 from eipnn.potential.checkpoints import (
     CheckpointError,
     build_representation,
@@ -85,6 +87,17 @@ class Potential(nn.Module):
     @property
     def units(self) -> dict[str, str]:
         return dict(UNITS)
+
+    def graph(self, frames: Sequence[Atoms]) -> AtomicGraph:
+        """What `predict` takes, of these structures, in the precision and on the device of the weights.
+
+        Raises `InputError` where the training data did not hold one of their elements.
+        """
+        self.check_elements({symbol for atoms in frames for symbol in set(atoms.symbols)})
+        weight = self.head.scale
+        # in the cell, as float32 loses digits of an atom that is a long way out
+        items = [self.representation.inputs(wrapped(atoms), weight.dtype) for atoms in frames]
+        return graph_of(Batch.from_data_list(items).to(weight.device))
 
     def forward(self, graph: AtomicGraph) -> Tensor:
         """Energies of the atoms on the aligned zero, without that of their elements (N,), eV, float64."""
@@ -182,10 +195,6 @@ class Potential(nn.Module):
                 "backbone, that it was trained with"
             ) from error
         return potential.eval()
-
-    def name_of_eip(self) -> str | None:
-        """The name of `eip`."""
-        return recorded.name_of(self.eip) if self.eip else None
 
 
 def derivatives(
