@@ -92,13 +92,13 @@ def test_an_error_of_one_process_ends_both_with_its_message(tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("trial", range(5))
+@pytest.mark.parametrize("trial", range(2))
 def test_random_moments_and_the_same_command_goes_on(tiny, tmp_path, how, rank, trial):
     rng = np.random.default_rng([int(how), rank, trial])
     command = long_training(tiny, tmp_path, epochs=30)
     run = start(command)
-    # in a third of the trials while they start
-    if trial % 3:
+    # in half of the trials while they start
+    if trial:
         wait_for((tmp_path / "checkpoints" / "last.ckpt").exists)
     else:
         wait_for(lambda: children(run.pid))
