@@ -6,6 +6,10 @@ Three modes: `isolated_atoms` takes E0 as given, `least_squares` fits it, `none`
 DFT and each EIP have a zero of their own. For DFT a fit is of E on the composition; for an EIP it is of
 E_EIP - (aligned E_DFT) on the composition, so that the aligned EIP shares the aligned DFT's zero. Fit on
 the training split only.
+
+Where all frames have one composition (SiC, water), a fit has no answer of its own: the shortest solution is taken,
+which is one constant a formula unit, shared by its elements. It says nothing of other compositions;
+`Zero.note` says that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +33,8 @@ class Zero:
 
     mode: str
     energies: dict[str, float] = field(default_factory=dict)
+    note: str | None = field(default=None, compare=False)
+    """What a user must know of it."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -59,6 +65,19 @@ class Zero:
         """`total` of each structure, (n,) in eV."""
         return np.array([self.total(atoms) for atoms in structures], dtype=np.float64)
 
+    def aligned(self, structures: Sequence[Atoms], energies: np.ndarray, source: str) -> np.ndarray:
+        """Total energies (n,) less this zero, eV; NaN stays NaN, whatever the elements.
+
+        Raises `ZeroError`, with the name of the `source` of these energies, where an element has no E0.
+        """
+        aligned = np.array(energies, dtype=np.float64)
+        for row in np.flatnonzero(np.isfinite(aligned)).tolist():
+            try:
+                aligned[row] -= self.total(structures[row])
+            except ZeroError as error:
+                raise ZeroError(f"{source}: {error}") from None
+        return aligned
+
 
 def fit_zero(
     mode: str,
@@ -66,19 +85,33 @@ def fit_zero(
     energies: Sequence[float] | np.ndarray,
     isolated: Mapping[str, float] | None = None,
     reference: Sequence[float] | np.ndarray | None = None,
+    source: str = "DFT",
 ) -> Zero:
     """The zero of total energies (n,) in eV, where a NaN is a missing label and is left out.
 
     `isolated`: E0 per element (eV), for the mode "isolated_atoms". `reference`: for an EIP, the aligned
-    DFT energies (n,) of the same structures. Raises `ZeroError` for an unknown mode, an element without
-    an isolated atom, and energies that do not determine the fit.
+    DFT energies (n,) of the same structures. `source`: whose energies these are, for messages. An element
+    that no labelled frame holds gets no E0. Raises `ZeroError` for an unknown mode, an element without an
+    isolated atom, and a fit to nothing.
     """
-    elements = sorted({symbol for atoms in structures for symbol in set(atoms.symbols)})
-    if mode == "isolated_atoms":
-        return _isolated(elements, isolated)
-    if mode == "least_squares":
-        return _least_squares(elements, structures, energies, reference)
-    return Zero(mode)
+    target = np.asarray(energies, dtype=np.float64)
+    if target.shape != (len(structures),):
+        raise ZeroError(
+            f"{source}: {len(structures)} structures and energies of the shape {target.shape}"
+        )
+    if reference is not None:
+        target = target - np.asarray(reference, dtype=np.float64)
+    known = np.flatnonzero(np.isfinite(target)).tolist()
+    labelled = [structures[k] for k in known]
+    elements = sorted({symbol for atoms in labelled for symbol in set(atoms.symbols)})
+    try:
+        if mode == "isolated_atoms":
+            return _isolated(elements, isolated)
+        if mode == "least_squares":
+            return _least_squares(elements, labelled, target[known], source)
+        return Zero(mode)
+    except ZeroError as error:
+        raise ZeroError(f"{source}: {error}") from None
 
 
 def _isolated(elements: list[str], isolated: Mapping[str, float] | None) -> Zero:
@@ -92,24 +125,19 @@ def _isolated(elements: list[str], isolated: Mapping[str, float] | None) -> Zero
 
 
 def _least_squares(
-    elements: list[str],
-    structures: Sequence[Atoms],
-    energies: Sequence[float] | np.ndarray,
-    reference: Sequence[float] | np.ndarray | None,
+    elements: list[str], structures: Sequence[Atoms], target: np.ndarray, source: str
 ) -> Zero:
-    target = np.asarray(energies, dtype=np.float64)
-    if reference is not None:
-        target = target - np.asarray(reference, dtype=np.float64)
-    if target.shape != (len(structures),):
-        raise ZeroError(f"{len(structures)} structures and energies of the shape {target.shape}")
-    given = np.isfinite(target)
+    if not structures:
+        raise ZeroError("0 labelled frames do not determine an energy zero; use isolated_atoms")
     counts = np.array(
         [[np.count_nonzero(atoms.symbols == e) for e in elements] for atoms in structures], float
-    ).reshape(len(structures), len(elements))  # (n, n_elements)
-    solution, _, rank, _ = np.linalg.lstsq(counts[given], target[given], rcond=None)
-    if rank < len(elements) or rank == 0:
-        raise ZeroError(
-            f"{int(given.sum())} labelled frames do not determine an energy zero for each of "
-            f"{', '.join(elements) or 'no elements'}: their compositions are too alike; use isolated_atoms"
+    )  # (n, n_elements)
+    solution, _, rank, _ = np.linalg.lstsq(counts, target, rcond=None)
+    note = None
+    if rank < len(elements):
+        note = (
+            f"{source}: the {len(structures)} frames that the energy zero is fitted to do not determine one energy for "
+            f"each of {', '.join(elements)}: their compositions are too alike. A zero that suits these compositions is "
+            "taken; energies of other compositions are not determined. Give isolated_atoms if you need them"
         )
-    return Zero("least_squares", dict(zip(elements, solution.tolist(), strict=True)))
+    return Zero("least_squares", dict(zip(elements, solution.tolist(), strict=True)), note)

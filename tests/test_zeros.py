@@ -56,12 +56,8 @@ def test_what_cannot_be_aligned() -> None:
         fit_zero("isolated_atoms", STRUCTURES, np.zeros(5), {"Ag": 0.0})
     with pytest.raises(ZeroError, match="isolated-atom energy"):
         fit_zero("isolated_atoms", STRUCTURES, np.zeros(5))
-    with pytest.raises(
-        ZeroError, match=r"2 labelled frames do not determine .* too alike; use isolated"
-    ):
-        fit_zero("least_squares", [Atoms("AgAu"), Atoms("Ag2Au2")], np.zeros(2))
-    with pytest.raises(ZeroError, match="0 labelled frames do not determine"):
-        fit_zero("least_squares", STRUCTURES, np.full(5, np.nan))
+    with pytest.raises(ZeroError, match="sw: 0 labelled frames do not determine"):
+        fit_zero("least_squares", STRUCTURES, np.full(5, np.nan), source="sw")
     with pytest.raises(ZeroError, match=r"5 structures and energies of the shape \(4,\)"):
         fit_zero("least_squares", STRUCTURES, np.zeros(4))
     with pytest.raises(
@@ -70,3 +66,28 @@ def test_what_cannot_be_aligned() -> None:
         Zero("least_squares", {"Ag": 1.0}).total(Atoms("AgCu"))
     with pytest.raises(ZeroError, match="the energy zero of Ag is nan; give a finite number"):
         Zero("isolated_atoms", {"Ag": float("nan")})
+
+
+def test_one_stoichiometry_has_one_constant_a_formula_unit() -> None:
+    frames = [Atoms("SiC"), Atoms("Si2C2"), Atoms("C3Si3")]
+    zero = fit_zero("least_squares", frames, [-264.0, -528.0, -792.0])
+    assert zero.energies == pytest.approx({"C": -132.0, "Si": -132.0})
+    assert zero.note is not None
+    assert "DFT: the 3 frames that the energy zero is fitted to do not determine one" in zero.note
+    assert "energies of other compositions are not determined" in zero.note
+    water = fit_zero("least_squares", [Atoms("H2O")] * 2, [-2079.0, -2081.0], source="emt")
+    assert water.totals([Atoms("H4O2")]) == pytest.approx([-4160.0])
+    assert water.note is not None
+    assert water.note.startswith("emt: the 2 frames")
+    assert fit_zero("least_squares", STRUCTURES, np.arange(5.0)).note is None
+
+
+@pytest.mark.parametrize("mode", ["least_squares", "isolated_atoms", "none"])
+def test_an_eip_of_some_of_the_elements(mode: str) -> None:
+    energies = np.array([1.5, np.nan, np.nan, np.nan, np.nan])
+    zero = fit_zero(mode, STRUCTURES, energies, {"Ag": 1.5}, source="ag-only")
+    aligned = zero.aligned(STRUCTURES, energies, "ag-only")
+    np.testing.assert_allclose(aligned, [1.5 * (mode == "none")] + [np.nan] * 4, atol=1e-12)
+    if mode != "none":
+        with pytest.raises(ZeroError, match="ag-only: no energy zero for the element Au, only for"):
+            zero.aligned(STRUCTURES, np.zeros(5), "ag-only")

@@ -30,7 +30,7 @@ from eipnn.labels.leaderboard import (
     sentence,
     write_leaderboard,
 )
-from eipnn.labels.ledger import Ledger
+from eipnn.labels.ledger import Ledger, require_labels
 from eipnn.labels.store import DONE, LabelStore
 from eipnn.structures import (
     Split,
@@ -42,6 +42,7 @@ from eipnn.structures import (
     read_split,
     resolve,
 )
+from eipnn.units import energy_warning, force_warning, label_references, sample
 from eipnn.zeros import MODES, ZeroError, fit_zero
 
 SHOWN = 10  # reasons of failure that are printed; the ledger has them all
@@ -59,7 +60,8 @@ def label(
     energy_key: str | None = None,
     energy_zero: Annotated[str, MODES] | None = None,
     isolated_atoms: str | None = None,
-    eip_zero: Annotated[str, ("least_squares", "none")] = "none",
+    eip_zero: Annotated[str, MODES] = "none",
+    eip_isolated_atoms: str | None = None,
     split: str | None = None,
 ) -> None:
     """Energies and forces of structures under empirical interatomic potentials.
@@ -81,6 +83,7 @@ def label(
             frames of config_type=IsolatedAtom, else none).
         isolated_atoms: JSON file with DFT energies of isolated atoms in eV, as in {"Si": -0.85}; or bundled:NAME.
         eip_zero: zero of each EIP in the leaderboard; none is right for OpenKIM models.
+        eip_isolated_atoms: the same as isolated_atoms for all EIPs, with --eip-zero isolated_atoms.
         split: CSV; fits use train alone, the best EIP is chosen on train + val and shown on test.
     """
     console = Console(stderr=True)
@@ -96,6 +99,7 @@ def label(
     ]
     isolated = _read_isolated(isolated_atoms) if isolated_atoms else None
     isolated = isolated_energies(known, isolated)
+    eip_isolated = _read_isolated(eip_isolated_atoms) if eip_isolated_atoms else None
     energy_zero = energy_zero or ("isolated_atoms" if isolated else "none")
     if dft:
         # Before the work starts: a wrong file should not cost a run.
@@ -111,11 +115,31 @@ def label(
     )
     _report_failures(store, console)
     if not dft:
+        require_labels(store, store.ids, store.eips)
         return
     comparison = compare(
-        dft, store, energy_zero=energy_zero, isolated=isolated, eip_zero=eip_zero, split=parts
+        dft,
+        store,
+        energy_zero=energy_zero,
+        isolated=isolated,
+        eip_zero=eip_zero,
+        eip_isolated=eip_isolated,
+        split=parts,
     )
-    _report_comparison(comparison, parts, output, console)
+    _report_comparison(comparison, parts, output)
+    shown = sample([a for a in dft if not parts or a.info["config_id"] in set(parts.train)])
+    references = label_references(shown, store, store.eips)
+    file = ", ".join(structures)
+    warnings = (
+        energy_warning(shown, references, file)
+        or alignment_warning(
+            comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips
+        ),
+        force_warning(shown, references, file),
+    )
+    for warning in filter(None, warnings):
+        console.print(f"WARNING: {warning}", style="bold yellow", soft_wrap=True)
+    require_labels(store, store.ids, store.eips)
 
 
 def eips(elements: list[str]) -> None:
@@ -165,9 +189,7 @@ def _check_dft(
     fit_zero(energy_zero, train, energies, isolated).totals(dft)
 
 
-def _report_comparison(
-    comparison: Comparison, split: Split | None, folder: Path, console: Console
-) -> None:
+def _report_comparison(comparison: Comparison, split: Split | None, folder: Path) -> None:
     best = best_eip(comparison, split) if split else None
     standings = leaderboard(comparison, split)
     write_leaderboard(folder, standings, best)
@@ -176,11 +198,6 @@ def _report_comparison(
         output.print(table)
     if best:
         output.print(sentence(best), soft_wrap=True)
-    warning = alignment_warning(
-        comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips
-    )
-    if warning:
-        console.print(f"WARNING: {warning}", style="bold yellow")
 
 
 def _tables(standings: Sequence[Standing]) -> Iterator[Table]:

@@ -4,6 +4,7 @@
 eV/atom, as in Shui et al. (arXiv 2210.08047).
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +17,8 @@ from eipnn.files import write_atomically
 from eipnn.labels.store import LabelError, LabelStore
 from eipnn.structures import Split, energy
 from eipnn.zeros import fit_zero
+
+log = logging.getLogger("eipnn")
 
 FAR = 0.5
 """eV/atom. Where zeros agree, half of the frames have an EIP far closer to DFT than this: on `si_mini` the
@@ -72,6 +75,7 @@ def compare(
     energy_zero: str = "none",
     isolated: Mapping[str, float] | None = None,
     eip_zero: str = "none",
+    eip_isolated: Mapping[str, float] | None = None,
     split: Split | None = None,
 ) -> Comparison:
     """Align the frames that have a DFT energy with their EIP labels.
@@ -86,11 +90,21 @@ def compare(
     dft = np.array([energy(atoms) for atoms in given], dtype=np.float64)
     train = np.isin(ids, split.train) if split else np.ones(len(ids), dtype=bool)
     fitted = [atoms for atoms, use in zip(given, train, strict=True) if use]
-    aligned = dft - fit_zero(energy_zero, fitted, dft[train], isolated).totals(given)
+    dft_zero = fit_zero(energy_zero, fitted, dft[train], isolated)
+    aligned = dft_zero.aligned(given, dft, "DFT")
     labels = store.energies_of(ids, store.eips)
-    for column in range(labels.shape[1]):
-        zero = fit_zero(eip_zero, fitted, labels[train, column], None, aligned[train])
-        labels[:, column] -= zero.totals(given)
+    notes = [dft_zero.note]
+    for column, eip in enumerate(store.eips):
+        if not np.isfinite(labels[train, column]).any():
+            labels[:, column] = np.nan  # no zero, nothing to compare
+            continue
+        zero = fit_zero(
+            eip_zero, fitted, labels[train, column], eip_isolated, aligned[train], source=eip
+        )
+        labels[:, column] = zero.aligned(given, labels[:, column], eip)
+        notes.append(zero.note)
+    for note in filter(None, notes):
+        log.warning(note)
     return Comparison(
         ids=tuple(ids),
         elements=tuple("-".join(sorted(set(atoms.symbols))) for atoms in given),

@@ -2,11 +2,14 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from eipnn.files import write_atomically
-from eipnn.labels.store import LEDGER
+from eipnn.labels.store import LEDGER, LabelError, LabelStore
 
 HEADER = ["config_id", "eip", "reason"]
 
@@ -46,6 +49,22 @@ class Ledger:
         for (row, column), reason in self.reasons.items():
             writer.writerow([self._ids[row], self._eips[column], reason])
         write_atomically(self._file, text.getvalue())
+
+
+def require_labels(store: LabelStore, ids: Sequence[str], eips: Sequence[str]) -> None:
+    """Raise `LabelError` where an EIP labelled none of these configurations, with its most frequent reason."""
+    lost = np.isnan(store.energies_of(ids, eips)).all(axis=0)
+    if not ids or not lost.any():
+        return
+    eip = eips[int(np.argmax(lost))]
+    ledger = Ledger(store.folder, store.ids, store.eips)
+    column, rows = store.eips.index(eip), {store.row(name) for name in ids}
+    reasons = Counter(r for (row, c), r in ledger.reasons.items() if c == column and row in rows)
+    why = "".join(f" ({n} x {reason})" for reason, n in reasons.most_common(1))
+    raise LabelError(
+        f"{store.folder}: the EIP {eip} has no label of any of the {len(ids)} structures{why}; leave it out, or mend "
+        "that and label again with --retry-failed"
+    )
 
 
 def _writer(stream: io.TextIOBase | io.TextIOWrapper):  # type: ignore[no-untyped-def]

@@ -145,6 +145,10 @@ class StageDataModule(LightningDataModule):
         """Training configurations with DFT and with EIP labels."""
         raise NotImplementedError
 
+    def used_eips(self) -> list[str]:
+        """The EIPs whose labels this stage reads."""
+        return list(self.module.eips)
+
     @property
     def elements(self) -> list[str]:
         """Symbols of the elements in the training configurations, sorted."""
@@ -154,10 +158,10 @@ class StageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            for note in self.source.notes():
-                log.warning(note)
-            if self.config.labels and (warning := self.source.alignment_warning()):
-                log.warning(warning)
+            dft, eip = self.train_ids()
+            self.source.require_labels([*dft, *eip], self.used_eips())
+            for text in [*self.source.notes(), *self.source.warnings(self.used_eips())]:
+                log.warning(text)
             self.train_set = self.make_train()
             self._check_pairs()
         if stage in ("fit", "validate"):

@@ -25,7 +25,7 @@ from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
 from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
 from eipnn.stages.schedules import LinearDecay
-from eipnn.stages.source import EnergyZero, ZeroMode, scale_and_shift, selected
+from eipnn.stages.source import DFT, EnergyZero, ZeroMode, scale_and_shift, selected
 
 log = logging.getLogger("eipnn")
 
@@ -269,6 +269,10 @@ class FinetuneDataModule(StageDataModule):
 
     def train_ids(self) -> tuple[Sequence[str], Sequence[str]]:
         return self.source.split.train, list(self.chosen)
+
+    def used_eips(self) -> list[str]:
+        delta = {self.delta_eip} if self.delta_eip else set()
+        return sorted({*self.chosen.values(), *delta} - {DFT})
 
     def make_train(self) -> Dataset[Data]:
         self._drop_unlabelled()

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import Comparison, alignment_warning
+from eipnn.labels.ledger import require_labels
 from eipnn.structures import (
     Split,
     energy,
@@ -22,6 +23,13 @@ from eipnn.structures import (
     read_split,
 )
 from eipnn.structures.suspects import outlying_energies, same_structures
+from eipnn.units import (
+    energy_warning,
+    force_warning,
+    label_references,
+    sample,
+    yardstick_references,
+)
 from eipnn.zeros import Zero, fit_zero
 
 log = logging.getLogger("eipnn")
@@ -130,16 +138,16 @@ class Source:
 
     def dft_energies(self, ids: Sequence[str]) -> np.ndarray:
         """Aligned DFT energies (n,), eV."""
-        return np.array([_dft_energy(self.dft[i]) - self.zero.total(self.dft[i]) for i in ids])
+        frames = [self.dft[i] for i in ids]
+        return self.zero.aligned(frames, np.array([_dft_energy(a) for a in frames]), "DFT")
 
     def eip_energies(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Aligned energies (n, len(eips)), eV; NaN where an EIP gave no label."""
         raw = self._raw_eip_energies(ids, eips)
         zeros = self.eip_zeros(eips)
         structures = self.structures(ids)
-        return raw - np.array(
-            [[zeros[p].total(atoms) for p in eips] for atoms in structures]
-        ).reshape(raw.shape)
+        columns = [zeros[p].aligned(structures, raw[:, k], p) for k, p in enumerate(eips)]
+        return np.stack(columns, axis=1) if columns else raw
 
     def chosen_energies(self, chosen: Mapping[str, str]) -> np.ndarray:
         """Aligned energies (n,), eV, of a selection (id -> EIP, or `DFT`); NaN where that EIP gave no label."""
@@ -163,11 +171,27 @@ class Source:
         dft[known] = self.dft_energies([i for i in ids if i in self.dft])
         return (energies - dft) / np.array([len(atoms) for atoms in self.structures(ids)])
 
-    def alignment_warning(self) -> str | None:
-        """A text where the DFT training energies are far from every EIP's, although both are aligned."""
+    def warnings(self, eips: Sequence[str]) -> list[str]:
+        """What a user should look at before the training: units, or else zeros, of DFT beside these EIPs (or none)."""
+        frames = sample(self.structures(self.split.train))
+        if eips:
+            self._raw_eip_energies([atoms.info["config_id"] for atoms in frames], eips)  # checked
+            references = label_references(frames, self.store, eips)
+        else:
+            references = yardstick_references(frames)
+        file = str(self.config.dft)
+        texts = [
+            energy_warning(frames, references, file) or self._alignment_warning(eips),
+            force_warning(frames, references, file),
+        ]
+        return [text for text in texts if text]
+
+    def _alignment_warning(self, eips: Sequence[str]) -> str | None:
+        """A text where the DFT training energies are far from all of these EIPs, although both are aligned."""
         ids = self.split.train
         n_atoms = np.array([len(atoms) for atoms in self.structures(ids)])
-        eips = self.store.eips
+        if not eips:
+            return None
         return alignment_warning(
             self.dft_energies(ids), self.eip_energies(ids, eips), n_atoms, eips
         )
@@ -212,6 +236,10 @@ class Source:
                 f"{deviation:+.0f} eV/atom from the others of its composition; {len(far)} of {len(frames)} frames "
                 "are so far off: correct or remove them"
             )
+    def require_labels(self, ids: Sequence[str], eips: Sequence[str]) -> None:
+        """Raise `LabelError` where an EIP gave no label for any of these structures."""
+        if ids and eips:
+            require_labels(self.store, ids, eips)
 
     def eip_zeros(self, eips: Sequence[str]) -> dict[str, Zero]:
         for name in eips:
@@ -221,14 +249,15 @@ class Source:
 
     def zero_record(self, eips: Sequence[str]) -> dict[str, dict[str, Any]]:
         """All zeros as plain values for the checkpoint, DFT under ``dft``."""
-        return {"dft": asdict(self.zero)} | {n: asdict(z) for n, z in self.eip_zeros(eips).items()}
+        zeros = {"dft": self.zero} | self.eip_zeros(eips)
+        return {n: {"mode": z.mode, "energies": dict(z.energies)} for n, z in zeros.items()}
 
     def _fit_dft_zero(self) -> Zero:
         config = self.config.energy_zero
         train = self.structures(self._zero_ids)
         energies = np.array([_dft_energy(atoms) for atoms in train])
         isolated = isolated_energies(list(self.dft.values()), config.energies)
-        return fit_zero(config.mode, train, energies, isolated=isolated)
+        return _told(fit_zero(config.mode, train, energies, isolated=isolated))
 
     @property
     def _zero_ids(self) -> list[str]:
@@ -248,13 +277,15 @@ class Source:
         if config is None:
             raise InputError(f"eip_energy_zero names neither {name!r} nor '*' (all others)")
         train = self._zero_ids
-        return fit_zero(
+        zero = fit_zero(
             config.mode,
             self.structures(train),
             self._raw_eip_energies(train, [name])[:, 0],
             isolated=config.energies,
             reference=self.dft_energies(train),
+            source=name,
         )
+        return _told(zero)
 
 
 def scale_and_shift(
@@ -311,6 +342,12 @@ def compare(source: Source) -> Comparison:
         eips=source.store.eips,
         labels=source.eip_energies(ids, source.store.eips),
     )
+
+
+def _told(zero: Zero) -> Zero:
+    if zero.note:
+        log.warning(zero.note)
+    return zero
 
 
 def _by_id(structures: Sequence[Atoms]) -> Mapping[str, Atoms]:

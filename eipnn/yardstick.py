@@ -1,0 +1,61 @@
+"""A crude potential for any elements: the size of energies and forces in eV and eV/A, to a factor of a few.
+
+The second-moment approximation of tight binding (Cleri and Rosato, Phys. Rev. B 48, 22 (1993), Eqs. 1 to 3),
+
+    E = sum_i [A sum_j exp(-p (r_ij / r0 - 1)) - xi (sum_j exp(-2 q (r_ij / r0 - 1)))^(1/2)],
+
+with one p, q and cohesive energy for all elements and r0 from covalent radii. It models nothing; it tells eV from
+Hartree.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+
+P, Q = 10.0, 2.7  # as of the metals of Cleri and Rosato, Table II
+COHESION = 3.0
+"""eV/atom at twelve neighbours; most elements have 1 (sodium) to 9 (tungsten)."""
+XI = COHESION / (np.sqrt(12) * (1 - Q / P))
+A = XI * Q / (P * np.sqrt(12))  # twelve neighbours at r0 are at rest
+REACH = 1.9
+"""Of r0; the square of the hopping has fallen to 1 % there."""
+STRETCHES = tuple(np.round(np.arange(0.9, 1.35, 0.05), 2).tolist())
+"""r0 over the sum of the covalent radii: the shorter ones suit molecules, the longer ones metals."""
+
+
+def yardstick(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (n_stretches,), eV, and forces (n_atoms, n_stretches, 3), eV/A, for each of `STRETCHES`."""
+    import vesin  # which imports torch: seconds that a command's --help need not wait for
+
+    radii = covalent_radii[atoms.numbers]
+    finder = vesin.NeighborList(
+        cutoff=2 * REACH * max(STRETCHES) * float(radii.max()), full_list=True, n_threads=1
+    )
+    cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+    i, j, r, d = finder.compute(atoms.positions, cell, atoms.pbc, quantities="ijdD")
+    found = [_one(len(atoms), i, j, r, d, stretch * (radii[i] + radii[j])) for stretch in STRETCHES]
+    return np.array([e for e, _ in found]), np.stack([f for _, f in found], axis=1)
+
+
+def _one(
+    n: int, i: np.ndarray, j: np.ndarray, r: np.ndarray, d: np.ndarray, r0: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Energy and forces (n, 3) of n atoms with the pairs i, j (both directions), r (P,) and d = r_j - r_i (P, 3)."""
+    near = r < REACH * r0
+    i, j, r, d, r0 = i[near], j[near], r[near], d[near], r0[near]
+    repulsion = A * np.exp(-P * (r / r0 - 1))
+    hopping = XI**2 * np.exp(-2 * Q * (r / r0 - 1))
+    band = np.sqrt(np.bincount(i, hopping, n))  # (n,)
+    inverse = np.divide(0.5, band, out=np.zeros(n), where=band > 0)
+    slope = -2 * P / r0 * repulsion + 2 * Q / r0 * hopping * (inverse[i] + inverse[j])  # dE/dr
+    pull = (slope / r)[:, None] * d
+    forces = np.stack([np.bincount(i, pull[:, k], n) for k in range(3)], axis=1)
+    return float(repulsion.sum() - band.sum()), forces
+
+
+def yardsticks(structures: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Energies (n, n_stretches) and the forces of each of n structures, see `yardstick`."""
+    found = [yardstick(atoms) for atoms in structures]
+    return np.array([e for e, _ in found]), [f for _, f in found]
