@@ -129,10 +129,17 @@ def test_test_errors_are_those_of_the_predictions(tiny, trained, tmp_path):
 def test_an_eip_without_labels_is_an_error(tiny, tmp_path):
     frames = list(tiny.frames.values())
     energies = np.array([tiny.eip[name] for name in tiny.frames])
-    energies[:, 2] = np.nan
-    labels = write_labels(tmp_path / "labels", frames, energies)
-    with pytest.raises(InputError, match="EIP far has no usable label in the pool: leave it out"):
-        attached(PretrainDataModule(**tiny.arguments | {"labels": str(labels)}), module())
+    for value, message in (
+        (
+            np.nan,
+            "the EIP far has no label of any of the 40 structures; leave it out, or mend that",
+        ),
+        (1e6, "EIP far has no usable label in the pool: leave it out"),
+    ):
+        energies[:, 2] = value
+        labels = write_labels(tmp_path / f"labels-{value}", frames, energies)
+        with pytest.raises(InputError, match=message):
+            attached(PretrainDataModule(**tiny.arguments | {"labels": str(labels)}), module())
 
 
 def test_validation_without_labels_of_one_eip_uses_the_others(tiny, tmp_path):

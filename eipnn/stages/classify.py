@@ -20,7 +20,7 @@ from eipnn.inputs import graph_of
 from eipnn.potential.heads import ClassHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
-from eipnn.stages.module import SchedulerCallable, StageModule, finite
+from eipnn.stages.module import SchedulerCallable, StageModule, finite, require_positive
 from eipnn.stages.schedules import SlantedTriangular
 
 log = logging.getLogger("eipnn")
@@ -75,8 +75,7 @@ class ClassifierModule(StageModule):
         super().__init__(representation, eips, optimizer, scheduler, init_from)
         if not eips:
             raise InputError("the classifier needs at least one EIP")
-        if not 0 < c < float("inf"):
-            raise InputError(f"c must be positive, not {c} eV/atom")
+        require_positive("c", c, "eV/atom")
         self.c = c
         self.head = ClassHead(representation.dim, len(self.eips) + 1)
         self.accuracy = MeanMetric()

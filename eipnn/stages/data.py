@@ -145,6 +145,12 @@ class StageDataModule(LightningDataModule):
         """Training configurations with DFT and with EIP labels."""
         raise NotImplementedError
 
+    def file_of(self, config_id: str) -> str:
+        """The file that a configuration of an evaluation or prediction is from."""
+        if config_id in self.source.dft:
+            return str(self.config.dft)
+        return str(self.structures or self.config.pool)
+
     def used_eips(self) -> list[str]:
         """The EIPs whose labels this stage reads."""
         return list(self.module.eips)
@@ -160,7 +166,9 @@ class StageDataModule(LightningDataModule):
         if stage == "fit":
             dft, eip = self.train_ids()
             self.source.require_labels([*dft, *eip], self.used_eips())
-            for text in [*self.source.notes(), *self.source.warnings(self.used_eips())]:
+            known = self.source.store.eips if self.config.labels else ()
+            eips = self.used_eips() or known
+            for text in [*self.source.notes(), *self.source.warnings(eips)]:
                 log.warning(text)
             self.train_set = self.make_train()
             self._check_pairs()

@@ -275,6 +275,13 @@ class FinetuneDataModule(StageDataModule):
         return sorted({*self.chosen.values(), *delta} - {DFT})
 
     def make_train(self) -> Dataset[Data]:
+        train = self.source.structures(self.source.split.train)
+        if with_forces := sum("forces" in atoms.calc.results for atoms in train):
+            log.info(
+                "training on energies alone: the forces of %d frames in %s are not used",
+                with_forces,
+                self.config.dft,
+            )
         self._drop_unlabelled()
         dft = self.labelled(self.source.split.train)
         return joined(dft, self.augmented()) if self.chosen else dft

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
@@ -114,23 +114,34 @@ class StageModule(LightningModule):
         reader.load_checkpoint = lambda path, **_: read_checkpoint(path)
 
     def on_validation_start(self) -> None:
+        self._check_set("val_set")
+
+    def on_test_start(self) -> None:
+        self._check_set("test_set")
+
+    def on_predict_start(self) -> None:
+        self._check_set("predict_set")
+
+    def _check_set(self, name: str) -> None:
+        """Raise where this is no trained model, or where its training did not hold an element of the configurations."""
         if not self.elements:  # neither trained now nor loaded
             raise CheckpointError(
                 "an untrained model: give --ckpt_path, a checkpoint of this stage"
             )
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        configurations = getattr(datamodule, name)
+        known = torch.tensor([atomic_numbers[symbol] for symbol in self.elements])
+        if torch.isin(configurations.inputs.data.z, known).all():
+            return
+        for row, config_id in enumerate(configurations.ids):
+            symbols = {chemical_symbols[z] for z in configurations.inputs[row].z}
+            self.check_elements(symbols, f"{datamodule.file_of(config_id)}: {config_id}: ")
 
-    on_test_start = on_validation_start
-
-    def on_predict_start(self) -> None:
-        self.on_validation_start()
-        numbers = self.trainer.datamodule.predict_set.inputs.data.z.unique()  # type: ignore[attr-defined]
-        self.check_elements({chemical_symbols[z] for z in numbers})
-
-    def check_elements(self, symbols: set[str]) -> None:
+    def check_elements(self, symbols: set[str], where: str = "") -> None:
         """Raise `InputError` where the training data did not hold one of the elements."""
         if strangers := symbols - set(self.elements):
             raise InputError(
-                f"the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}"
+                f"{where}the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}"
             )
 
     def configure_optimizers(self) -> Any:
@@ -344,6 +355,12 @@ def zeros_text(record: dict[str, Any]) -> str:
             str(eip[key]) for key in ("name", "target", "arguments", "files") if eip.get(key)
         )
     return f"{zeros}" + (f" on top of {eip}" if eip else "")
+
+
+def require_positive(name: str, value: float, unit: str = "") -> None:
+    """Raise `InputError` where a setting is not positive, infinite or NaN."""
+    if not 0 < value < float("inf"):
+        raise InputError(f"{name} must be positive, not {value} {unit}".rstrip())
 
 
 def finite(output: Tensor) -> Tensor:

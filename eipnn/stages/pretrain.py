@@ -18,7 +18,13 @@ from eipnn.inputs import graph_of
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
-from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
+from eipnn.stages.module import (
+    SchedulerCallable,
+    StageModule,
+    finite,
+    require_positive,
+    shift_table,
+)
 from eipnn.stages.schedules import SlantedTriangular
 from eipnn.stages.source import scale_and_shift
 
@@ -58,8 +64,7 @@ class PretrainModule(StageModule):
         super().__init__(representation, eips, optimizer, scheduler, init_from)
         if not eips:
             raise InputError("pretraining needs at least one EIP")
-        if not outlier > 0:
-            raise InputError(f"outlier must be positive, not {outlier} eV/atom")
+        require_positive("outlier", outlier, "eV/atom")
         self.outlier = outlier
         self.head = EnergyHead(representation.dim, len(self.eips))
         # a list: a name may hold a dot, which a ModuleDict refuses

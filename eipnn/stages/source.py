@@ -190,6 +190,7 @@ class Source:
         """A text where the DFT training energies are far from all of these EIPs, although both are aligned."""
         ids = self.split.train
         n_atoms = np.array([len(atoms) for atoms in self.structures(ids)])
+        eips = [name for name in eips if self._has_zero(name)]
         if not eips:
             return None
         return alignment_warning(
@@ -236,6 +237,13 @@ class Source:
                 f"{deviation:+.0f} eV/atom from the others of its composition; {len(far)} of {len(frames)} frames "
                 "are so far off: correct or remove them"
             )
+
+    def _has_zero(self, eip: str) -> bool:
+        try:
+            return bool(self.eip_zeros([eip]))
+        except InputError:  # told where the EIP is used; not every EIP of the store is
+            return False
+
     def require_labels(self, ids: Sequence[str], eips: Sequence[str]) -> None:
         """Raise `LabelError` where an EIP gave no label for any of these structures."""
         if ids and eips:
