@@ -8,6 +8,7 @@ import torch
 import yaml
 from tiny import REPRESENTATION, exit_code
 
+from eipnn import cli
 from eipnn.run import execute
 
 
@@ -52,6 +53,7 @@ class Fake:
         self.arguments: list[str] = []
         self.threads: int | None = None
         self.leaves_best = True
+        self.mode, self.ended = "min", "max_epochs"
         self.selection = selection
 
     def __call__(self, arguments: list[str], threads: int | None = None) -> int:
@@ -68,7 +70,7 @@ class Fake:
                 torch.save({"state_dict": {}}, root / "checkpoints" / "best.ckpt")
             torch.save({"state_dict": {}}, root / "checkpoints" / "last.ckpt")
             fit = {"best_score": self.scores.get(stage, 1.0), "epochs": 2, "gradient_steps": 8}
-            fit["monitor"] = "val_config_mae"
+            fit |= {"monitor": "val_config_mae", "mode": self.mode, "ended": self.ended}
             (root / "fit.json").write_text(json.dumps(fit))
         elif command == "test":
             (root / "test.json").write_text('{"test_config_mae": 0.5, "test_atom_mae": 0.25}')
@@ -88,4 +90,5 @@ def fake(monkeypatch, tiny, tmp_path) -> Fake:
     text = tiny.select(tmp_path / "chosen.csv", chosen).read_text()
     made = Fake(text)
     monkeypatch.setattr(execute, "call", made)
+    monkeypatch.setattr(cli, "check_config", lambda config: None)  # its tests are elsewhere
     return made

@@ -11,7 +11,7 @@ import yaml
 from ase import Atoms
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
-from tiny import EIPS, REPRESENTATION, exit_code
+from tiny import EIPS, REPRESENTATION, exit_code, read_json
 
 from eipnn import cli
 from eipnn.errors import InputError
@@ -199,7 +199,7 @@ def test_files_of_a_finished_stage_that_are_gone_are_made_again(
     assert processes.commands == commands
     said = "done before, but" if commands else "done before, skipped"
     assert said in capfd.readouterr().out
-    assert not stage.missing()
+    assert not stage.lost(read_json(stage.done_file)["files"])
 
 
 def test_a_stage_that_sigterm_ends_has_failed(monkeypatch, capsys):
@@ -259,7 +259,11 @@ def test_the_closing_table_fits_a_terminal(about):
 
 
 def row_of(strategy: str, score: float | None, **about) -> dict:
-    result = {"best_score": score, "monitor": about.pop("monitor", "val_config_mae")}
+    result = {
+        "best_score": score,
+        "monitor": about.pop("monitor", "val_config_mae"),
+        "mode": about.pop("mode", "min"),
+    }
     same = {"split": 1, "seed": 0, "checkpoint": f"{strategy}.ckpt", "result": result}
     return {"strategy": strategy} | same | about
 

@@ -18,6 +18,7 @@ from eipnn.command_line import Count, Natural, Positive, Seed
 from eipnn.errors import UsageError
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
+from eipnn.run.checks import check_plans
 from eipnn.run.execute import console, record_command, say
 from eipnn.run.experiment import (
     ALL,
@@ -81,13 +82,19 @@ def run(
         raise ExperimentError(
             f"two experiment files are called {min(twice)}, and each needs a folder of its own: rename one"
         )
-    rows: list[dict[str, Any]] = []
+    several = len(experiments) > 1
+    prepared = []
     for file, content in experiments.items():
-        root = output / file.stem if len(experiments) > 1 else output
-        results = run_experiment(
-            content, root, chosen(given, content), alpha or content.alpha, threads, workers
-        )
-        head = {"experiment": file.stem} if len(experiments) > 1 else {}
+        root, what = output / file.stem if several else output, chosen(given, content)
+        plans = make_plans(content, root, what, threads)
+        check_plans(plans, what["strategy"])
+        prepared.append((file, content, root, plans, what["strategy"]))
+    rows: list[dict[str, Any]] = []
+    for file, content, root, plans, strategies in prepared:
+        record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
+        alphas = tuple(dict.fromkeys(alpha or content.alpha))
+        results = run_experiment(content, root, plans, strategies, alphas, workers)
+        head = {"experiment": file.stem} if several else {}
         rows += [head | row for row in results]
     console.print(results_table(rows))
     for line in best_on_validation(rows):
@@ -96,29 +103,40 @@ def run(
 
 def chosen(given: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     """What is trained: as the options say, else the experiment, else `DEFAULT`."""
-    return {key: given[key] or experiment.run.get(key) or DEFAULT[key] for key in RUN}
+    values = {key: given[key] or experiment.run.get(key) or DEFAULT[key] for key in RUN}
+    return {key: list(dict.fromkeys(value)) for key, value in values.items()}
+
+
+def make_plans(
+    experiment: Experiment, root: Path, chosen: dict[str, Any], threads: int | None
+) -> list[Plan]:
+    """A plan for each split, seed and number of DFT frames."""
+    labels = None
+    if given := experiment.data.get("labels"):
+        labels = given
+    elif experiment.eips is not None:
+        labels = root / "labels"
+    return [
+        make_plan(experiment, root, labels, threads, *place)
+        for place in product(chosen["split"], chosen["seed"], chosen["frames"])
+    ]
 
 
 def run_experiment(
     experiment: Experiment,
     root: Path,
-    chosen: dict[str, Any],
+    plans: Sequence[Plan],
+    strategies: Sequence[str],
     alphas: Sequence[float],
-    threads: int | None,
     workers: int,
 ) -> list[dict[str, Any]]:
     """One experiment in the folder `root`."""
-    root.mkdir(parents=True, exist_ok=True)
-    record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
     write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(experiment), sort_keys=False))
-    labels = label_store(experiment, root, workers)
-    plans = [
-        make_plan(experiment, root, labels, threads, *place)
-        for place in product(chosen["split"], chosen["seed"], chosen["frames"])
-    ]
+    if experiment.eips is not None:
+        make_labels(experiment, root, workers)
     rows = []
-    for number, (plan, strategy) in enumerate(product(plans, chosen["strategy"]), start=1):
-        say(f"{root}: row {number} of {len(plans) * len(chosen['strategy'])}")
+    for number, (plan, strategy) in enumerate(product(plans, strategies), start=1):
+        say(f"{root}: row {number} of {len(plans) * len(strategies)}")
         rows.append(run_strategy(plan, strategy, alphas))
     return rows
 
@@ -163,39 +181,49 @@ def run_strategy(plan: Plan, strategy: str, alphas: Sequence[float]) -> dict[str
     searched = alphas if kind.eip_labels else alphas[:1]
     stages = [plan.finetune(strategy, alpha) for alpha in searched]
     trained = [plan.run(stage) for stage in stages]
-    row = min(trained, key=lambda t: t["result"]["best_score"])
+    row = best_trained(trained)
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
     write_json(plan.folder / f"result-{strategy}.json", row | {"alphas": scores})
     best = str(stages[trained.index(row)].best)
     return row | {"checkpoint": best, "hidden_dft": kind.hidden_dft}
 
 
-def label_store(experiment: Experiment, root: Path, workers: int) -> Path | None:
-    """The experiment's label store, made in the run's folder where the experiment names none."""
-    if given := experiment.data.get("labels"):
-        return given
-    if experiment.eips is None:
-        return None
-    store = root / "labels"
-    command = ["label", *_files(experiment.data["dft"])]
+def best_trained(trained: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The training with the best validation score, in the sense of the metric that its checkpoints are chosen by.
+
+    Raises:
+        ExperimentError: several trainings, and one has no score.
+    """
+    if len(trained) == 1:
+        return trained[0]
+    scores = [t["result"].get("best_score") for t in trained]
+    if lost := [t for t, score in zip(trained, scores, strict=True) if score is None]:
+        raise ExperimentError(
+            f"alpha {lost[0]['alpha']:g} of {lost[0]['strategy']} has no validation score to be chosen by: let a "
+            "ModelCheckpoint monitor a metric (val_config_mae), or give one alpha alone"
+        )
+    best = max if trained[0]["result"].get("mode") == "max" else min
+    return trained[scores.index(best(scores))]
+
+
+def make_labels(experiment: Experiment, root: Path, workers: int) -> None:
+    """Make the label store in the run's folder."""
+    eips = experiment.eips
+    if isinstance(eips, list):
+        file = root / "eips.yaml"
+        write_atomically(file, yaml.safe_dump(eips, sort_keys=False))
+        eips = str(file)
+    command = ["label", *_listed(experiment.data["dft"])]
     if pool := experiment.data.get("pool"):
-        command += ["--pool", *_files(pool)]
-    command += [
-        "--eips",
-        experiment.eips,
-        "-o",
-        str(store),
-        "--workers",
-        str(workers),
-    ]
+        command += ["--pool", *_listed(pool)]
+    command += ["--eips", str(eips), "-o", str(root / "labels"), "--workers", str(workers)]
     command += _zero_options(experiment.data, root)
     if call(command) != 0:
         raise ExperimentError("labelling failed; its message stands above")
-    return store
 
 
-def _files(given: str | list[str]) -> list[str]:
-    return [given] if isinstance(given, str) else given
+def _listed(given: str | list[str]) -> list[str]:
+    return given if isinstance(given, list) else [given]
 
 
 def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
@@ -260,7 +288,9 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
         mine = [row for row in mine if (row.get("frames") or math.inf) == max(counts)]
         results = [row["result"] for row in mine]
         if not mine or any(
-            r["best_score"] is None or r["monitor"] != FinetuneModule.monitor for r in results
+            r["best_score"] is None
+            or (r["monitor"], r.get("mode")) != (FinetuneModule.monitor, FinetuneModule.mode)
+            for r in results
         ):
             continue
         scores: dict[str, list[float]] = {}

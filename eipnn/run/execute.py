@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from eipnn.errors import InputError
-from eipnn.files import write_atomically, write_json
+from eipnn.files import alone, write_atomically, write_json
+from eipnn.own_code import class_paths, source_digests
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
 
@@ -25,6 +25,15 @@ COMMANDS = "commands.txt"
 
 OUTPUTS = {"test": "test.json", "predict": "selection.csv"}
 """What a command after the training leaves in the folder of the stage; only the classifier predicts."""
+
+
+NOT_COMPARED = (
+    "trainer.default_root_dir",
+    "trainer.max_time",
+    "model.init_args.init_from",
+    *(f"data.init_args.{name}" for name in ("dft", "pool", "split", "labels", "selection")),
+)
+"""Places of files in a configuration, which enter a fingerprint by their content, and how long one process trains."""
 
 
 class StageError(InputError):
@@ -67,15 +76,29 @@ class Stage:
         """Written when all is there."""
         return self.folder / "done.json"
 
-    def missing(self) -> list[Path]:
-        """What a finished stage should have left and is not there."""
-        due = [self.best, *(self.folder / OUTPUTS[command] for command in self.after)]
-        return [file for file in due if not file.exists()]
+    def outputs(self) -> list[Path]:
+        """What a finished stage has left for others."""
+        return [self.best, *(self.folder / OUTPUTS[command] for command in self.after)]
+
+    def lost(self, digests: dict[str, str]) -> list[Path]:
+        """The outputs that are gone, or are no longer what they were at the end of the stage."""
+        return [
+            file
+            for file in self.outputs()
+            if not file.is_file() or digests.get(file.name) != digest_file(file)
+        ]
 
     def fingerprint(self) -> str:
-        """Digest of the settings and of what is read; where files lie does not enter."""
-        config = _without(self.config, {*self.inputs, "default_root_dir"})
-        content = {"config": config, "inputs": self.inputs, "after": self.after}
+        """Digest of the settings, of what is read and of the source of own classes.
+
+        Where files lie does not enter, nor how long one process trains.
+        """
+        content = {
+            "config": without(self.config, NOT_COMPARED),
+            "inputs": self.inputs,
+            "after": self.after,
+            "code": source_digests(class_paths(self.config)),
+        }
         return digest_text(json.dumps(content, sort_keys=True))
 
 
@@ -83,71 +106,97 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
     """Bring a stage to its end and return its result (the content of ``done.json``).
 
     A stage that is done with the same settings and inputs is skipped; one that was cut off goes on from its last
-    epoch; an older one with other settings is moved aside, not overwritten. Where a file of a finished stage is gone,
-    it is made again.
+    epoch; an older one with other settings is moved aside, not overwritten. Where a file of a finished stage is gone or
+    damaged, it is made again.
 
     Raises:
         StageError: a process of the stage failed; what it had reached stays and is resumed by the next call.
     """
     stage.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(stage):
-        _move_outdated_aside(stage)
-        if stage.done_file.exists():
-            if not stage.missing():
-                say(f"{stage.folder}: done before, skipped")
-                return json.loads(stage.done_file.read_text())
-            _reopen(stage)
-        write_json(stage.folder / "begun.json", {"fingerprint": stage.fingerprint()})
+    with alone(stage.folder.with_name(f".{stage.folder.name}.lock"), stage.folder, "run"):
+        fingerprint = stage.fingerprint()
+        _move_outdated_aside(stage, fingerprint)
+        if done := _done_before(stage):
+            return done
+        write_json(stage.folder / "begun.json", {"fingerprint": fingerprint})
         config = stage.folder / "config.yaml"
         write_atomically(config, yaml.safe_dump(stage.config, sort_keys=False))
-        if not stage.fit_file.exists():
-            resume = _whole_checkpoint(stage)
-            say(f"{stage.folder}: {'resumed' if resume else 'training'}")
-            _call(stage, ["fit", "--config", str(config), *resume], threads)
-        _check_fit(stage)
+        _train(stage, threads)
         for command in stage.after:
             _call(
-                stage, [command, "--config", str(config), "--ckpt_path", str(stage.best)], threads
+                stage,
+                [command, "--config", str(config), "--ckpt_path", str(stage.best)],
+                threads,
             )
-        result = stage.about | {"fingerprint": stage.fingerprint(), "result": _result(stage.folder)}
+        result = stage.about | {
+            "fingerprint": fingerprint,
+            "files": {file.name: digest_file(file) for file in stage.outputs()},
+            "result": _result(stage.folder),
+        }
         write_json(stage.done_file, result)
         return result
 
 
-@contextmanager
-def _alone(stage: Stage) -> Iterator[None]:
-    """Hold the lock of a stage; another `eipnn run` in the same folder is waited for."""
-    lock = FileLock(stage.folder.with_name(f".{stage.folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{stage.folder}: another `eipnn run` is at work there; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _done_before(stage: Stage) -> dict[str, Any] | None:
+    """The result of a finished stage. Where its files are gone or damaged: none, and what is due again is removed."""
+    done = _content(stage.done_file)
+    if done is None:
+        return None
+    lost = stage.lost(done.get("files", {}))
+    if not lost:
+        say(f"{stage.folder}: done before, skipped")
+        return done
+    how = "damaged" if lost[0].exists() else "gone"
+    say(f"{stage.folder}: done before, but {lost[0].name} is {how}: made again")
+    if stage.best in lost:
+        _begin_anew(stage)
+    stage.done_file.unlink()  # last: this may be cut off
+    return None
 
 
-def _reopen(stage: Stage) -> None:
-    """Let a finished stage be done again as far as its files are gone. `done.json` goes last: this may be cut off."""
-    say(f"{stage.folder}: done before, but {stage.missing()[0].name} is gone: made again")
-    if not stage.best.exists():
-        stage.last.unlink(missing_ok=True)
-        stage.fit_file.unlink(missing_ok=True)
-    stage.done_file.unlink()
+def _begin_anew(stage: Stage) -> None:
+    """Have a stage train from the start: of a lost best epoch nothing else knows."""
+    for file in (stage.best, stage.last, stage.fit_file):
+        file.unlink(missing_ok=True)
 
 
-def _check_fit(stage: Stage) -> None:
-    if not stage.fit_file.exists():
+def _train(stage: Stage, threads: int | None) -> None:
+    """Train until ``fit.json`` tells of an end and the best checkpoint is whole."""
+    config = str(stage.folder / "config.yaml")
+    if not _has_ended(stage):
+        resume = _whole_checkpoint(stage)
+        say(f"{stage.folder}: {'resumed' if resume else 'training'}")
+        _call(stage, ["fit", "--config", config, *resume], threads)
+        _check_ended(stage)
+    if not _is_whole(stage.best):  # since before it was resumed, and no later epoch was better
+        _begin_anew(stage)
+        say(f"{stage.folder}: training")
+        _call(stage, ["fit", "--config", config], threads)
+        _check_ended(stage)
+
+
+def _has_ended(stage: Stage) -> bool:
+    fit = _content(stage.fit_file)
+    return fit is not None and fit.get("ended") != "max_time"
+
+
+def _check_ended(stage: Stage) -> None:
+    """Raise where a training that went well has not come to its end, or left nothing to go on with."""
+    fit = _content(stage.fit_file)
+    if fit is None:
         raise StageError(
             f"{stage.folder}: the training was stopped before its last epoch and wrote no {stage.fit_file.name}; "
-            "the same `eipnn run` goes on (but not with trainer.fast_dev_run: remove that)"
+            "the same command goes on from here"
+        )
+    if fit.get("ended") == "max_time":
+        raise StageError(
+            f"{stage.folder}: trainer.max_time ended the training after {fit['epochs']} epochs, before its end; the "
+            "same command goes on from here for as long again, and max_time may be changed"
         )
     if not stage.best.exists():
         raise StageError(
-            f"{stage.best}: the training left no such checkpoint; a ModelCheckpoint of your own needs "
-            "filename: best, enable_version_counter: false and no dirpath"
+            f"{stage.best}: the training left no such checkpoint; it ended before its first validation, or a "
+            "ModelCheckpoint of your own lacks filename: best, enable_version_counter: false, or has a dirpath"
         )
 
 
@@ -182,15 +231,21 @@ def say(text: str) -> None:
 
 
 def _whole_checkpoint(stage: Stage) -> list[str]:
-    """The argument of `fit` to go on from the last epoch, or from the best where the last was cut off in writing."""
+    """The argument of `fit` to go on from the last epoch, or from the best where the last is damaged."""
     for file in (stage.last, stage.best):
-        if file.exists():
-            try:
-                read_checkpoint(file)
-                return ["--ckpt_path", str(file)]
-            except CheckpointError as error:
-                say(f"damaged, left out: {error}")
+        if file.exists() and _is_whole(file):
+            return ["--ckpt_path", str(file)]
     return []
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be read; if not, that is said."""
+    try:
+        read_checkpoint(checkpoint)
+    except CheckpointError as error:
+        say(f"damaged, left out: {error}")
+        return False
+    return True
 
 
 def _call(stage: Stage, arguments: list[str], threads: int | None) -> None:
@@ -202,18 +257,34 @@ def _call(stage: Stage, arguments: list[str], threads: int | None) -> None:
         )
 
 
+def _content(file: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON file; none where there is no such file, or where it is damaged, which is said."""
+    if not file.exists():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        content = None
+    if not isinstance(content, dict):
+        say(f"{file}: damaged, left out")
+        return None
+    return content
+
+
 def _result(folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in ("fit.json", "test.json"):
-        if (folder / name).exists():
-            result |= json.loads((folder / name).read_text())
+        result |= _content(folder / name) or {}
     result.pop("best_checkpoint", None)
     return result
 
 
-def _move_outdated_aside(stage: Stage) -> None:
+def _move_outdated_aside(stage: Stage, fingerprint: str) -> None:
+    """Move a stage aside that was begun with other settings, or of which nothing tells with which."""
     begun = stage.folder / "begun.json"
-    if not begun.exists() or json.loads(begun.read_text())["fingerprint"] == stage.fingerprint():
+    if not begun.exists():
+        return
+    if (_content(begun) or {}).get("fingerprint") == fingerprint:
         return
     number = 1
     while (aside := stage.folder.with_name(f"{stage.folder.name}.old-{number}")).exists():
@@ -223,10 +294,14 @@ def _move_outdated_aside(stage: Stage) -> None:
     say(f"{stage.folder}: made with other settings or data; moved to {aside}")
 
 
-def _without(content: Any, keys: set[str]) -> Any:
-    """`content` without the values under `keys`, at any depth."""
-    if isinstance(content, dict):
-        return {k: _without(v, keys) for k, v in content.items() if k not in keys}
-    if isinstance(content, list):
-        return [_without(v, keys) for v in content]
-    return content
+def without(config: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """A copy of a configuration without the values at these paths of keys, such as ``data.init_args.dft``."""
+    copy = deepcopy(config)
+    for path in paths:
+        *way, last = path.split(".")
+        inner: Any = copy
+        for key in way:
+            inner = inner.get(key, {}) if isinstance(inner, dict) else {}
+        if isinstance(inner, dict):
+            inner.pop(last, None)
+    return copy

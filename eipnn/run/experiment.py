@@ -1,15 +1,19 @@
 """What `eipnn run` is told: an experiment file."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from eipnn.eips import load_eips
 from eipnn.errors import InputError
+from eipnn.files import read_yaml
+from eipnn.labels import LabelStore
+from eipnn.run.execute import digest_files
 from eipnn.run.strategy import STRATEGIES, Strategy, own_strategies
+from eipnn.structures import read_dft_and_pool, resolve_all, without_isolated_atoms
 from eipnn.zeros import MODES
 
 STAGES = ("classify", "pretrain", "finetune")
@@ -37,7 +41,7 @@ def _is_count(value: Any) -> bool:
 RUN: dict[str, Callable[[Any], bool]] = {
     "strategy": lambda value: isinstance(value, str),
     "split": _is_count,
-    "seed": _is_count,
+    "seed": lambda value: _is_count(value) and value < 2**32,
     "frames": lambda value: value == ALL or (_is_count(value) and value > 0),
 }
 """The options that an experiment file may give, and what they may be."""
@@ -64,7 +68,7 @@ class Experiment:
         representation: ``class_path`` and ``init_args`` of f_rep, or the path of a YAML file that holds them, relative
             to the experiment file.
         splits: CSV path with ``{split}`` in it, or ``random``: seeded random splits by the paper's rule.
-        eips: named set or YAML file to label with, where ``data.labels`` is not given.
+        eips: named set, YAML file or list of entries to label with, where ``data.labels`` is not given.
         alpha: weight of the EIP labels (Eq. 3); several are searched on the validation split.
         strategies: name -> row of one's own beside `STRATEGIES`, or the path of a YAML file of them, relative to the
             experiment file (see `own_strategies`).
@@ -79,7 +83,7 @@ class Experiment:
     data: dict[str, Any]
     representation: dict[str, Any]
     splits: str = "random"
-    eips: str | None = None
+    eips: str | list[dict[str, Any]] | None = None
     alpha: tuple[float, ...] = (0.1,)
     strategies: dict[str, Strategy] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
@@ -96,6 +100,29 @@ class Experiment:
     def stage(self, name: str, part: str) -> dict[str, Any]:
         """The overrides of a stage: `part` is model, data or trainer."""
         return dict(getattr(self, name).get(part, {}))
+
+    @cached_property
+    def ids(self) -> tuple[list[str], list[str]]:
+        """The ids of the DFT structures and of the pool, read once for all splits."""
+        data = self.data
+        sets = read_dft_and_pool(data["dft"], data.get("pool"), data.get("energy_key"))
+        dft, pool = (
+            [atoms.info["config_id"] for atoms in without_isolated_atoms(frames)] for frames in sets
+        )
+        return dft, pool
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the DFT files and of the pool's."""
+        given = {kind: self.data[kind] for kind in ("dft", "pool") if self.data.get(kind)}
+        return {kind: digest_files(resolve_all(files)) for kind, files in given.items()}
+
+    @cached_property
+    def eip_names(self) -> tuple[str, ...]:
+        """The EIPs of the label store, or those to label with."""
+        if self.data.get("labels"):
+            return LabelStore.open(self.data["labels"]).eips
+        return tuple(eip.name for eip in load_eips(self.eips)) if self.eips else ()
 
 
 def read_experiment(file: str | Path) -> Experiment:
@@ -126,6 +153,9 @@ def read_experiment(file: str | Path) -> Experiment:
             raise ExperimentError(f"{file}: data.{key} is missing")
     for key in ("data", "trainer"):
         _check_own(content.get(key, {}), key, OWN[key], file)
+    for key in ("dft", "pool"):
+        _check_files(content["data"].get(key, "none"), f"data.{key}", file)
+    _check_trainer(content.get("trainer", {}), "trainer", file)
     _check_zero(content["data"]["energy_zero"], file)
     if content.get("eips") is not None and content["data"].get("labels") is not None:
         raise ExperimentError(
@@ -138,6 +168,10 @@ def read_experiment(file: str | Path) -> Experiment:
                     f"{file}: {stage}.{part} is unknown; use model, data or trainer"
                 )
             _check_mapping(values, f"{stage}.{part}", file)
+            if part == "trainer":
+                _check_trainer(values, f"{stage}.trainer", file)
+            if part == "model":
+                _check_eips(values.get("eips"), f"{stage}.model.eips", file)
             _check_own(
                 values,
                 f"{stage}.{part}",
@@ -179,9 +213,9 @@ def _beside(file: Path, key: str, named: str, keys: str) -> Path:
 
 def _read_mapping(file: Path, keys: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ExperimentError(f"{file}: not YAML ({error})") from error
+        content = read_yaml(file)
+    except InputError as error:
+        raise ExperimentError(str(error)) from None
     if not isinstance(content, dict):
         raise ExperimentError(f"{file}: must be a mapping with the keys {keys}")
     return content
@@ -190,6 +224,32 @@ def _read_mapping(file: Path, keys: str) -> dict[str, Any]:
 def _check_mapping(values: Any, key: str, file: Path) -> None:
     if not isinstance(values, dict):
         raise ExperimentError(f"{file}: {key} must be a mapping, not {values!r}")
+
+
+def _check_trainer(trainer: dict[str, Any], key: str, file: Path) -> None:
+    """Raise where a training would leave no checkpoint for what comes after."""
+    if trainer.get("fast_dev_run"):
+        raise ExperimentError(f"{file}: {key}.fast_dev_run leaves no checkpoint; remove it")
+    if trainer.get("enable_checkpointing") is False:
+        raise ExperimentError(
+            f"{file}: {key}.enable_checkpointing: the stages need their checkpoints; remove it"
+        )
+
+
+def _check_files(given: Any, key: str, file: Path) -> None:
+    files = given if isinstance(given, list) else [given]
+    if not files or not all(isinstance(name, str) for name in files):
+        raise ExperimentError(f"{file}: {key} must be a file or a list of files, not {given!r}")
+
+
+def _check_eips(names: Any, key: str, file: Path) -> None:
+    """A stage's own choice of EIPs names each once."""
+    if names is None:
+        return
+    if not isinstance(names, list) or not names:
+        raise ExperimentError(f"{file}: {key} must be a list of EIPs, not {names!r}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ExperimentError(f"{file}: {key} names {twice[0]!r} twice; name each EIP once")
 
 
 def _check_own(values: dict[str, Any], key: str, own: tuple[str, ...], file: Path) -> None:
@@ -218,9 +278,11 @@ def _run_defaults(given: dict[str, Any], file: Path) -> dict[str, Any]:
         )
     lists = {key: values if isinstance(values, list) else [values] for key, values in given.items()}
     for key, values in lists.items():
+        if not values:
+            raise ExperimentError(f"{file}: run.{key} is an empty list; name one, or remove it")
         if wrong := [value for value in values if not RUN[key](value)]:
             raise ExperimentError(f"{file}: run.{key} cannot be {wrong[0]!r}")
-    return lists
+    return {key: list(dict.fromkeys(values)) for key, values in lists.items()}
 
 
 def _alphas(given: Any, file: Path) -> tuple[float, ...]:
@@ -228,11 +290,11 @@ def _alphas(given: Any, file: Path) -> tuple[float, ...]:
         alphas = tuple(float(a) for a in (given if isinstance(given, list) else [given]))
     except (TypeError, ValueError):
         alphas = ()
-    if not alphas or not all(0 < alpha < math.inf for alpha in alphas):
+    if not alphas or not all(0 < alpha < inf for alpha in alphas):
         raise ExperimentError(
             f"{file}: alpha must be a positive number or a list of them, not {given!r}"
         )
-    return alphas
+    return tuple(dict.fromkeys(alphas))
 
 
 def zero_modes(zeros: Any) -> set[str]:

@@ -1,5 +1,6 @@
 """From an experiment, a split and a seed to the stages of each strategy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -7,20 +8,16 @@ from typing import Any
 
 from eipnn.labels import LabelStore
 from eipnn.run.choices import choose, single_eip, write_selection
-from eipnn.run.execute import Stage, digest_file, digest_files, run_stage
+from eipnn.run.execute import Stage, digest_file, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, zero_modes
 from eipnn.run.strategy import PRETRAINING_FOLDERS, Labels, Pretraining
 from eipnn.stages.sampling import plan_batches
 from eipnn.stages.source import Source, selected, source_of
 from eipnn.structures import (
-    Split,
     fewer_frames,
     random_split,
-    read_dft_and_pool,
     read_split,
     resolve,
-    resolve_all,
-    without_isolated_atoms,
     write_split,
 )
 
@@ -56,18 +53,13 @@ class Plan:
         named = self.experiment.splits.format(split=self.split)
         if self.experiment.splits != "random" and self.frames is None:
             return named
-        split = self._random_split() if self.experiment.splits == "random" else read_split(named)
+        random = self.experiment.splits == "random"
+        split = random_split(*self.experiment.ids, self.split) if random else read_split(named)
         if self.frames is not None:
             split = fewer_frames(split, self.frames, self.seed)
         file = self.folder / "split.csv"
         write_split(split, file)
         return str(file)
-
-    def _random_split(self) -> Split:
-        data = self.experiment.data
-        sets = read_dft_and_pool(data["dft"], data.get("pool"), data.get("energy_key"))
-        ids = [[a.info["config_id"] for a in without_isolated_atoms(frames)] for frames in sets]
-        return random_split(ids[0], ids[1], self.split)
 
     @property
     def split_file(self) -> Path:
@@ -96,7 +88,7 @@ class Plan:
 
     def classify(self) -> Stage:
         """Train the classifier, let it choose for the pool."""
-        eips = self._eips("classify")
+        eips = self._eips("classify", self.store.eips)
         return self._stage("classify", "Classifier", eips, {}, ("test", "predict"))
 
     def pretrain(self, kind: Pretraining = "all") -> Stage:
@@ -108,7 +100,7 @@ class Plan:
         single = kind == "single"
         if self.frames is not None and not single and not self._zeros_are_fitted():
             return replace(self, folder=self.folder.parent, frames=None).pretrain()
-        eips = {"eips": [self.single_eip]} if single else self._eips("pretrain")
+        eips = {"eips": [self.single_eip]} if single else self._eips("pretrain", self.store.eips)
         return self._stage("pretrain", "Pretrain", eips, {}, (), PRETRAINING_FOLDERS[kind])
 
     def finetune(self, name: str, alpha: float) -> Stage:
@@ -164,6 +156,18 @@ class Plan:
         """See `run_stage`."""
         return run_stage(stage, self.threads)
 
+    def trials(self, strategies: Sequence[str]) -> list[dict[str, Any]]:
+        """A configuration of each stage of these strategies, without what the stages before will say."""
+        rows = [self.experiment.rows[name] for name in strategies]
+        configs = [self._config("finetune", "Finetune", self.folder, {}, {})]
+        if any(row.pretraining for row in rows):
+            eips = self._eips("pretrain", self.experiment.eip_names)
+            configs.append(self._config("pretrain", "Pretrain", self.folder, eips, {}))
+        if any(row.long or row.eip_labels not in (None, "single") for row in rows):
+            eips = self._eips("classify", self.experiment.eip_names)
+            configs.append(self._config("classify", "Classifier", self.folder, eips, {}))
+        return configs
+
     def _stage(
         self,
         name: str,
@@ -174,14 +178,20 @@ class Plan:
         folder: str | None = None,
         inputs: dict[str, str] | None = None,
     ) -> Stage:
-        experiment = self.experiment
         root = self.folder / (folder or name)
+        config = self._config(name, prefix, root, model, data)
+        about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames}
+        return Stage(root, config, self._digests(name, config) | (inputs or {}), after, about)
+
+    def _config(
+        self, name: str, prefix: str, root: Path, model: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The configuration of a stage, for the LightningCLI."""
+        experiment = self.experiment
         files = {"split": self.split_path}
-        files |= self._label_store(name, data)
-        digests = (
-            {"split": digest_file(self.split_file)} | self._data_digests(files) | (inputs or {})
-        )
-        config = {
+        if name != "finetune" or "selection" in data or "delta_eip" in data:
+            files["labels"] = str(self.labels)
+        return {
             "seed_everything": self.seed,
             "trainer": experiment.trainer
             | experiment.stage(name, "trainer")
@@ -201,27 +211,32 @@ class Plan:
                 | data,
             },
         }
-        about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames}
-        return Stage(root, config, digests, after, about)
+
+    def _digests(self, name: str, config: dict[str, Any]) -> dict[str, str]:
+        """Of the files that a stage reads; of the stages before, these know themselves."""
+        data, model = config["data"]["init_args"], config["model"]["init_args"]
+        digests = {"split": digest_file(self.split_file)} | self.experiment.digests
+        if name == "finetune" and "selection" not in data:
+            digests.pop("pool", None)  # it is not read
+        if "labels" in data:
+            digests["labels"] = self.store.fingerprint
+        if name != "finetune" and model.get("init_from"):  # of a pretraining elsewhere
+            digests["init_from"] = digest_file(Path(model["init_from"]))
+        return digests
 
     def _zeros_are_fitted(self) -> bool:
         """Whether any EIP's zero comes from a fit to DFT energies."""
         return "least_squares" in zero_modes(self.experiment.data.get("eip_energy_zero", "none"))
 
-    def _eips(self, stage: str) -> dict[str, Any]:
-        """The EIPs that the experiment names for a stage, or all of the label store."""
-        named = self.experiment.stage(stage, "model").get("eips")
-        return {"eips": named or list(self.store.eips)}
+    def _eips(self, stage: str, known: Sequence[str]) -> dict[str, Any]:
+        """The EIPs that the experiment names for a stage, or all that are known.
 
-    def _label_store(self, name: str, data: dict[str, Any]) -> dict[str, str]:
-        """The label store, for the stages that read it."""
-        needed = name != "finetune" or "selection" in data or "delta_eip" in data
-        return {"labels": str(self.labels)} if needed else {}
-
-    def _data_digests(self, files: dict[str, str]) -> dict[str, str]:
-        digests = {
-            kind: digest_files(resolve_all(self.experiment.data[kind]))
-            for kind in ("dft", "pool")
-            if self.experiment.data.get(kind)
-        }
-        return digests | ({"labels": self.store.fingerprint} if "labels" in files else {})
+        Raises:
+            ExperimentError: it names another.
+        """
+        named = self.experiment.stage(stage, "model").get("eips") or list(known)
+        if strangers := [name for name in named if name not in known]:
+            raise ExperimentError(
+                f"{stage}.model.eips names {strangers[0]!r}; the EIPs are {', '.join(known)}"
+            )
+        return {"eips": named}

@@ -1,0 +1,208 @@
+"""One stage of `eipnn run`: what makes it another stage, what damage does to it, when it is at its end."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from eipnn.run import execute
+from eipnn.run.execute import Stage, StageError, run_stage
+
+CONFIG = {
+    "trainer": {"default_root_dir": "here", "max_time": "00:01:00:00", "max_epochs": 3},
+    "model": {
+        "init_args": {
+            "init_from": "pretrain/best.ckpt",
+            "representation": {"init_args": {"pool": "mean", "labels": 1}},
+            "eips": ["sw"],
+        }
+    },
+    "data": {"init_args": {"dft": "a", "pool": "b", "split": "c", "labels": "d", "selection": "e"}},
+}
+
+
+def changed(path: str, value: object) -> dict:
+    """`CONFIG` with one value replaced."""
+    config = json.loads(json.dumps(CONFIG))
+    *way, last = path.split(".")
+    inner = config
+    for key in way:
+        inner = inner[key]
+    inner[last] = value
+    return config
+
+
+def fingerprint(config: dict, inputs=None) -> str:
+    return Stage(Path("folder"), config, inputs or {"dft": "1"}, ("test",)).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("path", "same"),
+    [
+        ("trainer.default_root_dir", True),
+        ("trainer.max_time", True),
+        ("trainer.max_epochs", False),
+        ("model.init_args.init_from", True),
+        ("model.init_args.eips", False),
+        ("model.init_args.representation.init_args.pool", False),
+        ("model.init_args.representation.init_args.labels", False),
+        *((f"data.init_args.{name}", True) for name in CONFIG["data"]["init_args"]),
+    ],
+)
+def test_only_places_of_files_do_not_count(path, same):
+    assert (fingerprint(changed(path, "other")) == fingerprint(CONFIG)) == same
+    assert fingerprint(CONFIG, {"dft": "2"}) != fingerprint(CONFIG)
+
+
+def test_an_edited_class_of_the_users_is_another_stage(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "edited_backbone.py"
+    config = changed("model.init_args.representation", {"class_path": "edited_backbone.Net"})
+    found = []
+    for text in ("class Net: layers = 1\n", "class Net: layers = 2\n", "class Net: layers = 1\n"):
+        file.write_text(text)
+        found.append(fingerprint(config))
+    assert found[0] == found[2] != found[1]
+
+
+class Processes:
+    """In place of a stage's processes: notes the commands and leaves their files."""
+
+    def __init__(self, *ends: str) -> None:
+        self.ends = list(ends)
+        self.commands: list[str] = []
+
+    def __call__(self, arguments: list[str], threads: int | None = None) -> int:
+        command, folder = arguments[0], Path(arguments[2]).parent
+        resumed = Path(arguments[4]).stem if command == "fit" and len(arguments) > 3 else ""
+        self.commands.append(f"{command} {resumed}".strip())
+        if command == "fit":
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            if not resumed:  # no later epoch is better
+                torch.save({"state_dict": {}, "epoch": 1}, folder / "checkpoints" / "best.ckpt")
+            torch.save({"state_dict": {}, "epoch": 2}, folder / "checkpoints" / "last.ckpt")
+            end = self.ends.pop(0) if self.ends else "max_epochs"
+            (folder / "fit.json").write_text(json.dumps({"ended": end, "epochs": 3}))
+        elif command == "test":
+            (folder / "test.json").write_text('{"test_config_mae": 0.5}')
+        else:
+            (folder / "selection.csv").write_text("config_id,eip\n")
+        return 0
+
+    def taken(self) -> list[str]:
+        commands, self.commands = self.commands, []
+        return commands
+
+
+@pytest.fixture
+def processes(monkeypatch) -> Processes:
+    made = Processes()
+    monkeypatch.setattr(execute, "call", made)
+    return made
+
+
+@pytest.fixture
+def stage(tmp_path) -> Stage:
+    return Stage(tmp_path / "classify", {"model": 1}, {}, ("test", "predict"))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file: Path) -> None:
+    """One bit, in the middle of a file of the same length."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("checkpoints/best.ckpt", ["fit", "test", "predict"]),
+        ("selection.csv", ["test", "predict"]),
+        ("test.json", ["test", "predict"]),
+        ("checkpoints/last.ckpt", []),
+    ],
+)
+def test_a_finished_stage_with_a_damaged_file_is_made_again(
+    stage, processes, capfd, damage, name, commands
+):
+    first = run_stage(stage)
+    processes.taken()
+    damage(stage.folder / name)
+    assert run_stage(stage) == first
+    assert processes.taken() == commands
+    said = capfd.readouterr().out
+    whole = "done before, skipped"
+    assert (f"but {Path(name).name} is damaged: made again" if commands else whole) in said
+    assert run_stage(stage) == first
+    assert processes.taken() == []
+
+
+@pytest.mark.parametrize(
+    ("damaged", "commands"),
+    [
+        ((), ["fit last"]),
+        (("last",), ["fit best"]),
+        (("last", "best"), ["fit"]),
+        (("best",), ["fit last", "fit"]),
+    ],
+)
+def test_damaged_checkpoints_of_a_training_that_was_cut_off(
+    stage, processes, capfd, damaged, commands
+):
+    first = run_stage(stage)
+    stage.done_file.unlink()
+    stage.fit_file.unlink()
+    processes.taken()
+    for name in damaged:
+        cut(stage.folder / "checkpoints" / f"{name}.ckpt")
+    assert run_stage(stage) == first
+    assert processes.taken() == [*commands, "test", "predict"]
+    assert capfd.readouterr().out.count("damaged, left out") == len(damaged)
+
+
+def test_a_damaged_best_checkpoint_between_training_and_test(stage, processes):
+    run_stage(stage)
+    stage.done_file.unlink()
+    processes.taken()
+    cut(stage.best)
+    run_stage(stage)
+    assert processes.taken() == ["fit", "test", "predict"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"fingerprint": "1', b"\x80\xff", b"[1]"])
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("done.json", ["test", "predict"]),
+        ("begun.json", ["fit", "test", "predict"]),
+        ("fit.json", []),
+    ],
+)
+def test_damaged_notes_are_no_traceback(stage, processes, capfd, name, content, commands):
+    first = run_stage(stage)
+    processes.taken()
+    (stage.folder / name).write_bytes(content)
+    assert run_stage(stage) == first
+    assert processes.taken() == commands
+    said = capfd.readouterr().out
+    assert (f"{stage.folder / name}: damaged, left out" in said) == bool(commands)
+    # of a begun.json that cannot be read nobody knows the settings
+    assert stage.folder.with_name("classify.old-1").exists() == (name == "begun.json")
+
+
+def test_what_max_time_ended_goes_on(stage, processes):
+    processes.ends = ["max_time", "max_time", "early_stopping"]
+    for _ in range(2):
+        with pytest.raises(
+            StageError, match=r"max_time ended the training after 3 epochs.*goes on"
+        ):
+            run_stage(stage)
+        assert not stage.done_file.exists()
+    run_stage(stage)
+    assert processes.taken() == ["fit", "fit last", "fit last", "test", "predict"]
