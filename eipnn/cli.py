@@ -200,10 +200,14 @@ class EipnnCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(save_dir=config["default_root_dir"], name="logs")
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
+        try:
+            timer = TrainingTimer(config.get("max_time"))
+        except MisconfigurationException as error:
+            raise InputError(f"trainer.max_time: {error}") from error
         own: dict[type[Callback], Callback] = {
             PredictionWriter: PredictionWriter(),
             ResidualLog: ResidualLog(),
-            TrainingTimer: TrainingTimer(config.get("max_time")),
+            TrainingTimer: timer,
         }
         if config.get("enable_progress_bar") is not False:
             own[LightningProgressBar] = ProgressBar()

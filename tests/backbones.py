@@ -121,11 +121,12 @@ def with_skin(net: Representation, *frames: Atoms) -> Batch:
     return exact
 
 
-def energies(potential: FinetuneModule, *frames: Atoms) -> np.ndarray:
-    """Energies (B,) in eV of the frames in one batch, in float64."""
-    batch = batch_of(potential.representation, *frames, dtype=torch.float64)
+def energies(potential: FinetuneModule | Potential, *frames: Atoms) -> np.ndarray:
+    """Energies (B,) in eV of the frames in one batch, in float64, on the aligned zero."""
+    made = potential if isinstance(potential, Potential) else potential.potential
     with torch.no_grad():
-        return potential(batch).numpy()
+        given = graph(made.representation, *frames, dtype=torch.float64)
+        return made.predict(given, cohesive=True).energy.numpy()
 
 
 def rattled(atoms: Atoms, seed: int = 0) -> Atoms:

@@ -102,7 +102,7 @@ def test_a_batch_of_one_atom_trains():
     assert net.embedding.weight.grad.isfinite().all()
     for name, value in before.items():
         torch.testing.assert_close(net.state_dict()[name], value)
-    torch.testing.assert_close(features, net.eval()(batch_of(net, bulk("Al"))))
+    torch.testing.assert_close(features, net.eval()(graph_of(batch_of(net, bulk("Al")))))
 
 
 @pytest.mark.parametrize("frames", [[Atoms("Si")] * 3, [bulk("Si")] * 2, [Atoms("C"), rattled()]])

@@ -205,6 +205,9 @@ def test_a_training_ends_as_all_commands(tiny, tmp_path, monkeypatch, capsys, nu
     config = tmp_path / "given.yaml"
     config.write_text(yaml.safe_dump(stage_config(tiny, "Finetune", tmp_path)))
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # shells have it ignored in the background
     try:
         assert status("fit", "--config", config) == code
     finally:

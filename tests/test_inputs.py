@@ -299,10 +299,10 @@ def test_every_core_builds_where_it_is_worth_it(tmp_path, monkeypatch, inputs, a
 
 def test_long_work_shows_its_rate_and_its_end(tmp_path, monkeypatch, capsys):
     prepare(silicon(40), Graph(3.0), tmp_path)
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
     monkeypatch.setattr(cache, "MANY", 41)
     prepare(silicon(41), Graph(3.0), tmp_path)
-    assert re.search(r"model inputs.* 41/41 [\d,]+ structures/s 0:00:00", capsys.readouterr().out)
+    assert re.search(r"model inputs.* 41/41 [\d,]+ structures/s 0:00:00", capsys.readouterr().err)
 
 
 def test_of_processes_that_train_together_one_builds(tmp_path):

@@ -14,6 +14,7 @@ from ase.neighborlist import neighbor_list
 from backbones import FRAMES, batch_of, graph
 
 from eipnn.errors import InputError
+from eipnn.inputs import graph_of
 from eipnn.representations import MACE
 
 CUTOFF = 4.0
@@ -31,7 +32,7 @@ def net() -> MACE:
     net = small(max_ell=3, correlation=3).double()
     batches = [batch_of(net, FRAMES["cubic"], FRAMES["crystal"], dtype=torch.float64)]
     with torch.no_grad():
-        net.calibrate(batches)
+        net.calibrate([graph_of(batch) for batch in batches])
     return net
 
 

@@ -322,14 +322,25 @@ def finish(folder: Path, experiment: Path, monkeypatch, *strategies: str) -> Non
 
 
 def assert_same_results(one: Path, other: Path) -> None:
-    """The same table and the same predictions, to the last digit; only the time differs."""
+    """The same table, predictions and weights, to the last digit; only times and places differ."""
     names = sorted(str(p.relative_to(one)) for p in one.rglob("result-*.json"))
     assert names
     assert names == sorted(str(p.relative_to(other)) for p in other.rglob("result-*.json"))
     for name in names:
         a, b = (json.loads((folder / name).read_text()) for folder in (one, other))
-        del a["result"]["seconds"], b["result"]["seconds"]
+        for content in (a, b):
+            del (
+                content["result"]["seconds"],
+                content["files"],
+            )  # checkpoints hold the places of their files
         assert a == b
+    for file in one.rglob("best.ckpt"):
+        weights = [
+            torch.load(f, weights_only=True)["state_dict"]
+            for f in (file, other / file.relative_to(one))
+        ]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items()), file
     for file in one.rglob("*.csv"):
         if file.name.startswith(("predictions", "selection")):
             assert file.read_bytes() == (other / file.relative_to(one)).read_bytes(), file
