@@ -80,7 +80,7 @@ def test_features_are_the_scalars_of_the_librarys_own_model(net, model, name):
     expected = model(librarys_batch(atoms), compute_force=False)["node_feats"]
     layers = [expected[:, :4], expected[:, -4:]]  # 4 scalars and 4 vectors, 4 scalars
     with torch.no_grad():
-        scalars = net.scalars(batch_of(net, atoms, dtype=torch.float64))
+        scalars = net.scalars(graph(net, atoms, dtype=torch.float64))
     torch.testing.assert_close(scalars, torch.cat(layers, dim=-1).detach(), rtol=0, atol=1e-12)
 
 
@@ -106,7 +106,7 @@ def test_calibration_counts_neighbours_and_standardises(net):
     for block in net.interactions:
         assert block.avg_num_neighbors.item() == pytest.approx(neighbours.mean())
     # a change of precision, or of the device, keeps what was found
-    features = net.float()(batch_of(net, *frames))
+    features = net.float()(graph(net, *frames))
     net.double()
     deviation, mean = torch.std_mean(features, dim=0, correction=0)
     torch.testing.assert_close(mean, torch.zeros(8), rtol=0, atol=1e-4)
