@@ -19,6 +19,7 @@ from eipnn.run import execute
 from eipnn.run.command import (
     _zero_options,
     best_on_validation,
+    best_trained,
     check_strategies,
     results_table,
     run,
@@ -285,6 +286,7 @@ def row_of(strategy: str, score: float | None, **about) -> dict:
         ),
         ([row_of("mp", None)], []),
         ([row_of("mp", 0.1, monitor="val_atom_mae")], []),
+        ([row_of("mp", 0.1, mode="max")], []),
         ([row_of("la-dft", 0.1, hidden_dft=True)], []),
     ],
 )
@@ -292,3 +294,20 @@ def test_what_is_best_on_validation(rows, said):
     lines = best_on_validation(rows)
     assert len(lines) == len(said)
     assert all(text in line for text, line in zip(said, lines, strict=True))
+
+
+def trained(alpha: float, score: float | None, mode: str = "min") -> dict:
+    result = {"best_score": score, "mode": mode}
+    return {"strategy": "la", "alpha": alpha, "result": result}
+
+
+@pytest.mark.parametrize(("mode", "alpha"), [("min", 0.1), ("max", 1.0)])
+def test_alpha_is_chosen_by_the_mode_of_the_metric(mode, alpha):
+    rows = [trained(a, score, mode) for a, score in ((0.01, 0.5), (0.1, 0.2), (1.0, 0.9))]
+    assert best_trained(rows)["alpha"] == alpha
+
+
+def test_alpha_is_not_chosen_without_a_score():
+    with pytest.raises(ExperimentError, match=r"alpha 0\.1 of la has no validation score"):
+        best_trained([trained(0.01, 0.5), trained(0.1, None)])
+    assert best_trained([trained(0.1, None)])["alpha"] == 0.1

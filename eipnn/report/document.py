@@ -139,7 +139,8 @@ class Report:
             yield "Not in the table:\n\n" + _bullets(notes)
         search = tables.alpha_search(self.experiment)
         if len(search):
-            yield "Alpha was chosen by validation config MAE (eV):"
+            watched = {t.result.get("monitor", "val_config_mae") for t in self.experiment.trainings}
+            yield f"Alpha was chosen by {', '.join(sorted(watched))} (val_config_mae: eV):"
             yield markdown(search)
 
     def _equal_steps(self) -> Iterator[str]:
@@ -231,6 +232,13 @@ class Report:
         each = ", ".join(f"{fold}: {n} of {counts[fold].sum()}" for fold, n in chosen.items())
         dots = " Bars are means, dots single splits." if len(there) > 1 else ""
         yield f"Structures of the pool that got an EIP label: {each}.{dots}"
+        if not chosen.all():
+            yield (
+                "Where the classifier chose no EIP for any structure of the pool, +LA rows are trained on DFT alone: "
+                "it says that no EIP is close enough to DFT (`classify.model.c`, eV/atom)."
+            )
+        if (table["eip"] == NONE).all():
+            yield "It chose no EIP for any test configuration either, so there are no labels to compare."
         quality = label_quality(self.experiment, self.data)
         if len(quality):
             self.output.csv("label_quality", quality)

@@ -48,8 +48,9 @@ def _chosen(fold: Fold, data: FoldData) -> pd.DataFrame:
     table = folds.classification([fold])
     table = table[table["eip"] != NONE]
     place = {name: i for i, name in enumerate(data.comparison.ids)}
-    rows = table["config_id"].map(place).to_numpy()
-    columns = table["eip"].map(data.comparison.eips.index).to_numpy()
+    # of nothing chosen, `map` would make floats
+    rows = np.array([place[name] for name in table["config_id"]], int)
+    columns = np.array([data.comparison.eips.index(name) for name in table["eip"]], int)
     error = data.comparison.labels[rows, columns] - data.comparison.dft[rows]
     found = pd.DataFrame(
         {
