@@ -5,10 +5,12 @@ from contextlib import nullcontext
 from copy import deepcopy
 from types import SimpleNamespace
 
+import ase.io
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 from backbones import arguments, build
 from hypothesis import given
 from hypothesis import strategies as st
@@ -438,6 +440,49 @@ def test_energies_far_from_every_eip_are_said_before_training(tiny, caplog):
     attached(FinetuneDataModule(**tiny.arguments | {"energy_zero": EnergyZero("none")}), module())
     assert caplog.records
     assert "zero" in caplog.text
+
+
+def test_what_is_trained_on_is_said(tiny, tmp_path, caplog):
+    """Forces in the file are not used, and one line says so; without forces none does."""
+    caplog.set_level(logging.INFO)
+    attached(FinetuneDataModule(**tiny.arguments), module())
+    assert "forces" not in caplog.text
+    frames = ase.io.read(tiny.data["dft"], ":")
+    for atoms in frames:
+        energy = atoms.get_potential_energy()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((len(atoms), 3)))
+    ase.io.write(tmp_path / "dft.extxyz", frames, format="extxyz")
+    arguments = tiny.arguments | {"dft": str(tmp_path / "dft.extxyz")}
+    attached(FinetuneDataModule(**arguments), module())
+    assert (
+        f"training on energies alone: the forces of {N_TRAIN} frames in {tmp_path}/dft.extxyz are not used"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize(("stage", "part"), [("validate", "val"), ("test", "test"), ("fit", "val")])
+def test_elements_that_were_not_trained_on_are_refused(tiny, tmp_path, stage, part):
+    """Without a zero there is nothing else that knows the elements."""
+    strange = tiny.ids(part)[1]
+    frames = ase.io.read(tiny.data["dft"], ":")
+    energies = [atoms.get_potential_energy() for atoms in frames]
+    next(a for a in frames if a.info["config_id"] == strange).symbols[0] = "Ag"
+    file = write_dft(tmp_path / "dft.extxyz", frames, energies)
+    arguments = tiny.arguments | {
+        "dft": str(file), "labels": None, "energy_zero": EnergyZero("none")
+    }  # fmt: skip
+    net = module()
+    net.elements = ["Au", "Cu"]
+    data = attached(FinetuneDataModule(**arguments), net, stage)
+    net.trainer = SimpleNamespace(datamodule=data, ckpt_path="some.ckpt")
+    start = {
+        "fit": lambda: net.setup("fit"),
+        "validate": net.on_validation_start,
+        "test": net.on_test_start,
+    }
+    message = f"{file}: {strange}: the potential was trained on Au, Cu, not on Ag"
+    with pytest.raises(InputError, match=message):
+        start[stage]()
 
 
 @pytest.mark.parametrize("free", [{"Cu": -500.123, "Au": -512.3}, {"Cu": -4e4, "Au": -5e5}])

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 from tiny import exit_code
 
 from eipnn.labels import LabelStore
@@ -198,3 +198,42 @@ def test_help_is_complete_and_needs_no_torch(command: str) -> None:
     }
     for option in options[command]:
         assert option in done.stdout
+
+
+def test_an_eip_without_any_label_ends_the_command(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other labels are kept, and what is to be trained does not start."""
+    four = [atoms for atoms in read(files / "pool.extxyz", ":") if len(atoms) == 4]
+    write(files / "four.extxyz", four)
+    assert label(files, structures=("four.extxyz",)) == 1
+    text = capsys.readouterr().err
+    assert (
+        "out: the EIP trouble has no label of any of the 3 structures (3 x RuntimeError: cannot do"
+        in text
+    )
+    store = LabelStore.open(files / "out")
+    assert np.isfinite(store.energies[:, :2]).all()
+
+
+def test_units_are_said(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = read(files / "dft.extxyz", ":")
+    for atoms in frames:
+        energy = atoms.get_potential_energy() * 23.06
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+    write(files / "dft.extxyz", frames)
+    zeros = ["--energy-zero", "least_squares", "--eip-zero", "least_squares"]
+    assert label(files, *zeros) == 0
+    text = capsys.readouterr().err
+    assert f"WARNING: {files}/dft.extxyz, {files}/pool.extxyz: the energies vary" in text
+    assert "kcal/mol? Total energies in eV are due" in text
+    assert "zeros probably differ" not in text
+
+
+def test_free_atoms_of_the_eips(files: Path) -> None:
+    (files / "free.json").write_text('{"Si": -7.0}')
+    zeros = ["--eip-zero", "isolated_atoms", "--eip-isolated-atoms", str(files / "free.json")]
+    assert label(files, *zeros) == 0
+    table = pd.read_csv(files / "out" / "leaderboard.csv").set_index("eip")
+    # springs has no free atoms' energy, DFT has -7 eV an atom, and +7 eV come to it here
+    assert table.loc["springs", "offset"] == pytest.approx(14.0)

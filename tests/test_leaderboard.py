@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from tiny import write_labels
 
 from eipnn.labels import LabelError, LabelStore
 from eipnn.labels.leaderboard import (
@@ -158,3 +160,30 @@ def test_nothing_to_compare_with() -> None:
         compare(
             read_structures("bundled:si_mini/dft.extxyz")[:3], store, energy_zero="isolated_atoms"
         )
+
+
+@pytest.mark.parametrize("mode", ["none", "least_squares", "isolated_atoms"])
+def test_an_eip_of_some_elements_is_missing_for_the_others(tmp_path: Path, mode: str) -> None:
+    """``silver`` is right for silver and has no label of gold; ``none`` has no label at all."""
+    frames = []
+    for k, formula in enumerate(("Ag", "Ag2", "Ag3", "Au", "AgAu", "Au2")):
+        atoms = Atoms(formula, np.arange(3 * len(Atoms(formula))).reshape(-1, 3), info={})
+        atoms.info["config_id"] = f"f{k}"
+        atoms.calc = SinglePointCalculator(atoms, energy=-2.0 * len(atoms))
+        frames.append(atoms)
+    energies = np.full((6, 2), np.nan)
+    energies[:3, 0] = [-2.0, -4.0, -6.0]
+    write_labels(tmp_path / "labels", frames, energies, ("silver", "none"))
+    comparison = compare(
+        frames,
+        LabelStore.open(tmp_path / "labels"),
+        eip_zero=mode,
+        eip_isolated={"Ag": 0.0} if mode == "isolated_atoms" else None,
+    )
+    np.testing.assert_allclose(comparison.labels[:3, 0], [-2.0, -4.0, -6.0], atol=1e-12)
+    assert np.isnan(comparison.labels[3:, 0]).all()
+    assert np.isnan(comparison.labels[:, 1]).all()
+    lines = {s.eip: s for s in leaderboard(comparison) if s.elements == "all"}
+    assert (lines["silver"].frames, lines["silver"].missing) == (3, 3)
+    assert lines["silver"].config_mae == pytest.approx(0.0, abs=1e-12)
+    assert (lines["none"].frames, lines["none"].missing) == (0, 6)

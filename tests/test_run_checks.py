@@ -218,11 +218,22 @@ def test_a_stage_that_sigterm_ends_has_failed(monkeypatch, capsys):
     [
         ("none", [], ""),
         ({"*": {"mode": "least_squares"}}, ["--eip-zero", "least_squares"], ""),
+        (
+            {"*": {"mode": "isolated_atoms", "energies": {"Si": 1.0}}},
+            [
+                "--eip-zero",
+                "isolated_atoms",
+                "--eip-isolated-atoms",
+                "FOLDER/eip_isolated_atoms.json",
+            ],
+            "",
+        ),
         ({"sw": {"mode": "least_squares"}, "*": {}}, [], "leaves the EIPs' zeros as they are"),
     ],
 )
 def test_the_leaderboard_of_the_labels_gets_the_zeros(tmp_path, capfd, eips, options, said):
     given = _zero_options({"energy_zero": "least_squares", "eip_energy_zero": eips}, tmp_path)
+    options = [option.replace("FOLDER", str(tmp_path)) for option in options]
     assert given == ["--energy-zero", "least_squares", *options]
     assert said in capfd.readouterr().out
 

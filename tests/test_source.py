@@ -1,5 +1,6 @@
 """Structures, labels and selections that do not belong together."""
 
+import re
 from dataclasses import astuple
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from tiny import EIPS, FREE
+from ase.units import Hartree
+from tiny import EIPS, FREE, write_dft, write_labels
 
 from eipnn.errors import InputError
 from eipnn.labels import LabelError
@@ -192,3 +194,61 @@ def test_several_files(tiny, tmp_path):
         np.testing.assert_array_equal(
             found.dft_energies(tiny.ids("test")), source(tiny).dft_energies(tiny.ids("test"))
         )
+
+
+@pytest.mark.parametrize("zero", ["none", "least_squares", "isolated_atoms"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_likely_units_are_said_in_place_of_zeros(tiny, tmp_path, zero, labels):
+    """Energies in Hartree, whatever the zero, with labels and without."""
+    free = {element: value / Hartree for element, value in FREE.items()}
+    frames = ase.io.read(tiny.data["dft"], ":")
+    file = write_dft(
+        tmp_path / "dft.extxyz", frames, [a.get_potential_energy() / Hartree for a in frames]
+    )
+    config = {"dft": str(file), **({} if labels else {"pool": None, "labels": None})}
+    split = tmp_path / "split.csv"
+    text = Path(tiny.data["split"]).read_text()
+    split.write_text(text if labels else re.sub("pool_.*\n", "", text))
+    zeros = EnergyZero(zero, free if zero == "isolated_atoms" else None)
+    paths = {name: tiny.data[name] for name in NAMES} | config | {"split": str(split)}
+    found = Source(SourceConfig(energy_zero=zeros, **paths)).warnings(EIPS if labels else ())
+    assert len(found) == 1
+    assert found[0].startswith(f"{file}: the energies vary")
+    assert "Hartree" in found[0]
+    assert "Total energies in eV are due" in found[0]
+
+
+def test_right_units_are_not_spoken_of(tiny):
+    zero = EnergyZero("isolated_atoms", dict(FREE))
+    paths = {name: tiny.data[name] for name in NAMES}
+    right = Source(SourceConfig(energy_zero=zero, **paths))
+    assert right.warnings(EIPS) == right.warnings(()) == []
+
+
+def test_an_eip_that_a_stage_does_not_use_does_not_end_it(tiny, tmp_path):
+    """``far`` has no label: its zero cannot be fitted, and nobody asks for it."""
+    energies = np.array([tiny.eip[name] for name in tiny.frames])
+    energies[:, 2] = np.nan
+    labels = write_labels(tmp_path / "labels", list(tiny.frames.values()), energies)
+    paths = {name: tiny.data[name] for name in NAMES} | {"labels": str(labels)}
+    zeros = {"*": EnergyZero("least_squares")}
+    config = SourceConfig(energy_zero=EnergyZero("least_squares"), eip_energy_zero=zeros, **paths)
+    found = Source(config)
+    assert found.warnings(EIPS) == []
+    found.require_labels(found.split.train, ["cu.1", "au"])
+    with pytest.raises(LabelError, match="the EIP far has no label of any of the 18 structures"):
+        found.require_labels(found.split.train, EIPS)
+    with pytest.raises(InputError, match="far: 0 labelled frames do not determine"):
+        found.eip_zeros(["far"])
+
+
+def test_one_composition_is_said_with_the_other_warnings(tiny, tmp_path):
+    frames = [Atoms("CuAu", [[0, 0, 0], [0, 0, 2.4 + 0.05 * k]]) for k in range(12)]
+    file = write_dft(tmp_path / "dft.extxyz", frames, [-10 - 0.1 * k for k in range(12)])
+    split = tmp_path / "split.csv"
+    marks = ["train"] * 9 + ["val", "test", "test"]
+    split.write_text("configs,mark\n" + "".join(f"dft_{k:06d},{m}\n" for k, m in enumerate(marks)))
+    config = SourceConfig(energy_zero=EnergyZero("least_squares"), dft=str(file), split=str(split))
+    found = Source(config)
+    assert found.zero.energies == pytest.approx({"Cu": -5.2, "Au": -5.2})
+    assert any("energies of other compositions are not determined" in t for t in found.warnings(()))

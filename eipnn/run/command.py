@@ -234,10 +234,16 @@ def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
     if zero.get("energies"):
         write_json(root / "isolated_atoms.json", zero["energies"])
         options += ["--isolated-atoms", str(root / "isolated_atoms.json")]
-    eip_zeros = zero_modes(data.get("eip_energy_zero", "none"))
-    if eip_zeros == {"least_squares"}:
+    eip_zeros = data.get("eip_energy_zero", "none")
+    modes = zero_modes(eip_zeros)
+    given = list(eip_zeros.values()) if isinstance(eip_zeros, dict) else [eip_zeros]
+    if modes == {"isolated_atoms"} and all(zero == given[0] for zero in given):
+        write_json(root / "eip_isolated_atoms.json", given[0]["energies"])
+        options += ["--eip-zero", "isolated_atoms"]
+        options += ["--eip-isolated-atoms", str(root / "eip_isolated_atoms.json")]
+    elif modes == {"least_squares"}:
         options += ["--eip-zero", "least_squares"]
-    elif eip_zeros != {"none"}:
+    elif modes != {"none"}:
         say(
             "the leaderboard of the labels leaves the EIPs' zeros as they are; that of `eipnn report` does not"
         )

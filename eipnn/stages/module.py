@@ -102,6 +102,7 @@ class StageModule(LightningModule):
         if stage == "fit":
             datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             self.adopt(datamodule)
+            self._check_set("val_set")  # not after the first epoch
             if self.init_from is not None:
                 self._load_representation(self.init_from)
             elif self.trainer.ckpt_path is None:  # a checkpoint that is resumed holds it

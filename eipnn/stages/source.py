@@ -184,7 +184,8 @@ class Source:
             energy_warning(frames, references, file) or self._alignment_warning(eips),
             force_warning(frames, references, file),
         ]
-        return [text for text in texts if text]
+        zeros = [self.zero, *self._eip_zeros.values()]
+        return [text for text in (*(zero.note for zero in zeros), *texts) if text]
 
     def _alignment_warning(self, eips: Sequence[str]) -> str | None:
         """A text where the DFT training energies are far from all of these EIPs, although both are aligned."""
@@ -265,7 +266,7 @@ class Source:
         train = self.structures(self._zero_ids)
         energies = np.array([_dft_energy(atoms) for atoms in train])
         isolated = isolated_energies(list(self.dft.values()), config.energies)
-        return _told(fit_zero(config.mode, train, energies, isolated=isolated))
+        return fit_zero(config.mode, train, energies, isolated=isolated)
 
     @property
     def _zero_ids(self) -> list[str]:
@@ -285,7 +286,7 @@ class Source:
         if config is None:
             raise InputError(f"eip_energy_zero names neither {name!r} nor '*' (all others)")
         train = self._zero_ids
-        zero = fit_zero(
+        return fit_zero(
             config.mode,
             self.structures(train),
             self._raw_eip_energies(train, [name])[:, 0],
@@ -293,7 +294,6 @@ class Source:
             reference=self.dft_energies(train),
             source=name,
         )
-        return _told(zero)
 
 
 def scale_and_shift(
@@ -350,12 +350,6 @@ def compare(source: Source) -> Comparison:
         eips=source.store.eips,
         labels=source.eip_energies(ids, source.store.eips),
     )
-
-
-def _told(zero: Zero) -> Zero:
-    if zero.note:
-        log.warning(zero.note)
-    return zero
 
 
 def _by_id(structures: Sequence[Atoms]) -> Mapping[str, Atoms]:
