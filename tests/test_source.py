@@ -56,7 +56,19 @@ def test_a_pool_of_both_files(tiny, tmp_path):
     np.testing.assert_array_equal(found.eip_energies([hidden], EIPS)[0], tiny.eip[hidden])
     (tmp_path / "split.csv").write_text(text + "stranger,pretrain\n")
     with pytest.raises(SplitError, match="pretrain id 'stranger' is in no pool structure file"):
-        source(tiny, split=str(tmp_path / "split.csv"))
+        source(tiny, split=str(tmp_path / "split.csv")).structures(["stranger"])
+
+
+def test_the_pool_is_read_when_one_of_it_is_asked_for(tiny, monkeypatch):
+    found = source(tiny)
+    read = found._read_pool
+    reads = []
+    monkeypatch.setattr(found, "_read_pool", lambda: reads.append(1) or read())
+    found.eip_energies([*tiny.ids("train"), *tiny.ids("test")], EIPS)
+    assert reads == []
+    for _ in range(2):
+        assert len(found.structures(tiny.ids("pool"))) == len(tiny.ids("pool"))
+    assert reads == [1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from eipnn.structures import (
     energy,
     is_isolated_atom,
     isolated_energies,
-    read_dft_and_pool,
+    read_dft_then_pool,
     read_split,
 )
 from eipnn.structures.suspects import outlying_energies, same_structures
@@ -105,17 +106,26 @@ class Source:
 
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
-        dft, pool = read_dft_and_pool(config.dft, config.pool, config.energy_key)
-        self.dft, self.pool = _by_id(dft), _by_id(pool)
+        dft, self._read_pool = read_dft_then_pool(config.dft, config.pool, config.energy_key)
+        self.dft = _by_id(dft)
         self.split: Split = read_split(config.split)
-        # A structure of the pool may come from the DFT file: its DFT energy is hidden from the training. Without a pool
-        # file, what needs the pool says so when it is asked for.
-        pool_ids = [*self.pool, *self.dft] if config.pool else self.split.pool
-        self.split.check(list(self.dft), pool_ids, config.split)
+        self.split.check(list(self.dft), self.split.pool, config.split)
         self._store: LabelStore | None = None
         self._checked: set[str] = set()  # ids whose structures are those of the label store
         self.zero = self._fit_dft_zero()
         self._eip_zeros: dict[str, Zero] = {}
+
+    @cached_property
+    def pool(self) -> Mapping[str, Atoms]:
+        """The structures of the pool files, read when one is asked for; empty without such a file.
+
+        A structure that the split gives to the pool may come from the DFT files too: its energy is hidden from the
+        training.
+        """
+        pool = _by_id(self._read_pool())
+        if pool:
+            self.split.check(list(self.dft), [*pool, *self.dft], self.config.split)
+        return pool
 
     @property
     def store(self) -> LabelStore:

@@ -13,6 +13,7 @@ from eipnn.structures.read import (
     MissingKeyError,
     energy,
     read_dft_and_pool,
+    read_dft_then_pool,
     read_structures,
 )
 from eipnn.structures.split import (
@@ -39,6 +40,7 @@ __all__ = [
     "isolated_energies",
     "random_split",
     "read_dft_and_pool",
+    "read_dft_then_pool",
     "read_split",
     "read_structures",
     "resolve",

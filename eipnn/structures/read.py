@@ -13,7 +13,8 @@ Every returned `Atoms` has
 Units are those that ASE's readers give, so a file in another unit is converted here and nowhere else.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -95,6 +96,14 @@ def read_dft_and_pool(
 
     Ids are those that `read_structures` gives when it reads all these files at once. No id is in both.
     """
+    structures, read_pool = read_dft_then_pool(dft, pool, energy_key, require_energy)
+    return structures, read_pool()
+
+
+def read_dft_then_pool(
+    dft: Paths, pool: Paths | None, energy_key: str | None = None, require_energy: bool = True
+) -> tuple[list[Atoms], Callable[[], list[Atoms]]]:
+    """As `read_dft_and_pool`, with a function that reads the pool: it may be large, and not everyone needs it."""
     paths = resolve_all(dft)
     pool_paths = resolve_all(pool) if pool else []
     check_different([*paths, *pool_paths])
@@ -103,8 +112,9 @@ def read_dft_and_pool(
     structures = _read(
         {path: ids[path] for path in paths}, places, energy_key, require_energy=require_energy
     )
-    others = _read({path: ids[path] for path in pool_paths}, places, labels=False)
-    return structures, others
+    return structures, partial(
+        _read, {path: ids[path] for path in pool_paths}, places, labels=False
+    )
 
 
 def _read(
