@@ -60,7 +60,7 @@ class Labels(EMT):
 def test_delta_predictions_are_network_plus_eip(delta, tiny):
     table = pd.read_csv(delta / "predictions_test.csv").set_index("config_id")
     potential = load(delta / "checkpoints" / "best.ckpt")
-    assert recorded.name_of(potential.eip) == "au"
+    assert potential.delta_eip == "au"
     calculator = EIPNNCalculator(delta / "checkpoints" / "best.ckpt", eip=Labels(tiny))
     for name in tiny.ids("test"):
         atoms = tiny.frames[name].copy()

@@ -10,7 +10,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from eipnn.eips.in_cell import InCell
-from eipnn.eips.recorded import name_of, restore
+from eipnn.eips.recorded import restore
 from eipnn.errors import InputError
 from eipnn.potential.potential import Potential
 from eipnn.structures.check import value_problem
@@ -62,7 +62,7 @@ class EIPNNCalculator(Calculator):
                 self.eip = restore(potential.eip, eip)
             except InputError as error:
                 raise InputError(f"{checkpoint}: {error}") from error
-            self.eip_zero = potential.zeros[name_of(potential.eip)]["energies"]
+            self.eip_zero = potential.zeros[str(potential.delta_eip)]["energies"]
         elif eip is not None:
             raise InputError(f"{checkpoint}: was not trained on top of an EIP: give none")
         self.cohesive = cohesive

@@ -37,7 +37,6 @@ from torch.export import Dim, ExportedProgram
 from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
-from eipnn.eips.recorded import name_of
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph
 from eipnn.potential.potential import Potential
@@ -90,7 +89,7 @@ def export_potential(
     potential = Potential.load(checkpoint)
     if potential.eip:
         raise InputError(
-            f"{checkpoint}: gives DFT less the EIP {name_of(potential.eip)}, which a program cannot hold; use "
+            f"{checkpoint}: gives DFT less the EIP {potential.delta_eip}, which a program cannot hold; use "
             "EIPNNCalculator in ASE"
         )
     precision = getattr(torch, dtype)

@@ -14,6 +14,7 @@ from torch_geometric.nn import global_add_pool
 
 import eipnn
 from eipnn.eips.in_cell import wrapped
+from eipnn.eips.recorded import name_of
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.inputs import AtomicGraph, graph_of
@@ -83,6 +84,11 @@ class Potential(nn.Module):
     def eip(self) -> dict[str, Any] | str | None:
         """The record of the EIP on top of which it was trained (delta learning)."""
         return self.zeros.get("dft", {}).get("eip")
+
+    @property
+    def delta_eip(self) -> str | None:
+        """The name of that EIP."""
+        return name_of(self.eip) if self.eip else None
 
     @property
     def units(self) -> dict[str, str]:
