@@ -44,7 +44,7 @@ ALIKE = 3.0
 CORRELATED = 0.5
 """A reference that goes with DFT less than this tells nothing."""
 AS_GOOD = 0.1
-"""References that are less good by this have a say too: along one path, as of strain, many go with DFT."""
+"""References that are less good by this have a say too."""
 ROUNDING = 1e-9
 """eV/atom; what varies less does not vary."""
 PER_ATOM = 0.5
@@ -163,9 +163,10 @@ def likely(ratio: float, factors: dict[str, float]) -> str:
 
 
 def energy_ratio(energies: np.ndarray, counts: np.ndarray, references: np.ndarray) -> float | None:
-    """Spread of total energies (n,) over that of a reference (of k) which goes with them, see `_choice`.
+    """Spread of total energies (n,) over that of the reference (of k) that goes with them best.
 
-    None where none does. counts: (n, elements); references: (n, k).
+    One about as good whose ratio is right has precedence: along one path, as of strain, many go with DFT. None where
+    none does. counts: (n, elements); references: (n, k).
     """
     found = []  # (correlation, ratio)
     for column in references.T:
@@ -177,8 +178,9 @@ def energy_ratio(energies: np.ndarray, counts: np.ndarray, references: np.ndarra
         y = left_over(energies[known], counts[known]) / n_atoms
         if min(spread(x), spread(y)) > ROUNDING:
             found.append((max(float(spearmanr(x, y)[0]), 0.0), spread(y) / spread(x)))
-    chosen = _choice(found)
-    return chosen[1] if chosen else None
+    ratios = [ratio for _, ratio in _good(found)]
+    right = [ratio for ratio in ratios if SILENT[0] <= ratio <= SILENT[1]]
+    return next(iter(right + ratios), None)
 
 
 def is_per_atom(energies: np.ndarray, counts: np.ndarray, references: np.ndarray) -> bool:
@@ -204,9 +206,10 @@ def is_per_atom(energies: np.ndarray, counts: np.ndarray, references: np.ndarray
 def force_ratio(
     structures: Sequence[Atoms], references: Sequence[np.ndarray]
 ) -> tuple[float, float] | None:
-    """Cosine between the forces and those of a reference with their directions (see `_choice`), and the ratio of sizes.
+    """Cosine between the forces and those of the reference with their directions best, and the ratio of sizes.
 
-    Medians over structures. None without forces, and where no reference has their directions.
+    The ratio is a median over the references that are about as good: directions hardly depend on the sizes. Both are
+    medians over structures. None without forces, and where no reference has their directions.
     """
     given = [
         (atoms.calc.results["forces"], reference)
@@ -224,15 +227,14 @@ def force_ratio(
         products, sizes = np.array([np.sum(f * r) for f, r in pairs])[moving], sizes[moving]
         cosine = float(np.median(products / sizes.prod(axis=1)))
         found.append((cosine, float(np.median(sizes[:, 0] / sizes[:, 1]))))
-    return _choice(found)
+    good = _good(found)
+    return (good[0][0], float(np.median([ratio for _, ratio in good]))) if good else None
 
 
-def _choice(found: list[tuple[float, float]]) -> tuple[float, float] | None:
-    """Of (correlation, ratio) pairs the one that goes with DFT best, or one about as good whose ratio is right."""
+def _good(found: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (correlation, ratio) pairs those that go with DFT best and about as well, the best first."""
     found = sorted(found, key=lambda pair: -abs(pair[0]))
-    good = [p for p in found if abs(p[0]) >= max(CORRELATED, abs(found[0][0]) - AS_GOOD)]
-    right = [pair for pair in good if SILENT[0] <= pair[1] <= SILENT[1]]
-    return next(iter(right + good), None)
+    return [p for p in found if abs(p[0]) >= max(CORRELATED, abs(found[0][0]) - AS_GOOD)]
 
 
 def left_over(values: np.ndarray, terms: np.ndarray) -> np.ndarray:

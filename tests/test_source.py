@@ -264,3 +264,18 @@ def test_one_composition_is_said_with_the_other_warnings(tiny, tmp_path):
     found = Source(config)
     assert found.zero.energies == pytest.approx({"Cu": -5.2, "Au": -5.2})
     assert any("energies of other compositions are not determined" in t for t in found.warnings(()))
+
+
+@pytest.mark.parametrize("name", ["si_mini", "al_mini", "agau_mini"])
+@pytest.mark.parametrize("zero", ["none", "least_squares"])
+def test_units_of_the_bundled_sets_are_not_spoken_of(name, zero):
+    names = {"dft": "dft.extxyz", "pool": "pool.extxyz", "labels": "labels"}
+    paths = {key: f"bundled:{name}/{file}" for key, file in names.items()}
+    found = Source(
+        SourceConfig(
+            energy_zero=EnergyZero(zero), split=f"bundled:{name}/splits/random_1.csv", **paths
+        )
+    )
+    eips = found.store.eips
+    texts = [t for used in (eips, eips[:1], ()) for t in found.warnings(used)]
+    assert not [t for t in texts if "due" in t]
