@@ -154,6 +154,12 @@ class EipnnCLI(LightningCLI):
             run=run,
         )
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The data module is given what the model knows, see `eipnn.stages.handover`."""
+        parser.link_arguments(
+            "model", "data.init_args.handover", lambda model: model.handover, apply_on="instantiate"
+        )
+
     def _parse_ckpt_path(self) -> None:
         """Refuse a bad checkpoint before the data are read. Lightning takes classes and settings from it here."""
         command = self.config.get("subcommand")

@@ -12,6 +12,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_rank() -> int:
+    """The number of this process among those that train together, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def total(x: Tensor) -> Tensor:
     """Sum of x over the processes, of the same shape in each; gradients flow to all of them."""
     return _Total.apply(x) if world_size() > 1 else x

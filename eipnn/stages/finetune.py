@@ -23,7 +23,8 @@ from eipnn.potential import Potential
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
-from eipnn.stages.module import SchedulerCallable, StageModule, finite, shift_table
+from eipnn.stages.handover import Handover
+from eipnn.stages.module import SchedulerCallable, StageModule, finite
 from eipnn.stages.schedules import LinearDecay
 from eipnn.stages.source import DFT, EnergyZero, ZeroMode, scale_and_shift, selected
 
@@ -55,6 +56,7 @@ class FinetuneModule(StageModule):
             without a ``monitor`` watches the metric that selects the best epoch.
     """
 
+    head: EnergyHead
     stage = "finetune"
     monitor = "val_config_mae"
     mode = "min"
@@ -80,18 +82,6 @@ class FinetuneModule(StageModule):
         self.atom_mae = MeanMetric()
         self._said_rejected = False
         self._earlier: list[Tensor] = []  # what k was estimated on in the step's earlier batches
-
-    def adopt(self, datamodule: Any) -> None:
-        super().adopt(datamodule)
-        scale, shift = datamodule.scale()
-        self.head.set_scale(torch.tensor([scale]), shift_table([shift]))
-
-    def zero_record(self, datamodule: Any) -> dict[str, dict[str, Any]]:
-        if datamodule.delta_eip is None:
-            return super().zero_record(datamodule)
-        record: dict[str, dict[str, Any]] = datamodule.source.zero_record([datamodule.delta_eip])
-        record["dft"]["eip"] = datamodule.delta_record()
-        return record
 
     @property
     def metrics(self) -> list[str]:
@@ -248,10 +238,11 @@ class FinetuneDataModule(StageDataModule):
         dft_fraction: float = 0.25,
         delta_eip: str | None = None,
         epoch_steps: int | None = None,
+        handover: Handover | None = None,
     ) -> None:
         super().__init__(
             dft, split, energy_zero, pool, labels, eip_energy_zero, energy_key, batch_size, eval_batch_size,
-            seed, structures, num_workers, cache,
+            seed, structures, num_workers, cache, handover,
         )  # fmt: skip
         if not 0 < dft_fraction < 1:
             raise InputError(f"dft_fraction must lie between 0 and 1, not {dft_fraction}")
@@ -294,6 +285,13 @@ class FinetuneDataModule(StageDataModule):
             zeros = self.source.zero.totals(frames) + self._calculated(frames)
             return {"zero": torch.from_numpy(zeros)}
         return {"zero": self._zeros(frames)}
+
+    def zero_record(self) -> dict[str, dict[str, Any]]:
+        if self.delta_eip is None:
+            return super().zero_record()
+        record = self.source.zero_record([self.delta_eip])
+        record["dft"]["eip"] = self.delta_record()
+        return record
 
     def delta_record(self) -> dict[str, Any]:
         """The EIP that the network is trained on top of, see `eipnn.eips.recorded`."""
@@ -380,10 +378,11 @@ class FinetuneDataModule(StageDataModule):
         }
         return self.configurations(frames, targets)
 
-    def scale(self) -> tuple[float, dict[int, float]]:
+    def scales(self) -> tuple[list[float], list[dict[int, float]]]:
         """Scale and shift of the DFT training energies (see `scale_and_shift`)."""
         train = self.source.split.train
-        return scale_and_shift(self.source.structures(train), self._dft_energies(train))
+        scale, shift = scale_and_shift(self.source.structures(train), self._dft_energies(train))
+        return [scale], [shift]
 
     def _zeros(self, frames: Sequence[Atoms]) -> Tensor:
         """What is taken off each DFT energy (n,), eV, float64."""

@@ -3,15 +3,11 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from ase.data import atomic_numbers, chemical_symbols
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -25,8 +21,11 @@ from eipnn.potential.checkpoints import (
     read_checkpoint,
     read_record,
 )
+from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import UNITS
 from eipnn.representations.base import MAX_Z, Representation
+from eipnn.stages.handover import Handover
+from eipnn.stages.keeping import adapt_states, keeping
 from eipnn.stages.schedules import SpanningSchedule
 
 log = logging.getLogger("eipnn")
@@ -37,10 +36,12 @@ SchedulerCallable = Callable[[Optimizer], LRScheduler]
 class StageModule(LightningModule):
     """A representation with the head of one stage.
 
-    Subclasses name their `stage`, the metric that selects the best epoch (`monitor`, `mode`) and implement
-    `adopt`. Checkpoints hold plain values and tensors only and load with ``weights_only=True``.
+    Subclasses name their `stage` and the metric that selects the best epoch (`monitor`, `mode`), and have a `head`.
+    What they need of the data comes by `handover`, which the data module is given. Checkpoints hold plain values and
+    tensors only and load with ``weights_only=True``.
     """
 
+    head: nn.Module
     stage: ClassVar[str]
     monitor: ClassVar[str]
     mode: ClassVar[str]
@@ -64,6 +65,7 @@ class StageModule(LightningModule):
         # what they refuse is said now, not after the data were prepared
         self._optimisation([nn.Parameter(torch.zeros(1))])
         self.init_from = init_from
+        self.handover = Handover(representation.inputs, representation.cutoff, self.eips)
         self.elements: list[str] = []
         self.zeros: dict[str, dict[str, Any]] = {}
 
@@ -89,54 +91,42 @@ class StageModule(LightningModule):
     def units(self) -> dict[str, str]:
         return dict(UNITS)
 
-    def adopt(self, datamodule: Any) -> None:
-        """Take elements, zeros and scales from the training data, before the first step."""
-        self.elements = datamodule.elements
-        self.zeros = self.zero_record(datamodule)
-
-    def zero_record(self, datamodule: Any) -> dict[str, dict[str, Any]]:
-        """The zeros of DFT and of the EIPs that this stage reads, as plain values."""
-        return datamodule.source.zero_record(self.eips)
-
     def setup(self, stage: str) -> None:
-        if stage == "fit":
-            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.adopt(datamodule)
-            self._check_set("val_set")  # not after the first epoch
-            if self.init_from is not None:
-                self._load_representation(self.init_from)
-            elif self.trainer.ckpt_path is None:  # a checkpoint that is resumed holds it
-                with torch.no_grad():
-                    self.representation.calibrate(datamodule.training_graphs())
+        if stage != "fit":
+            return
+        facts = self.handover.known()
+        if (training := facts.training) is None:
+            raise InputError("the data module was set up without its training configurations")
+        self.elements, self.zeros = training.elements, facts.zeros
+        self.check_data()  # not after the first epoch
+        if isinstance(self.head, EnergyHead):
+            self.head.set_scale(torch.tensor(training.scales), shift_table(training.shifts))
+        if self.init_from is not None:
+            self._load_representation(self.init_from)
+        elif getattr(self._trainer, "ckpt_path", None) is None:  # a resumed checkpoint holds it
+            with torch.no_grad():
+                self.representation.calibrate(training.graphs)
+
+    def log(self, *arguments: Any, **options: Any) -> None:
+        """As Lightning's; without a trainer there is no log."""
+        if self._trainer is not None:
+            super().log(*arguments, **options)
 
     def configure_model(self) -> None:
         """Have Lightning read checkpoints as `read_checkpoint` does; it calls this before it reads one."""
         reader: Any = self.trainer.strategy.checkpoint_io
         reader.load_checkpoint = lambda path, **_: read_checkpoint(path)
 
-    def on_validation_start(self) -> None:
-        self._check_set("val_set")
-
-    def on_test_start(self) -> None:
-        self._check_set("test_set")
-
-    def on_predict_start(self) -> None:
-        self._check_set("predict_set")
-
-    def _check_set(self, name: str) -> None:
+    def check_data(self) -> None:
         """Raise where this is no trained model, or where its training did not hold an element of the configurations."""
         if not self.elements:  # neither trained now nor loaded
             raise CheckpointError(
                 "an untrained model: give --ckpt_path, a checkpoint of this stage"
             )
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        configurations = getattr(datamodule, name)
-        known = torch.tensor([atomic_numbers[symbol] for symbol in self.elements])
-        if torch.isin(configurations.inputs.data.z, known).all():
-            return
-        for row, config_id in enumerate(configurations.ids):
-            symbols = {chemical_symbols[z] for z in configurations.inputs[row].z}
-            self.check_elements(symbols, f"{datamodule.file_of(config_id)}: {config_id}: ")
+        for symbol, where in self.handover.known().evaluated.items():
+            self.check_elements({symbol}, f"{where}: ")
+
+    on_validation_start = on_test_start = on_predict_start = check_data
 
     def check_elements(self, symbols: set[str], where: str = "") -> None:
         """Raise `InputError` where the training data did not hold one of the elements."""
@@ -189,38 +179,14 @@ class StageModule(LightningModule):
             )
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Keep the best epoch by `monitor`, and the last one.
-
-        A `ModelCheckpoint` of the user's that monitors a metric takes the place of the first, another stands beside
-        them; all write into ``checkpoints`` where they name no folder.
-        """
+        """See `keeping`."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         # a callback from elsewhere may log what another one watches
         if all(type(c).__module__.startswith(("lightning.", "eipnn.")) for c in callbacks):
             for callback in callbacks:
                 if monitor := getattr(callback, "monitor", None):
                     self._check_monitor(type(callback).__name__, monitor)
-        found = [c for c in callbacks if isinstance(c, ModelCheckpoint)]
-        folder = str((Path(self.trainer.default_root_dir) / "checkpoints").resolve())
-        given = [c for c in found if not is_lightnings_own(c)]
-        for callback in given:
-            callback.dirpath = callback.dirpath or folder
-        if not found:  # trainer.enable_checkpointing is off
-            return []
-        best = ModelCheckpoint(
-            dirpath=folder,
-            filename="best",
-            monitor=self.monitor,
-            mode=self.mode,
-            enable_version_counter=False,
-        )
-        # A callback of its own: save_last writes after improvements alone. Without a metric the mode means nothing,
-        # but it tells this callback's state from that of another one in a checkpoint.
-        last = ModelCheckpoint(
-            dirpath=folder, filename="last", mode="max", enable_version_counter=False
-        )
-        selecting = any(c.monitor for c in given)
-        return [*given, last] if selecting else [best, *given, last]
+        return keeping(self.trainer, self.monitor, self.mode)
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint says of itself, plain values."""
@@ -248,8 +214,7 @@ class StageModule(LightningModule):
                     f"{file}: the checkpoint was trained with {key} {found[key]}, this run has {mine}; "
                     "give it the same"
                 )
-        datamodule = getattr(self._trainer, "datamodule", None)
-        current = self.zero_record(datamodule) if datamodule is not None else found["zeros"]
+        current = self.handover.facts.zeros if self.handover.facts else found["zeros"]
         if not same_zeros(current, found["zeros"]):
             raise CheckpointError(
                 f"{file}: the checkpoint's energy zeros are {zeros_text(found['zeros'])}, the data's "
@@ -257,20 +222,7 @@ class StageModule(LightningModule):
             )
         self.elements, self.zeros = found["elements"], found["zeros"]
         if self._trainer is not None:
-            self._adapt_callback_states(checkpoint.get("callbacks", {}))
-
-    def _adapt_callback_states(self, states: dict[str, Any]) -> None:
-        """Drop what callbacks noted where nothing is trained; in a run folder that was moved, follow it."""
-        trainer: Any = self.trainer
-        if trainer.state.fn != TrainerFn.FITTING:
-            states.clear()
-        folder = Path(trainer.ckpt_path).resolve().parent
-        for callback in trainer.checkpoint_callbacks:
-            key = callback.state_key
-            if key in states and Path(callback.dirpath).resolve() == folder:
-                states[key] = moved(
-                    states[key], Path(states[key]["dirpath"]), Path(callback.dirpath)
-                )
+            adapt_states(checkpoint.get("callbacks", {}), self._trainer)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:  # type: ignore[override]
@@ -315,22 +267,6 @@ class StageModule(LightningModule):
             if k.startswith(prefix)
         }
         self.representation.load_state_dict(weights)
-
-
-def is_lightnings_own(callback: ModelCheckpoint) -> bool:
-    """Whether it has no settings, as the one that Lightning adds where there is none."""
-    plain = ModelCheckpoint()
-    names = ("dirpath", "filename", "save_top_k", "save_last", "state_key")
-    return all(getattr(callback, name) == getattr(plain, name) for name in names)
-
-
-def moved(state: Any, old: Path, new: Path) -> Any:
-    """The state of a checkpoint callback, with the paths in the folder `old` put into the folder `new`."""
-    if isinstance(state, dict):
-        return {moved(k, old, new): moved(v, old, new) for k, v in state.items()}
-    if isinstance(state, str) and Path(state).is_relative_to(old):
-        return str(new / Path(state).relative_to(old))
-    return state
 
 
 def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:

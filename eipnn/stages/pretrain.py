@@ -23,7 +23,6 @@ from eipnn.stages.module import (
     StageModule,
     finite,
     require_positive,
-    shift_table,
 )
 from eipnn.stages.schedules import SlantedTriangular
 from eipnn.stages.source import scale_and_shift
@@ -65,15 +64,10 @@ class PretrainModule(StageModule):
         if not eips:
             raise InputError("pretraining needs at least one EIP")
         require_positive("outlier", outlier, "eV/atom")
-        self.outlier = outlier
+        self.outlier = self.handover.limit = outlier
         self.head = EnergyHead(representation.dim, len(self.eips))
         # a list: a name may hold a dot, which a ModuleDict refuses
         self.mae: Any = torch.nn.ModuleList(MeanMetric() for _ in self.eips)
-
-    def adopt(self, datamodule: Any) -> None:
-        super().adopt(datamodule)
-        scales, shifts = datamodule.scales()
-        self.head.set_scale(torch.tensor(scales), shift_table(shifts))
 
     @property
     def metrics(self) -> list[str]:
@@ -158,7 +152,7 @@ class PretrainDataModule(StageDataModule):
         dropped = (~known).sum(dim=0)
         if dropped.any():
             counts = ", ".join(
-                f"{n} {int(d)}" for n, d in zip(self.module.eips, dropped, strict=True) if d
+                f"{n} {int(d)}" for n, d in zip(self.handover.eips, dropped, strict=True) if d
             )
             log.warning(
                 "of %d configurations, labels left out as missing or outliers: %s", len(ids), counts
@@ -173,7 +167,7 @@ class PretrainDataModule(StageDataModule):
         energies, known = self._energies(ids)
         structures = self.source.structures(ids)
         pairs = []
-        for k, name in enumerate(self.module.eips):
+        for k, name in enumerate(self.handover.eips):
             if not known[:, k].any():
                 raise InputError(
                     f"EIP {name} has no usable label in the pool: leave it out of model.eips"
@@ -184,7 +178,7 @@ class PretrainDataModule(StageDataModule):
 
     def _energies(self, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Aligned energies (n, |P|) and which of them count (n, |P|)."""
-        energies = torch.from_numpy(self.source.eip_energies(ids, self.module.eips))
+        energies = torch.from_numpy(self.source.eip_energies(ids, self.handover.eips))
         n_atoms = torch.tensor([len(atoms) for atoms in self.source.structures(ids)])
-        known = energies.isfinite() & (energies.abs() / n_atoms[:, None] <= self.module.outlier)
+        known = energies.isfinite() & (energies.abs() / n_atoms[:, None] <= self.handover.limit)
         return energies, known

@@ -1,0 +1,63 @@
+"""What the module and the data module of a stage tell each other, before the first step."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from eipnn.errors import InputError
+from eipnn.inputs import Graphs
+from eipnn.inputs.base import Inputs
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a module takes from its training configurations."""
+
+    elements: list[str]
+    """Symbols of their elements, sorted."""
+    scales: list[float]
+    """Of each energy that is learned, eV (see `scale_and_shift`)."""
+    shifts: list[dict[int, float]]
+    """Of each energy that is learned: eV by atomic number."""
+    graphs: Graphs
+    """The configurations, each once, for `Representation.calibrate`."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a data module found in its data."""
+
+    zeros: dict[str, dict[str, Any]]
+    """The zeros of DFT and of the EIPs that the stage reads, as plain values."""
+    evaluated: dict[str, str]
+    """Symbol of each element in the validation, test or prediction -> file and id of the first configuration with it,
+    in the order of these."""
+    training: Training | None
+    """None where nothing is to be trained."""
+
+
+@dataclass
+class Handover:
+    """A module makes it, and its data module is given it: by `eipnn fit` and its like, in Python by the user.
+
+    ``data = FinetuneDataModule(..., handover=module.handover)``. The data module prepares what the module needs, and
+    `LightningDataModule.setup`, which comes before the module's own, leaves `facts`.
+    """
+
+    inputs: Inputs
+    """The representation's kind of model input."""
+    cutoff: float
+    """Neighbour cutoff in A."""
+    eips: list[str] = field(default_factory=list)
+    """The EIPs that the module knows."""
+    limit: float = math.inf
+    """Of an EIP label, eV/atom: classification, the largest error; pretraining, the largest energy."""
+    facts: Facts | None = None
+
+    def known(self) -> Facts:
+        """`facts`; raises `InputError` where no data module was given this handover."""
+        if self.facts is None:
+            raise InputError(
+                "the data module was not made for this module: give it handover=module.handover"
+            )
+        return self.facts
