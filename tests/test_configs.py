@@ -15,7 +15,10 @@ from eipnn.eips import load_eips
 from eipnn.potential.checkpoints import build_representation
 from eipnn.published import NAMES
 from eipnn.run import execute
+from eipnn.run.checks import check_plans
 from eipnn.run.experiment import STAGES, Experiment, read_experiment
+from eipnn.run.plan import Plan
+from eipnn.run.strategy import MAIN
 from eipnn.structures import Split, read_split, read_structures, write_split
 
 ROOT = Path(__file__).parents[1]
@@ -116,8 +119,25 @@ def test_a_base_is_trained_by_its_path(file, toy, tmp_path):
     )
 
 
+TABLE = sorted(set(EXPERIMENTS) - set(STUDIES))
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_stages_of_an_experiment_can_be_made(file, tmp_path):
+    experiment = read_experiment(file)
+    build(build_representation, experiment.representation)  # or skip it
+    check_plans([Plan(experiment, tmp_path, 1, 0)], experiment.run.get("strategy", MAIN))
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 @pytest.mark.parametrize(
-    "file", sorted(set(EXPERIMENTS) - set(STUDIES)), ids=lambda file: str(file.relative_to(ROOT))
+    "file",
+    [
+        # the other data sets differ in elements alone
+        pytest.param(file, marks=[] if file.parent.name == "si_mini" else pytest.mark.slow)
+        for file in TABLE
+    ],
+    ids=[str(file.relative_to(ROOT)) for file in TABLE],
 )
 def test_an_experiment_trains(file, toys, tmp_path, monkeypatch):
     experiment = read_experiment(file)
@@ -133,7 +153,15 @@ def test_an_experiment_trains(file, toys, tmp_path, monkeypatch):
     assert result["result"]["test_atom_mae"] < 5
 
 
-@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file",
+    [
+        # frames_al.yaml is frames_si.yaml with other data
+        pytest.param(file, marks=pytest.mark.slow if file.stem == "frames_al" else [])
+        for file in STUDIES
+    ],
+    ids=[file.name for file in STUDIES],
+)
 def test_a_study_of_the_paper_is_run_and_reported(file, toys, tmp_path, monkeypatch):
     """The rows that it names, on one split, the sections of the report that they make, and Fig. 3.
 

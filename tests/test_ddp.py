@@ -211,7 +211,7 @@ def test_a_selection_of_two_processes_holds_every_frame_once(tiny, trained, pair
     pd.testing.assert_frame_equal(one, two, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # tests are grouped by backbone over all modules
 def every_backbone(tiny, tmp_path_factory) -> Path:
     """An epoch of fine-tuning with every representation, a folder each, by one pair of processes."""
     root = tmp_path_factory.mktemp("backbones")
