@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import REPRESENTATION, exit_code
+from tiny import REPRESENTATION, exit_code, in_process
 
 from eipnn import cli
 from eipnn.run import execute
@@ -92,3 +92,35 @@ def fake(monkeypatch, tiny, tmp_path) -> Fake:
     monkeypatch.setattr(execute, "call", made)
     monkeypatch.setattr(cli, "check_config", lambda config: None)  # its tests are elsewhere
     return made
+
+
+def finish(folder: Path, experiment: Path, monkeypatch, *strategies: str) -> None:
+    """Bring a run to its end, with the stages in this process."""
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "call", in_process)
+        assert exit_code("run", str(experiment), "-o", str(folder), "--strategy", *strategies) == 0
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    """The same table, predictions, logs of residuals and weights, to the last digit; only times and places differ."""
+    names = sorted(str(p.relative_to(one)) for p in one.rglob("result-*.json"))
+    assert names
+    assert names == sorted(str(p.relative_to(other)) for p in other.rglob("result-*.json"))
+    for name in names:
+        a, b = (json.loads((folder / name).read_text()) for folder in (one, other))
+        for content in (a, b):
+            del (
+                content["result"]["seconds"],
+                content["files"],
+            )  # checkpoints hold the places of their files
+        assert a == b
+    for file in one.rglob("best.ckpt"):
+        weights = [
+            torch.load(f, weights_only=True)["state_dict"]
+            for f in (file, other / file.relative_to(one))
+        ]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items()), file
+    for file in one.rglob("*.csv"):
+        if file.name.startswith(("predictions", "selection", "residuals")):
+            assert file.read_bytes() == (other / file.relative_to(one)).read_bytes(), file

@@ -1,10 +1,5 @@
 """`eipnn run`: the stages in order, each skipped, resumed or begun anew as it should be."""
 
-import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from run_stages import fold
-from tiny import N_POOL, N_TRAIN, REPRESENTATION, exit_code, in_process, read_json
+from run_stages import finish, fold
+from tiny import N_POOL, N_TRAIN, REPRESENTATION, exit_code, read_json
 
 from eipnn.run import execute
 from eipnn.run.experiment import ExperimentError, read_experiment
@@ -314,38 +309,6 @@ def test_an_absent_split_is_said(experiment, run):
     assert "split_4.csv" in said
 
 
-def finish(folder: Path, experiment: Path, monkeypatch, *strategies: str) -> None:
-    """Bring a run to its end, with the stages in this process."""
-    with monkeypatch.context() as patch:
-        patch.setattr(execute, "call", in_process)
-        assert exit_code("run", str(experiment), "-o", str(folder), "--strategy", *strategies) == 0
-
-
-def assert_same_results(one: Path, other: Path) -> None:
-    """The same table, predictions and weights, to the last digit; only times and places differ."""
-    names = sorted(str(p.relative_to(one)) for p in one.rglob("result-*.json"))
-    assert names
-    assert names == sorted(str(p.relative_to(other)) for p in other.rglob("result-*.json"))
-    for name in names:
-        a, b = (json.loads((folder / name).read_text()) for folder in (one, other))
-        for content in (a, b):
-            del (
-                content["result"]["seconds"],
-                content["files"],
-            )  # checkpoints hold the places of their files
-        assert a == b
-    for file in one.rglob("best.ckpt"):
-        weights = [
-            torch.load(f, weights_only=True)["state_dict"]
-            for f in (file, other / file.relative_to(one))
-        ]
-        assert weights[0].keys() == weights[1].keys()
-        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items()), file
-    for file in one.rglob("*.csv"):
-        if file.name.startswith(("predictions", "selection")):
-            assert file.read_bytes() == (other / file.relative_to(one)).read_bytes(), file
-
-
 def test_four_rows_of_a_table(experiment, tmp_path, monkeypatch, tiny):
     file = tmp_path / "experiment.yaml"
     file.write_text(yaml.safe_dump(experiment))
@@ -369,98 +332,3 @@ def test_four_rows_of_a_table(experiment, tmp_path, monkeypatch, tiny):
     )
     assert pretrained["eipnn"]["stage"] == "pretrain"
     finish(tmp_path / "run", file, monkeypatch, "baseline", "la", "mp", "mp+la")  # nothing to do
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs (one that has ended and was not fetched does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def started(folder: Path, experiment: Path, *strategies: str) -> subprocess.Popen:
-    """`eipnn run` in a process of its own."""
-    command = [sys.executable, "-m", "eipnn", "run", str(experiment), "-o", str(folder)]
-    return subprocess.Popen([*command, "--strategy", *strategies], stdout=subprocess.DEVNULL)
-
-
-def wait_for(file: Path, process: subprocess.Popen, limit: float = 300) -> None:
-    end = time.monotonic() + limit
-    while not file.exists():
-        assert process.poll() is None, f"the run ended before {file}"
-        assert time.monotonic() < end, f"no {file}"
-        time.sleep(0.01)
-
-
-def kill(process: subprocess.Popen, how: signal.Signals = signal.SIGKILL) -> None:
-    """End `eipnn run` alone; its stage must end with it."""
-    stages = children(process.pid)
-    process.send_signal(how)
-    process.wait()
-    end = time.monotonic() + 10
-    while any(alive(pid) for pid in stages):
-        assert time.monotonic() < end, "a stage outlived its run"
-        time.sleep(0.01)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the stages on Linux alone")
-def test_a_killed_run_ends_with_the_same_results(experiment, tmp_path, monkeypatch, capfd):
-    experiment["trainer"]["max_epochs"] = 60
-    file = tmp_path / "experiment.yaml"
-    file.write_text(yaml.safe_dump(experiment))
-    cut, whole = tmp_path / "cut", tmp_path / "whole"
-    process = started(cut, file, "baseline")
-    wait_for(cut / "split-1" / "seed-0" / "baseline" / "checkpoints" / "last.ckpt", process)
-    time.sleep(0.2)
-    kill(process)
-    stage = cut / "split-1" / "seed-0" / "baseline"
-    assert not (stage / "fit.json").exists(), "the kill came too late: more epochs are needed"
-    capfd.readouterr()
-    finish(cut, file, monkeypatch, "baseline")
-    assert f"{stage}: resumed" in capfd.readouterr().out
-    finish(whole, file, monkeypatch, "baseline")
-    assert_same_results(cut, whole)
-    assert len(list((stage / "logs").iterdir())) >= 3  # begun, resumed, tested
-
-
-MOMENTS = (
-    "pretrain/begun.json",
-    "pretrain/checkpoints/last.ckpt",
-    "classify/begun.json",
-    "classify/checkpoints/last.ckpt",
-    "classify/fit.json",
-    "classify/test.json",
-    "mp+la/alpha-0.1/begun.json",
-    "mp+la/alpha-0.1/checkpoints/last.ckpt",
-    "mp+la/alpha-0.1/fit.json",
-    "la/alpha-0.1/checkpoints/last.ckpt",
-)
-"""Files, in the order in which they appear; each is waited for and the run is killed some moments later."""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the stages on Linux alone")
-@pytest.mark.parametrize(
-    "how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name
-)
-def test_a_run_killed_in_every_stage_ends_with_the_same_results(
-    experiment, tmp_path, monkeypatch, how
-):
-    experiment["trainer"]["max_epochs"] = 40
-    file = tmp_path / "experiment.yaml"
-    file.write_text(yaml.safe_dump(experiment))
-    cut, whole = tmp_path / "cut", tmp_path / "whole"
-    finish(whole, file, monkeypatch, "mp+la", "la")
-    rng = np.random.default_rng(int(how))
-    for moment in MOMENTS:
-        process = started(cut, file, "mp+la", "la")
-        wait_for(cut / "split-1" / "seed-0" / moment, process)
-        time.sleep(rng.uniform(0, 1.5))
-        kill(process, how)
-    assert started(cut, file, "mp+la", "la").wait() == 0
-    assert_same_results(cut, whole)

@@ -15,12 +15,13 @@ from tiny import EIPS, REPRESENTATION, exit_code, read_json
 
 from eipnn import cli
 from eipnn.errors import InputError
-from eipnn.run import execute
+from eipnn.run import command, execute
 from eipnn.run.command import (
     _zero_options,
     best_on_validation,
     best_trained,
     check_strategies,
+    make_labels,
     results_table,
     run,
 )
@@ -322,3 +323,31 @@ def test_alpha_is_not_chosen_without_a_score():
     with pytest.raises(ExperimentError, match=r"alpha 0\.1 of la has no validation score"):
         best_trained([trained(0.01, 0.5), trained(0.1, None)])
     assert best_trained([trained(0.1, None)])["alpha"] == 0.1
+
+
+def test_lists_of_files_and_of_eips_reach_the_labels(tmp_path, monkeypatch):
+    told: list[list[str]] = []
+    monkeypatch.setattr(command, "call", lambda arguments: told.append(arguments) or 0)
+    eips = [{"name": "emt", "ase": "ase.calculators.emt.EMT"}]
+    data = {"dft": ["a.xyz", "b.xyz"], "pool": "pool/*.xyz", "energy_zero": "none"}
+    experiment = Experiment(data, REPRESENTATION, eips=eips)
+    make_labels(experiment, tmp_path, 2)
+    assert told[0][:5] == ["label", "a.xyz", "b.xyz", "--pool", "pool/*.xyz"]
+    assert yaml.safe_load(Path(told[0][told[0].index("--eips") + 1]).read_text()) == eips
+    assert experiment.eip_names == ("emt",)
+
+
+def test_the_content_of_each_file_of_a_list_counts(tmp_path):
+    def digests() -> dict[str, str]:
+        data = {"dft": [f"{tmp_path}/a.xyz", f"{tmp_path}/b.xyz"], "pool": f"{tmp_path}/p*.xyz"}
+        return Experiment(data, REPRESENTATION).digests
+
+    for name in ("a", "b", "p1"):
+        (tmp_path / f"{name}.xyz").write_text(name)
+    first = digests()
+    assert digests() == first
+    (tmp_path / "b.xyz").write_text("c")
+    assert digests()["dft"] != first["dft"]
+    assert digests()["pool"] == first["pool"]
+    (tmp_path / "p2.xyz").write_text("p2")
+    assert digests()["pool"] != first["pool"]

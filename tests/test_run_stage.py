@@ -1,6 +1,8 @@
 """One stage of `eipnn run`: what makes it another stage, what damage does to it, when it is at its end."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,16 @@ def test_what_max_time_ended_goes_on(stage, processes):
         assert not stage.done_file.exists()
     run_stage(stage)
     assert processes.taken() == ["fit", "fit last", "fit last", "test", "predict"]
+
+
+def test_two_runs_at_once_make_a_shared_stage_once(stage, processes, monkeypatch, caplog):
+    def slow(arguments: list[str], threads: int | None = None) -> int:
+        time.sleep(0.2)
+        return processes(arguments, threads)
+
+    monkeypatch.setattr(execute, "call", slow)
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(run_stage, [stage, stage]))
+    assert results[0] == results[1]
+    assert processes.taken() == ["fit", "test", "predict"]
+    assert "another `eipnn run` is at work there; waiting for it" in caplog.text
