@@ -48,12 +48,6 @@ def module(**kwargs) -> FinetuneModule:
     return FinetuneModule(SchNet(**SMALL), **kwargs)
 
 
-def silent(net: FinetuneModule) -> FinetuneModule:
-    """The module, able to run its steps without a trainer."""
-    net.log = lambda *_, **__: None
-    return net
-
-
 def equation_3(residual: np.ndarray, is_dft: np.ndarray, alpha: float, form: str) -> float:
     """Mean square over DFT + alpha x mean biweight over EIP, k from all residuals, written out."""
     sizes = sorted(abs(r) for r in residual)
@@ -72,14 +66,11 @@ def equation_3(residual: np.ndarray, is_dft: np.ndarray, alpha: float, form: str
     return loss + (alpha * sum(eip_part) / len(eip_part) if eip_part else 0.0)
 
 
-NET = module()
-"""Only its `loss` is used."""
-
-
-def loss_of(net: FinetuneModule, residual: torch.Tensor, is_dft: torch.Tensor) -> torch.Tensor:
-    """The loss of a batch of configurations of one atom each."""
-    k = net.rejection(residual, torch.ones(len(residual), dtype=torch.long))
-    return net.loss(residual, is_dft, k)
+def loss_of(net: FinetuneModule, residual: torch.Tensor, is_dft: torch.Tensor, n_atoms=None):
+    """The loss of a batch with these residuals; of configurations of one atom each where no numbers are given."""
+    n_atoms = torch.ones(len(residual), dtype=torch.long) if n_atoms is None else n_atoms
+    batch = SimpleNamespace(energy=torch.zeros_like(residual), is_dft=is_dft, n_atoms=n_atoms)
+    return sum(t.weight * t(residual, batch) for t in (net.dft_term, net.eip_term))
 
 
 some = st.floats(-100, 100).filter(lambda r: r == 0 or abs(r) > 1e-3)
@@ -92,8 +83,8 @@ def test_the_loss_is_equation_3_whatever_the_mix(form, residual, data, alpha):
     is_dft = np.array(
         data.draw(st.lists(st.booleans(), min_size=len(residual), max_size=len(residual)))
     )
-    NET.alpha, NET.eip_loss = alpha, form
-    loss = loss_of(NET, torch.tensor(residual), torch.tensor(is_dft))
+    net = module(alpha=alpha, eip_loss=form)
+    loss = loss_of(net, torch.tensor(residual), torch.tensor(is_dft))
     expected = equation_3(residual, is_dft, alpha, form)
     assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
@@ -141,11 +132,12 @@ def test_per_atom_the_size_of_a_cell_does_not_decide_what_is_rejected():
     shares = {}
     for per in ("configuration", "atom"):
         net = module(tukey_per=per)
-        kept = net.gets_gradient(residual, net.rejection(residual, n_atoms))
+        loss_of(net, residual, torch.zeros(800, dtype=torch.bool), n_atoms)
+        kept = net.eip_term.used(residual)
         shares[per] = [(~kept[n_atoms == size]).double().mean().item() for size in (2, 64)]
         k = tukey_scale(per_atom.repeat(2) if per == "atom" else residual)
         expected = k * n_atoms if per == "atom" else k.expand(800)
-        torch.testing.assert_close(net.rejection(residual, n_atoms), expected)
+        torch.testing.assert_close(net.eip_term.k, expected)
     assert shares["atom"][0] == shares["atom"][1] == pytest.approx(0.08, abs=0.02)
     assert shares["configuration"][0] < 0.03
     assert shares["configuration"][1] > 0.4
@@ -158,20 +150,20 @@ def test_per_atom_small_residuals_have_the_loss_of_the_paper():
     losses = []
     for per in ("configuration", "atom"):
         net = module(alpha=1.0, tukey_per=per)
-        losses.append(net.loss(residual, is_dft, net.rejection(residual, n_atoms)).item())
+        losses.append(loss_of(net, residual, is_dft, n_atoms).item())
     assert losses[0] == pytest.approx(1 + (1e-8 + 9e-6) / 4, rel=1e-6)
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
 def test_k_of_small_batches_is_that_of_the_batch_that_they_make():
     """From the first whole step on; k of the part of four alone is too large on average, and scatters."""
-    net = module()
+    term = module().eip_term
     draws = torch.Generator().manual_seed(0)
     parts = torch.randn(100 * 8, 4, generator=draws, dtype=torch.float64)
     one = torch.ones(4, dtype=torch.long)
-    assert torch.equal(net.rejection(parts[0], one)[0], tukey_scale(parts[0]))
-    net._trainer = SimpleNamespace(accumulate_grad_batches=8)
-    found = torch.stack([net.rejection(part, one)[0] for part in parts])
+    assert torch.equal(term.rejection(parts[0], one)[0], tukey_scale(parts[0]))
+    term.parts = 8
+    found = torch.stack([term.rejection(part, one)[0] for part in parts])
     for last in range(7, len(parts)):
         assert found[last] == tukey_scale(parts[last - 7 : last + 1])
     alone = torch.stack([tukey_scale(part) for part in parts])
@@ -244,7 +236,7 @@ def test_every_batch_holds_both_kinds(tiny, selection):
 
 
 def test_a_training_step_is_equation_3_of_its_batch(tiny, selection):
-    net = silent(module(alpha=0.3))
+    net = module(alpha=0.3)
     data = attached(FinetuneDataModule(**augmented(tiny, selection[0], batch_size=12)), net)
     batch = next(iter(data.train_dataloader()))
     with torch.no_grad():
@@ -474,8 +466,7 @@ def test_elements_that_were_not_trained_on_are_refused(tiny, tmp_path, stage, pa
     }  # fmt: skip
     net = module()
     net.elements = ["Au", "Cu"]
-    data = attached(FinetuneDataModule(**arguments), net, stage)
-    net.trainer = SimpleNamespace(datamodule=data, ckpt_path="some.ckpt")
+    FinetuneDataModule(**arguments, handover=net.handover).setup(stage)
     start = {
         "fit": lambda: net.setup("fit"),
         "validate": net.on_validation_start,

@@ -36,8 +36,7 @@ def test_every_stage_is_set_up_and_stepped_without_a_trainer(tiny, stage):
     assert net.zeros["dft"]["energies"] == {"Cu": -40.0, "Au": -60.0}
     assert data.trainer is None
     batch = next(iter(data.train_dataloader()))
-    step = net.training_step(batch, 0)
-    (step["loss"] if stage == "Finetune" else step).backward()
+    net.training_step(batch, 0)["loss"].backward()
     assert max(p.grad.abs().max() for p in net.parameters() if p.grad is not None) > 0
     net.validation_step(next(iter(data.val_dataloader())), 0)
     net.on_validation_start()

@@ -75,14 +75,14 @@ def test_the_loss_is_the_mean_over_the_labels_that_count(tiny, rows):
         if data[row].known[0, p]
     ]
     assert len(squares) == 7
-    loss = net.training_step(batch, 0)
+    loss = net.training_step(batch, 0)["loss"]
     torch.testing.assert_close(loss, torch.stack(squares).mean())
 
 
 def test_masked_labels_have_no_gradient(tiny, rows):
     net = module()
     data = attached(PretrainDataModule(**tiny.arguments), net).train_set
-    net.training_step(batch_of(data, rows[MISSING]), 0).backward()
+    net.training_step(batch_of(data, rows[MISSING]), 0)["loss"].backward()
     last = net.head.mlp[-1]  # one row an EIP
     assert last.weight.grad.isfinite().all()
     assert last.weight.grad[1].abs().max() == 0
@@ -92,7 +92,7 @@ def test_masked_labels_have_no_gradient(tiny, rows):
 def test_a_batch_without_any_label_is_no_trouble(tiny, rows):
     net = module(["au"])
     data = attached(PretrainDataModule(**tiny.arguments), net).train_set
-    loss = net.training_step(batch_of(data, rows[MISSING]), 0)
+    loss = net.training_step(batch_of(data, rows[MISSING]), 0)["loss"]
     loss.backward()
     assert loss.item() == 0
 

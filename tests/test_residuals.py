@@ -1,6 +1,7 @@
 """The log of residuals and outliers in label augmentation, and what Fig. 3 makes of it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -36,6 +37,7 @@ from eipnn.stages.residuals import (
     log_before,
     measure,
 )
+from eipnn.stages.terms import EnergyTerm
 
 FIGURE_3 = script("figure_3")
 outliers, spreads, pooled = FIGURE_3.outliers, FIGURE_3.spreads, FIGURE_3.pooled
@@ -86,17 +88,21 @@ def error_of(tiny, name: str, eip: str) -> float:
     return (energy - tiny.cohesive[name]) / len(tiny.frames[name])
 
 
-NET = FinetuneModule(SchNet(**SMALL))
-"""Its loss is used alone."""
+def term_of(loss: str) -> EnergyTerm:
+    return FinetuneModule(SchNet(**SMALL), eip_loss=loss).eip_term
 
 
-def rejection(residual: torch.Tensor) -> torch.Tensor:
-    """k of a batch of configurations of one atom each."""
-    return NET.rejection(residual, torch.ones(len(residual), dtype=torch.long))
+def loss_of(term: EnergyTerm, residual: torch.Tensor) -> torch.Tensor:
+    """Of EIP labels of one atom each."""
+    n_atoms = torch.ones(len(residual), dtype=torch.long)
+    energy, is_dft = torch.zeros_like(residual), torch.zeros_like(n_atoms, dtype=torch.bool)
+    return term(residual, SimpleNamespace(energy=energy, is_dft=is_dft, n_atoms=n_atoms))
 
 
-def gets_gradient(residual: torch.Tensor) -> torch.Tensor:
-    return NET.gets_gradient(residual, rejection(residual))
+def gets_gradient(residual: torch.Tensor, loss: str) -> torch.Tensor:
+    term = term_of(loss)
+    loss_of(term, residual)
+    return term.used(residual)
 
 
 numbers = st.floats(-5, 5, allow_subnormal=False)
@@ -108,8 +114,7 @@ batches = st.lists(
 @given(batch=batches, loss=st.sampled_from(["tukey", "tukey_normalised", "mse"]))
 def test_a_line_counts_what_it_says(batch, loss):
     residual, is_dft, error = (np.array(column) for column in zip(*batch, strict=True))
-    NET.eip_loss = loss
-    used = gets_gradient(torch.tensor(residual))
+    used = gets_gradient(torch.tensor(residual), loss)
     line = measure(torch.tensor(residual), torch.tensor(is_dft), torch.tensor(error), used)
     found = dict(zip((*SPREADS, *COUNTS), line.tolist(), strict=True))
     eip = [r for r, d in zip(residual, is_dft, strict=True) if not d]
@@ -133,11 +138,9 @@ def test_a_line_counts_what_it_says(batch, loss):
 @given(residual=st.lists(numbers, min_size=2, max_size=20))
 def test_what_counts_as_kept_is_what_has_a_gradient(loss, residual):
     """A residual of exactly 0 or k has none, and is kept."""
-    NET.eip_loss = loss
     r = torch.tensor(residual, dtype=torch.float64, requires_grad=True)
-    is_dft = torch.zeros(len(r), dtype=torch.bool)
-    (slope,) = torch.autograd.grad(NET.loss(r, is_dft, rejection(r)), r)
-    kept = gets_gradient(r.detach())
+    (slope,) = torch.autograd.grad(loss_of(term_of(loss), r), r)
+    kept = gets_gradient(r.detach(), loss)
     assert not (slope != 0)[~kept].any()
     k = 4.685 * np.median(np.abs(residual)) / 0.6745
     inside = (np.abs(residual) > 1e-3) & (np.abs(residual) < 0.99 * k)

@@ -13,15 +13,15 @@ from torch.optim import Adam
 from torch_geometric.data import Batch
 from torchmetrics import MeanMetric
 
-from eipnn.collectives import share_of_mean
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.inputs import graph_of
 from eipnn.potential.heads import ClassHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
-from eipnn.stages.module import SchedulerCallable, StageModule, finite, require_positive
+from eipnn.stages.module import SchedulerCallable, StageModule, require_positive
 from eipnn.stages.schedules import SlantedTriangular
+from eipnn.stages.terms import CrossEntropy
 
 log = logging.getLogger("eipnn")
 
@@ -78,6 +78,7 @@ class ClassifierModule(StageModule):
         require_positive("c", c, "eV/atom")
         self.c = self.handover.limit = c
         self.head = ClassHead(representation.dim, len(self.eips) + 1)
+        self.loss_term = CrossEntropy()
         self.accuracy = MeanMetric()
         self.cross_entropy = MeanMetric()
 
@@ -98,30 +99,16 @@ class ClassifierModule(StageModule):
         graph = graph_of(batch)
         return self.head(self.representation(graph), graph.batch, graph.size)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        terms = F.cross_entropy(self(batch), batch.label, reduction="none")  # (B,)
-        loss = share_of_mean(terms, len(terms))
-        self.log(
-            "train_loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=batch.num_graphs,
-            prog_bar=True,
-            sync_dist=True,
-        )
-        return loss
+    def predicted(self, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": self(batch)}
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        logits = self._evaluate(batch, "test")
-        return self._outputs(batch, logits) | {"label": batch.label}
-
-    def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         """``class`` (B,) and ``probability`` (B,) of the most likely class."""
-        return self._outputs(batch, finite(self(batch)))
+        probability, chosen = output.softmax(dim=-1).max(dim=-1)
+        return {"class": chosen, "probability": probability}
+
+    def truth(self, batch: Batch) -> dict[str, Tensor]:
+        return {"label": batch.label}
 
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file."""
@@ -134,25 +121,14 @@ class ClassifierModule(StageModule):
             columns["best_eip"] = names[outputs["label"].numpy()]
         return columns
 
-    def _outputs(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
-        probability, chosen = logits.softmax(dim=-1).max(dim=-1)
-        return {
-            "row": batch.row,
-            "weight": batch.weight,
-            "class": chosen,
-            "probability": probability,
-        }
-
-    def _evaluate(self, batch: Batch, split: str) -> Tensor:
-        logits = finite(self(batch))
-        self.accuracy.update((logits.argmax(dim=-1) == batch.label).float(), batch.weight)
+    def assess(self, batch: Batch, output: Tensor, split: str) -> None:
+        self.accuracy.update((output.argmax(dim=-1) == batch.label).float(), batch.weight)
         self.cross_entropy.update(
-            F.cross_entropy(logits, batch.label, reduction="none"), batch.weight
+            F.cross_entropy(output, batch.label, reduction="none"), batch.weight
         )
         size = batch.num_graphs
         self.log(f"{split}_accuracy", self.accuracy, batch_size=size, prog_bar=True)
         self.log(f"{split}_loss", self.cross_entropy, batch_size=size)
-        return logits
 
 
 class ClassifierDataModule(StageDataModule):

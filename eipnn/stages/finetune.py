@@ -1,7 +1,7 @@
 """Stage 3: the potential, on DFT and EIP labels (Shui et al. 2022, Eq. 3)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,19 +14,18 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 from torchmetrics import MeanMetric
 
-from eipnn.collectives import gathered, share_of_mean
 from eipnn.eips import recorded
 from eipnn.errors import InputError
 from eipnn.inputs import graph_of
-from eipnn.losses import TUNING, tukey_biweight, tukey_scale
 from eipnn.potential import Potential
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
 from eipnn.stages.handover import Handover
-from eipnn.stages.module import SchedulerCallable, StageModule, finite
+from eipnn.stages.module import SchedulerCallable, StageModule
 from eipnn.stages.schedules import LinearDecay
 from eipnn.stages.source import DFT, EnergyZero, ZeroMode, scale_and_shift, selected
+from eipnn.stages.terms import EnergyMSE, EnergyTerm, EnergyTukey, Term
 
 log = logging.getLogger("eipnn")
 
@@ -78,10 +77,14 @@ class FinetuneModule(StageModule):
             )
         self.alpha, self.eip_loss, self.tukey_per = alpha, eip_loss, tukey_per
         self.head = EnergyHead(representation.dim)
+        self.dft_term = EnergyMSE()
+        self.eip_term: EnergyTerm = (
+            EnergyMSE(alpha, dft=False)
+            if eip_loss == "mse"
+            else EnergyTukey(alpha, tukey_per, normalised=eip_loss == "tukey_normalised")
+        )
         self.config_mae = MeanMetric()
         self.atom_mae = MeanMetric()
-        self._said_rejected = False
-        self._earlier: list[Tensor] = []  # what k was estimated on in the step's earlier batches
 
     @property
     def metrics(self) -> list[str]:
@@ -99,112 +102,46 @@ class FinetuneModule(StageModule):
         """What is trained: the network with its energies of elements; it shares the weights."""
         return Potential(self.representation, self.head, self.elements, self.zeros)
 
-    def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """``loss``; for the log ``residual`` (B,) in eV, and which would get gradient as EIP labels, ``used`` (B,)."""
-        residual = self(batch) - batch.energy  # (B,)
-        k = self.rejection(residual, batch.n_atoms)
-        loss = self.loss(residual, batch.is_dft, k)
-        self.log(
-            "train_loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=batch.num_graphs,
-            prog_bar=True,
-            sync_dist=True,
-        )
-        r = residual.detach()
-        return {"loss": loss, "residual": r, "used": self.gets_gradient(r, k)}
+    def predicted(self, batch: Batch) -> dict[str, Any]:
+        wanted = {term.needs for term in self.children() if isinstance(term, Term)}
+        graph = graph_of(batch)
+        return self.potential.predict(graph, wanted, cohesive=True, create_graph=True)._asdict()
 
-    def rejection(self, residual: Tensor, n_atoms: Tensor) -> Tensor:
-        """Beyond which size each residual of a batch is rejected, k of Eq. 4 (B,), eV; infinity with ``mse``.
+    def noted(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``residual`` (B,) in eV, and which would get gradient as EIP labels, ``used`` (B,)."""
+        residual = (predicted["energy"] - batch.energy).detach()
+        return {"residual": residual, "used": self.eip_term.used(residual)}
 
-        Args:
-            residual: (B,), eV.
-            n_atoms: (B,).
-        """
-        if self.eip_loss == "mse":
-            return torch.full_like(residual, torch.inf)
-        size = n_atoms if self.tukey_per == "atom" else torch.ones_like(n_atoms)
-        own = gathered(residual / size)
-        known = [*(earlier.to(own) for earlier in self._earlier), own]
-        # with the next batch's own, as many as make a gradient step
-        others = self._trainer.accumulate_grad_batches - 1 if self._trainer else 0
-        self._earlier = known[-others:] if others else []
-        return tukey_scale(torch.cat(known)) * size
-
-    def loss(self, residual: Tensor, is_dft: Tensor, k: Tensor) -> Tensor:
-        """Eq. 3 of a batch; with several processes this one's share, of which DDP takes the mean.
-
-        Args:
-            residual: (B,), eV.
-            is_dft: (B,) bool.
-            k: of Eq. 4 (B,), eV.
-
-        Returns:
-            A scalar, eV^2.
-        """
-        eip = self._eip_terms(residual[~is_dft], k[~is_dft])
-        dft_part = share_of_mean(residual[is_dft].square(), is_dft.sum())
-        return dft_part + self.alpha * share_of_mean(eip, len(eip))
-
-    def _eip_terms(self, residual: Tensor, k: Tensor) -> Tensor:
-        """The loss of each EIP configuration, residual and k (n,) -> (n,)."""
-        if self.eip_loss == "mse":
-            return residual.square()
-        if (k == 0).any() and not self._said_rejected:
-            log.warning(
-                "more than half of a batch's residuals are exactly 0: its EIP labels are all rejected"
-            )
-            self._said_rejected = True
-        loss = tukey_biweight(residual, k)
-        return loss if self.eip_loss == "tukey" else loss / (k / TUNING).square().clamp(min=1e-12)
-
-    def gets_gradient(self, residual: Tensor, k: Tensor) -> Tensor:
-        """Which residuals of a batch get gradient as EIP labels: those up to k of Eq. 4. All (B,)."""
-        return (residual.abs() <= k) & (k > 0)
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        self.eip_term.parts = self.trainer.accumulate_grad_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["residuals"] = self._earlier
+        checkpoint["residuals"] = self.eip_term.earlier
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._earlier = checkpoint.get("residuals", [])
-
-    def validation_step(self, batch: Batch, index: int) -> None:
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        prediction = self._evaluate(batch, "test")
-        return self._outputs(batch, prediction) | {"energy": batch.total}
-
-    def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """``prediction`` (B,): total energies in eV, on the DFT file's own zero."""
-        return self._outputs(batch, finite(self(batch)))
+        self.eip_term.earlier = checkpoint.get("residuals", [])
 
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file."""
         names = [name for name in ("n_atoms", "energy", "prediction") if name in outputs]
         return {name: outputs[name].numpy() for name in names}
 
-    def _outputs(self, batch: Batch, prediction: Tensor) -> dict[str, Tensor]:
-        return {
-            "row": batch.row,
-            "weight": batch.weight,
-            "n_atoms": batch.n_atoms,
-            "prediction": prediction + batch.zero,
-        }
+    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+        """``n_atoms`` (B,) and ``prediction`` (B,): total energies in eV, on the DFT file's own zero."""
+        return {"n_atoms": batch.n_atoms, "prediction": output + batch.zero}
 
-    def _evaluate(self, batch: Batch, split: str) -> Tensor:
-        prediction = finite(self(batch))
-        error = (prediction - batch.energy).abs()
+    def truth(self, batch: Batch) -> dict[str, Tensor]:
+        return {"energy": batch.total}
+
+    def assess(self, batch: Batch, output: Tensor, split: str) -> None:
+        error = (output - batch.energy).abs()
         self.config_mae.update(error, batch.weight)
         self.atom_mae.update(error / batch.n_atoms, batch.weight)
         size = batch.num_graphs
         self.log(f"{split}_config_mae", self.config_mae, batch_size=size, prog_bar=True)
         self.log(f"{split}_atom_mae", self.atom_mae, batch_size=size)
-        return prediction
 
 
 class FinetuneDataModule(StageDataModule):

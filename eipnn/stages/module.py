@@ -2,7 +2,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -11,6 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch_geometric.data import Batch
 
 import eipnn
 from eipnn.eips import recorded
@@ -27,6 +28,7 @@ from eipnn.representations.base import MAX_Z, Representation
 from eipnn.stages.handover import Handover
 from eipnn.stages.keeping import adapt_states, keeping
 from eipnn.stages.schedules import SpanningSchedule
+from eipnn.stages.terms import Term
 
 log = logging.getLogger("eipnn")
 
@@ -36,9 +38,9 @@ SchedulerCallable = Callable[[Optimizer], LRScheduler]
 class StageModule(LightningModule):
     """A representation with the head of one stage.
 
-    Subclasses name their `stage` and the metric that selects the best epoch (`monitor`, `mode`), and have a `head`.
-    What they need of the data comes by `handover`, which the data module is given. Checkpoints hold plain values and
-    tensors only and load with ``weights_only=True``.
+    Subclasses name their `stage` and the metric that selects the best epoch (`monitor`, `mode`), and have a `head` and
+    the terms of the loss (`eipnn.stages.terms`) as attributes. What they need of the data comes by `handover`, which
+    the data module is given. Checkpoints hold plain values and tensors only and load with ``weights_only=True``.
     """
 
     head: nn.Module
@@ -106,6 +108,58 @@ class StageModule(LightningModule):
         elif getattr(self._trainer, "ckpt_path", None) is None:  # a resumed checkpoint holds it
             with torch.no_grad():
                 self.representation.calibrate(training.graphs)
+
+    @abstractmethod
+    def predicted(self, batch: Batch) -> Mapping[str, Any]:
+        """What the terms of the loss need of a batch, by name (see `Term.needs`)."""
+
+    @abstractmethod
+    def assess(self, batch: Batch, output: Tensor, split: str) -> None:
+        """Add the errors of a validation or test batch to the metrics; `output` is that of `forward`."""
+
+    @abstractmethod
+    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+        """What test and prediction give of each configuration, see `table`."""
+
+    def truth(self, batch: Batch) -> dict[str, Tensor]:
+        """What test gives beside `outputs`."""
+        return {}
+
+    def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """``loss``: the sum of the module's `Term`s, each times its weight."""
+        predicted = self.predicted(batch)
+        terms = [term for term in self.children() if isinstance(term, Term)]
+        loss = torch.stack([t.weight * t(predicted[t.needs], batch) for t in terms]).sum()
+        self.log(
+            "train_loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=batch.num_graphs,
+            prog_bar=True,
+            sync_dist=True,
+        )
+        return {"loss": loss} | self.noted(batch, predicted)
+
+    def noted(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What a training step gives callbacks beside the loss."""
+        return {}
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self.assess(batch, finite(self(batch)), "val")
+
+    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """What `predict_step` gives, and the truth."""
+        output = finite(self(batch))
+        self.assess(batch, output, "test")
+        return self._rows(batch, output) | self.truth(batch)
+
+    def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """``row`` (B,) and ``weight`` (B,) of `Configurations`, and `outputs`."""
+        return self._rows(batch, finite(self(batch)))
+
+    def _rows(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+        return {"row": batch.row, "weight": batch.weight} | self.outputs(batch, output)
 
     def log(self, *arguments: Any, **options: Any) -> None:
         """As Lightning's; without a trainer there is no log."""

@@ -12,7 +12,6 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 from torchmetrics import MeanMetric
 
-from eipnn.collectives import share_of_mean
 from eipnn.errors import InputError
 from eipnn.inputs import graph_of
 from eipnn.potential.heads import EnergyHead
@@ -21,11 +20,11 @@ from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.module import (
     SchedulerCallable,
     StageModule,
-    finite,
     require_positive,
 )
 from eipnn.stages.schedules import SlantedTriangular
 from eipnn.stages.source import scale_and_shift
+from eipnn.stages.terms import MultiEnergyMSE
 
 log = logging.getLogger("eipnn")
 
@@ -66,6 +65,7 @@ class PretrainModule(StageModule):
         require_positive("outlier", outlier, "eV/atom")
         self.outlier = self.handover.limit = outlier
         self.head = EnergyHead(representation.dim, len(self.eips))
+        self.loss_term = MultiEnergyMSE()
         # a list: a name may hold a dot, which a ModuleDict refuses
         self.mae: Any = torch.nn.ModuleList(MeanMetric() for _ in self.eips)
 
@@ -82,46 +82,27 @@ class PretrainModule(StageModule):
         atoms = self.head(self.representation(graph), graph.z)  # (N, |P|)
         return global_add_pool(atoms, graph.batch, graph.size)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        residual = torch.where(batch.known, self(batch) - batch.energies, 0.0)  # (B, |P|)
-        loss = share_of_mean(residual.square(), batch.known.sum())
-        self.log(
-            "train_loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=batch.num_graphs,
-            prog_bar=True,
-            sync_dist=True,
-        )
-        return loss
+    def predicted(self, batch: Batch) -> dict[str, Tensor]:
+        return {"energies": self(batch)}
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_errors("val")
-
-    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        return {"row": batch.row, "weight": batch.weight, "prediction": self._evaluate(batch)}
-
-    def on_test_epoch_end(self) -> None:
-        self._log_errors("test")
-
-    def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         """``prediction`` (B, |P|), eV."""
-        return {"row": batch.row, "weight": batch.weight, "prediction": finite(self(batch))}
+        return {"prediction": output}
 
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file."""
         return {name: outputs["prediction"][:, k].numpy() for k, name in enumerate(self.eips)}
 
-    def _evaluate(self, batch: Batch) -> Tensor:
-        prediction = finite(self(batch))
-        error = (prediction - torch.nan_to_num(batch.energies)).abs()
+    def assess(self, batch: Batch, output: Tensor, split: str) -> None:
+        error = (output - torch.nan_to_num(batch.energies)).abs()
         for k, metric in enumerate(self.mae):
             metric.update(error[:, k], batch.weight * batch.known[:, k])
-        return prediction
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_errors("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_errors("test")
 
     def _log_errors(self, split: str) -> None:
         values = []
