@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from eipnn.errors import InputError
+from eipnn.structures.store import StructureStore
 
 MODES = ("isolated_atoms", "least_squares", "none")
 
@@ -50,20 +52,22 @@ class Zero:
 
         Raises `ZeroError` where an element has no E0.
         """
-        if self.mode == "none":
-            return 0.0
-        try:
-            return float(sum(self.energies[symbol] for symbol in atoms.symbols))
-        except KeyError as error:
-            raise ZeroError(
-                f"no energy zero for the element {error.args[0]}, only for "
-                f"{', '.join(sorted(self.energies))}; give the isolated atom's energy, or fit on "
-                "frames that hold the element"
-            ) from None
+        return float(self.totals([atoms])[0])
 
     def totals(self, structures: Sequence[Atoms]) -> np.ndarray:
         """`total` of each structure, (n,) in eV."""
-        return np.array([self.total(atoms) for atoms in structures], dtype=np.float64)
+        given = StructureStore.of(structures)
+        if self.mode == "none":
+            return np.zeros(len(given))
+        if strangers := [e for e in given.elements() if e not in self.energies]:
+            raise ZeroError(
+                f"no energy zero for the element {strangers[0]}, only for "
+                f"{', '.join(sorted(self.energies))}; give the isolated atom's energy, or fit on "
+                "frames that hold the element"
+            )
+        table = np.array([self.energies.get(symbol, np.nan) for symbol in chemical_symbols])
+        rows = np.repeat(np.arange(len(given)), given.sizes)
+        return np.bincount(rows, table[given.numbers], len(given))
 
     def aligned(self, structures: Sequence[Atoms], energies: np.ndarray, source: str) -> np.ndarray:
         """Total energies (n,) less this zero, eV; NaN stays NaN, whatever the elements.
@@ -71,11 +75,11 @@ class Zero:
         Raises `ZeroError`, with the name of the `source` of these energies, where an element has no E0.
         """
         aligned = np.array(energies, dtype=np.float64)
-        for row in np.flatnonzero(np.isfinite(aligned)).tolist():
-            try:
-                aligned[row] -= self.total(structures[row])
-            except ZeroError as error:
-                raise ZeroError(f"{source}: {error}") from None
+        known = np.flatnonzero(np.isfinite(aligned))
+        try:
+            aligned[known] -= self.totals(StructureStore.of(structures).take(known))
+        except ZeroError as error:
+            raise ZeroError(f"{source}: {error}") from None
         return aligned
 
 
@@ -101,9 +105,9 @@ def fit_zero(
         )
     if reference is not None:
         target = target - np.asarray(reference, dtype=np.float64)
-    known = np.flatnonzero(np.isfinite(target)).tolist()
-    labelled = [structures[k] for k in known]
-    elements = sorted({symbol for atoms in labelled for symbol in set(atoms.symbols)})
+    known = np.flatnonzero(np.isfinite(target))
+    labelled = StructureStore.of(structures).take(known)
+    elements = labelled.elements()
     try:
         if mode == "isolated_atoms":
             return _isolated(elements, isolated)
@@ -125,13 +129,13 @@ def _isolated(elements: list[str], isolated: Mapping[str, float] | None) -> Zero
 
 
 def _least_squares(
-    elements: list[str], structures: Sequence[Atoms], target: np.ndarray, source: str
+    elements: list[str], structures: StructureStore, target: np.ndarray, source: str
 ) -> Zero:
     if not structures:
         raise ZeroError("0 labelled frames do not determine an energy zero; use isolated_atoms")
-    counts = np.array(
-        [[np.count_nonzero(atoms.symbols == e) for e in elements] for atoms in structures], float
-    )  # (n, n_elements)
+    numbers, counts = structures.composition()
+    order = np.argsort([chemical_symbols[z] for z in numbers])  # as of `elements`
+    counts = counts[:, order].astype(np.float64)  # (n, n_elements)
     solution, _, rank, _ = np.linalg.lstsq(counts, target, rcond=None)
     note = None
     if rank < len(elements):

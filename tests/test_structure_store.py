@@ -1,5 +1,10 @@
 """Structures as flat arrays: what goes in comes out, in memory and on disk."""
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
@@ -7,10 +12,18 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import flipped
 
 from eipnn.errors import InputError
-from eipnn.structures import read_structures
-from eipnn.structures.store import ARRAYS, StructureStore
+from eipnn.structures import (
+    StructureError,
+    is_isolated_atom,
+    open_structures,
+    opened,
+    read_structures,
+)
+from eipnn.structures.read import read_files
+from eipnn.structures.store import ARRAYS, LABELS, StructureStore
 
 
 def frames() -> list[Atoms]:
@@ -101,3 +114,152 @@ def test_a_store_that_is_being_written_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         StructureStore.of(frames()).write(tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+def bits(store: StructureStore) -> list:
+    return [store.ids, *(getattr(store, name).tobytes() for name in ARRAYS)]
+
+
+@given(st.lists(st.integers(0, 3), max_size=8), st.integers(0, 8))
+def test_rows_taken_and_joined(rows, cut):
+    whole, rows = StructureStore.of(frames()), np.array(rows, dtype=np.int64)
+    chosen = StructureStore.of([frames()[row] for row in rows])
+    taken = whole.take(rows)
+    assert bits(taken) == bits(chosen)
+    assert bits(StructureStore.joined([taken[:cut], taken[cut:]])) == bits(chosen)
+    assert list(taken) == [frames()[row] for row in rows]
+
+
+def test_sets_of_elements():
+    assert StructureStore.of(frames()).element_sets() == ("Cl-Na", "H-O", "Cu", "Au")
+
+
+def test_labels_that_no_structure_has_take_no_room(tmp_path):
+    bare = frames()
+    for atoms in bare:
+        atoms.calc = None
+    for atoms in StructureStore.of(bare).take(np.arange(3)):
+        assert atoms.calc is None
+    StructureStore.of(bare).write(tmp_path / "store")
+    assert not {f"{name}.npy" for name in LABELS} & {p.name for p in (tmp_path / "store").iterdir()}
+    assert bits(StructureStore.open(tmp_path / "store")) == bits(StructureStore.of(bare))
+
+
+def test_each_flipped_bit_is_found(tmp_path):
+    StructureStore.of(frames()).write(tmp_path / "store")
+    for file in [p for p in (tmp_path / "store").iterdir() if p.name != "index.json"]:
+        whole = file.read_bytes()
+        for damaged in flipped(file, tmp_path, 5):
+            damaged.replace(file)
+            with pytest.raises(InputError, match="no whole store"):
+                StructureStore.open(tmp_path / "store")
+        file.write_bytes(whole)
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """The cache folder; and how often files were read, as a list that grows."""
+    monkeypatch.setenv("EIPNN_CACHE", str(tmp_path / "cache"))
+    reads: list[int] = []
+
+    def counted(*arguments):
+        reads.append(1)
+        return read_files(*arguments)
+
+    monkeypatch.setattr(opened, "read_files", counted)
+    return tmp_path / "cache", reads
+
+
+def written(file, energy=-1.0, **info):
+    atoms = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]], info=info)
+    atoms.calc = SinglePointCalculator(atoms, energy=energy)
+    free = Atoms("Cu", info={"config_type": "isolated_atom", "config_id": "007"})
+    ase.io.write(file, [atoms, free], format="extxyz")
+    return str(file)
+
+
+def test_files_are_read_once(cached, tmp_path):
+    _, reads = cached
+    file = written(tmp_path / "a.extxyz")
+    first, second = open_structures(file), open_structures([file])
+    assert len(reads) == 1
+    assert bits(first) == bits(second) == bits(StructureStore.of(read_structures(file)))
+    assert first.ids == ("a_000000", "007")
+    assert [is_isolated_atom(atoms) for atoms in second] == [False, True]
+    os.utime(file, (1, 1))
+    assert open_structures(file, labels=False)[0].calc is None  # another way to read
+    assert len(reads) == 2
+    written(tmp_path / "a.extxyz", energy=-2.0)  # of the same length
+    assert open_structures(file)[0].get_potential_energy() == -2.0
+    (tmp_path / "b").mkdir()
+    copy = written(tmp_path / "b" / "a.extxyz", energy=-2.0)
+    assert open_structures(copy).ids == first.ids
+    assert len(reads) == 3  # where it lies is no matter, but for ids
+    assert open_structures(copy, beside=file).ids[0] == "b_a_000000"
+
+
+def test_errors_are_those_of_the_files_and_are_not_kept(cached, tmp_path):
+    folder, reads = cached
+    file = written(tmp_path / "a.extxyz", energy=np.nan)
+    for _ in range(2):
+        with pytest.raises(StructureError, match=r"a.extxyz: frame 0 \(a_000000\): energy is NaN"):
+            open_structures(file)
+    assert len(reads) == 2
+    assert not [p for p in folder.iterdir() if p.suffix != ".lock"]
+
+
+def test_damaged_structures_are_read_again(cached, tmp_path, caplog):
+    folder, reads = cached
+    file = written(tmp_path / "a.extxyz")
+    expected = bits(open_structures(file))
+    (store,) = folder.glob("structures-*/")
+    (store / "positions.npy").write_bytes(b"")
+    assert bits(open_structures(file)) == expected
+    assert len(reads) == 2
+    (message,) = caplog.messages
+    assert message == f"{store}: damaged structures in the cache: the files are read again"
+    assert bits(open_structures(file)) == expected
+    assert len(reads) == 2
+
+
+def test_of_processes_that_start_together_one_reads(cached, tmp_path):
+    _, reads = cached
+    file = written(tmp_path / "a.extxyz")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(open_structures, [file] * 4))
+    assert len(reads) == 1
+    assert len({tuple(bits(store)) for store in found}) == 1
+
+
+def test_structures_not_used_for_longest_go_first(cached, tmp_path, monkeypatch):
+    folder, _ = cached
+    files = [written(tmp_path / f"{name}.extxyz") for name in "abc"]
+    open_structures(files[0])
+    (first,) = folder.glob("structures-*/")
+    os.utime(first, (1, 1))
+    kept = open_structures(files[1])
+    monkeypatch.setenv("EIPNN_CACHE_GB", "1e-9")
+    expected = bits(kept)
+    assert open_structures(files[2]).ids[0] == "c_000000"
+    assert len(list(folder.glob("structures-*/"))) == 1
+    assert bits(kept) == expected  # what is mapped stays readable
+
+
+def test_no_cache_folder_costs_the_cache_alone(cached, tmp_path, caplog):
+    folder, reads = cached
+    folder.write_text("a file")
+    file = written(tmp_path / "a.extxyz")
+    assert open_structures(file).ids == open_structures(file).ids
+    assert len(reads) == 2
+    assert "structures are not kept" in caplog.text
+
+
+def test_a_full_disk_costs_the_cache_alone(cached, tmp_path, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    folder, _ = cached
+    assert open_structures(written(tmp_path / "a.extxyz")).ids == ("a_000000", "007")
+    assert f"structures are not kept: {folder}: the disk is full" in caplog.text
+    assert not [p for p in folder.iterdir() if p.suffix != ".lock"]

@@ -20,8 +20,8 @@ from eipnn.structures import (
     StructureError,
     energy,
     isolated_atoms,
+    open_dft_and_pool,
     random_split,
-    read_dft_and_pool,
     read_split,
     read_structures,
     resolve,
@@ -363,24 +363,24 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dft_and_pool_share_ids_with_all_files_at_once(tmp_path: Path) -> None:
     dft, pool = files_of(tmp_path, "a/OUT.xyz", "b/OUT.xyz")
-    structures, others = read_dft_and_pool(str(dft), [pool])
+    structures, others = open_dft_and_pool(str(dft), [pool])
     ids = [atoms.info["config_id"] for atoms in (*structures, *others)]
     assert ids == ["a_OUT_000000", "a_OUT_000001", "b_OUT_000000", "b_OUT_000001"]
     assert ids == [atoms.info["config_id"] for atoms in read_structures([dft, pool])]
     assert [energy(a) for a in structures] == [-1.0, -1.5]
     assert [a.calc for a in others] == [None, None]
-    assert read_dft_and_pool(dft, None)[1] == []
+    assert len(open_dft_and_pool(dft, None)[1]) == 0
     with pytest.raises(StructureError, match="is named twice"):
-        read_dft_and_pool(dft, dft)
+        open_dft_and_pool(dft, dft)
     write(tmp_path / "c.xyz", dimer(config_id="a_OUT_000001"), format="extxyz")
     write(tmp_path / "d.xyz", dimer(config_id="c"), format="extxyz")
     files = [tmp_path / "c.xyz", tmp_path / "d.xyz"]
-    assert len(read_dft_and_pool(dft, files)[1]) == 2
+    assert len(open_dft_and_pool(dft, files)[1]) == 2
     with pytest.raises(
         StructureError,
         match=r"c.xyz: frame 0 \(a_OUT_000001\): frame 1 of .*a/OUT.xyz has the same config_id",
     ):
-        read_dft_and_pool([dft, pool], files)
+        open_dft_and_pool([dft, pool], files)
 
 
 def test_an_id_in_two_files(tmp_path: Path) -> None:

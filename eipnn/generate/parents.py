@@ -12,9 +12,10 @@ from ase.data import atomic_numbers, reference_states
 from eipnn.errors import InputError
 from eipnn.structures import (
     Split,
+    StructureStore,
+    open_structures,
     random_split,
     read_split,
-    read_structures,
     without_isolated_atoms,
 )
 
@@ -124,9 +125,9 @@ def read_parents(
     Raises:
         InputError: a file is bad, an id stands twice, or no frame is left.
     """
-    found = read_structures(files, labels=False) if files else []
+    found = open_structures(files, labels=False) if files else StructureStore.of([])
     structures = without_isolated_atoms(found)
-    ids = [atoms.info["config_id"] for atoms in structures]
+    ids = structures.ids
     chosen = _split(split, ids) if isinstance(split, str) else split
     if chosen is not None:
         replace(chosen, val=(), test=(), pool=()).check(ids, (), str(split))

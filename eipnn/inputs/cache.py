@@ -2,15 +2,12 @@
 
 import hashlib
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import platformdirs
+import numpy as np
 import torch
 from ase import Atoms
 from filelock import FileLock
@@ -20,11 +17,12 @@ from torch_geometric.data import Data
 from torch_geometric.data.collate import collate
 from torch_geometric.data.separate import separate
 
-from eipnn.errors import InputError
+from eipnn.cache import cache_folder, cache_limit, prune
 from eipnn.files import DiskFullError
 from eipnn.inputs.base import Inputs
 from eipnn.processes import parallel
 from eipnn.progress import progress_bar
+from eipnn.structures.store import StructureStore
 from eipnn.tensor_files import read_tensors, write_tensors
 
 log = logging.getLogger("eipnn")
@@ -35,23 +33,6 @@ MANY_ATOMS = 50_000
 """Atoms from which on costly inputs are built by several processes; for fewer it takes as long to start them."""
 BLOCK = 32
 """Structures that a process builds in one go."""
-
-
-def cache_folder() -> Path:
-    """``$EIPNN_CACHE``, or the user's cache folder. Safe to delete at any time."""
-    return Path(os.environ.get("EIPNN_CACHE") or platformdirs.user_cache_dir("eipnn"))
-
-
-def cache_limit() -> float:
-    """Bytes that the cache may grow to: ``$EIPNN_CACHE_GB``, 10 GB where it is not set."""
-    text = os.environ.get("EIPNN_CACHE_GB") or "10"
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = math.nan
-    if not limit > 0:
-        raise InputError(f"EIPNN_CACHE_GB={text}: must be a positive number of GB")
-    return limit * 1e9
 
 
 class InputSet(Dataset[Data]):
@@ -82,6 +63,7 @@ def prepare(
         workers: processes that build them; where none is given, one for each core if it is worth it.
     """
     cache_limit()  # a wrong one is said before the work
+    structures = StructureStore.of(structures)
     file = (folder or cache_folder()) / f"{_digest(structures, inputs)}.pt"
     if (found := _read(file)) is not None:
         return found
@@ -90,13 +72,13 @@ def prepare(
         if (found := _read(file)) is not None:
             return found
         if workers is None:
-            atoms = sum(len(a) for a in structures) if inputs.costly else 0
+            atoms = len(structures.numbers) if inputs.costly else 0
             workers = cpu_count() if atoms >= MANY_ATOMS else 1
         items = list(_build(structures, inputs, workers))
         data, slices = _flat(items)
         try:
             write_tensors(file, {"data": data.to_dict(), "slices": slices})
-            _prune(file.parent)
+            prune(file.parent)
         except DiskFullError as error:
             log.warning("model inputs are not kept: %s", error)
     return InputSet(data, slices)
@@ -125,12 +107,12 @@ def _flat(items: list[Data]) -> tuple[Data, dict[str, torch.Tensor]]:
     return data, dict(slices)
 
 
-def _digest(structures: Sequence[Atoms], inputs: Inputs) -> str:
+def _digest(structures: StructureStore, inputs: Inputs) -> str:
     digest = hashlib.sha256(inputs.key().encode())
-    for atoms in structures:
-        for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
-            digest.update(repr(array.shape).encode())
-            digest.update(array.tobytes())
+    for name in ("sizes", "numbers", "positions", "cells", "pbc"):
+        array = np.ascontiguousarray(getattr(structures, name))
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(array.data)
     return digest.hexdigest()
 
 
@@ -140,22 +122,9 @@ def _read(file: Path) -> InputSet | None:
         return None
     try:
         content = read_tensors(file)
-        os.utime(file)  # the time of its last use, for `_prune`
+        os.utime(file)  # the time of its last use, for `prune`
         return InputSet(Data.from_dict(content["data"]), content["slices"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s: damaged file of the input cache (%s): built again", file, error)
         file.unlink(missing_ok=True)
         return None
-
-
-def _prune(folder: Path) -> None:
-    """Remove what was not used for longest until the rest is within the limit; the last one stays in any case."""
-    found = []
-    for file in (*folder.glob("*.pt"), *folder.glob("*.part")):  # killed runs leave parts
-        with suppress(FileNotFoundError):
-            found.append((file.stat().st_mtime_ns, file.stat().st_size, file))
-    found.sort(reverse=True)
-    sizes = accumulate(size for _, size, _ in found)
-    for (_, _, file), total in list(zip(found, sizes, strict=True))[1:]:
-        if total > cache_limit():
-            file.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols
 from rich.box import SIMPLE
 from rich.console import Console
@@ -35,10 +34,9 @@ from eipnn.labels.store import DONE, LabelStore
 from eipnn.structures import (
     Split,
     StructureError,
-    energy,
-    is_isolated_atom,
+    StructureStore,
     isolated_energies,
-    read_dft_and_pool,
+    open_dft_and_pool,
     read_split,
     resolve,
 )
@@ -87,16 +85,12 @@ def label(
         split: CSV; fits use train alone, the best EIP is chosen on train + val and shown on test.
     """
     console = Console(stderr=True)
-    known, others = read_dft_and_pool(structures, pool, energy_key, require_energy=False)
-    frames = [*known, *others]
+    known, others = open_dft_and_pool(structures, pool, energy_key, require_energy=False)
+    frames = StructureStore.joined([known, others])
     parts = read_split(split) if split else None
     asked = {*parts.train, *parts.val, *parts.test} if parts else set()
-    dft = [
-        atoms
-        for atoms in known
-        if energy(atoms) is not None
-        and (not is_isolated_atom(atoms) or atoms.info["config_id"] in asked)
-    ]
+    wanted = ~known.isolated | np.isin(known.ids, list(asked))
+    dft = known.take(np.flatnonzero(np.isfinite(known.energies) & wanted))
     isolated = _read_isolated(isolated_atoms) if isolated_atoms else None
     isolated = isolated_energies(known, isolated)
     eip_isolated = _read_isolated(eip_isolated_atoms) if eip_isolated_atoms else None
@@ -127,7 +121,7 @@ def label(
         split=parts,
     )
     _report_comparison(comparison, parts, output)
-    shown = sample([a for a in dft if not parts or a.info["config_id"] in set(parts.train)])
+    shown = sample(dft.take(dft.rows(parts.train)) if parts else dft)
     references = label_references(shown, store, store.eips)
     file = ", ".join(structures)
     warnings = (
@@ -174,7 +168,7 @@ def eips(elements: list[str]) -> None:
 
 
 def _check_dft(
-    dft: Sequence[Atoms],
+    dft: StructureStore,
     split: Split | None,
     split_file: str,
     energy_zero: str,
@@ -183,10 +177,9 @@ def _check_dft(
     """Raise where the split names frames without DFT, or the zero of the DFT energies cannot be found."""
     train = dft
     if split is not None:
-        split.check([atoms.info["config_id"] for atoms in dft], split.pool, split_file)
-        train = [atoms for atoms in dft if atoms.info["config_id"] in set(split.train)]
-    energies = np.array([energy(atoms) for atoms in train], dtype=np.float64)
-    fit_zero(energy_zero, train, energies, isolated).totals(dft)
+        split.check(dft.ids, split.pool, split_file)
+        train = dft.take(dft.rows(split.train))
+    fit_zero(energy_zero, train, train.energies, isolated).totals(dft)
 
 
 def _report_comparison(comparison: Comparison, split: Split | None, folder: Path) -> None:

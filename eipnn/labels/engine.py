@@ -38,6 +38,7 @@ from eipnn.labels.store import (
 )
 from eipnn.labels.worker import Frame
 from eipnn.progress import progress_bar
+from eipnn.structures import StructureStore
 
 log = logging.getLogger("eipnn")
 
@@ -72,6 +73,7 @@ def label_structures(
     folder = Path(folder).absolute()
     if workers < 1 or timeout <= 0:
         raise LabelError(f"workers ({workers}) and timeout ({timeout:g} s) must be positive")
+    structures = StructureStore.of(structures)
     _check_ids(structures)
     _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,10 +88,10 @@ def label_structures(
     return LabelStore.open(folder)
 
 
-def _check_ids(structures: Sequence[Atoms]) -> None:
+def _check_ids(structures: StructureStore) -> None:
     if not structures:
         raise LabelError("no structures to label; give a file with at least one")
-    repeated = [n for n, k in Counter(a.info["config_id"] for a in structures).items() if k > 1]
+    repeated = [name for name, count in Counter(structures.ids).items() if count > 1]
     if repeated:
         raise LabelError(
             f"the config_id {repeated[0]!r} is in two of the structure files; give every structure its own"
@@ -112,7 +114,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _create_or_check(folder: Path, structures: Sequence[Atoms], eips: Sequence[EIP]) -> None:
+def _create_or_check(folder: Path, structures: StructureStore, eips: Sequence[EIP]) -> None:
     index = describe(structures, eips)
     if not (folder / INDEX).exists():
         create(folder, structures, index)
@@ -140,7 +142,7 @@ class _Engine:
     """One run over one store."""
 
     def __init__(
-        self, structures: Sequence[Atoms], eips: tuple[EIP, ...], folder: Path, timeout: float
+        self, structures: StructureStore, eips: tuple[EIP, ...], folder: Path, timeout: float
     ) -> None:
         index = read_index(folder)
         self.structures = structures
@@ -151,8 +153,7 @@ class _Engine:
         self.energies = open_array(folder, "energies", index, "r+")
         self.forces = open_array(folder, "forces", index, "r+")
         self.status = open_array(folder, "status", index, "r+")
-        ids = [atoms.info["config_id"] for atoms in structures]
-        self.ledger = Ledger(folder, ids, [eip.name for eip in eips])
+        self.ledger = Ledger(folder, structures.ids, [eip.name for eip in eips])
         self.handles: list[Handle] = []
         self.deaths: Counter[object] = Counter()
         self.queue: deque[list[int]] = deque()  # rows with pending labels
@@ -257,7 +258,7 @@ class _Engine:
         if self.checked_elements:
             return
         self.checked_elements = True
-        present = {symbol for atoms in self.structures for symbol in set(atoms.symbols)}
+        present = set(self.structures.elements())
         for eip, covered in zip(self.eips, elements, strict=True):
             if covered is not None and not covered & present:
                 raise EIPError(

@@ -15,7 +15,7 @@ from ase import Atoms
 
 from eipnn.files import write_atomically
 from eipnn.labels.store import LabelError, LabelStore
-from eipnn.structures import Split, energy
+from eipnn.structures import Split, StructureStore
 from eipnn.zeros import fit_zero
 
 log = logging.getLogger("eipnn")
@@ -83,13 +83,13 @@ def compare(
     The modes are those of `eipnn.zeros`; fits are made on the split's training frames, without a split
     on all frames. Raises `LabelError` where no frame has an energy, and `ZeroError` as `fit_zero` does.
     """
-    given = [atoms for atoms in structures if energy(atoms) is not None]
+    structures = StructureStore.of(structures)
+    given = structures.take(np.flatnonzero(np.isfinite(structures.energies)))
     if not given:
         raise LabelError("no frame has a DFT energy to compare the EIPs with; name its energy key")
-    ids = [atoms.info["config_id"] for atoms in given]
-    dft = np.array([energy(atoms) for atoms in given], dtype=np.float64)
+    ids, dft = given.ids, given.energies
     train = np.isin(ids, split.train) if split else np.ones(len(ids), dtype=bool)
-    fitted = [atoms for atoms, use in zip(given, train, strict=True) if use]
+    fitted = given.take(np.flatnonzero(train))
     dft_zero = fit_zero(energy_zero, fitted, dft[train], isolated)
     aligned = dft_zero.aligned(given, dft, "DFT")
     labels = store.energies_of(ids, store.eips)
@@ -106,9 +106,9 @@ def compare(
     for note in filter(None, notes):
         log.warning(note)
     return Comparison(
-        ids=tuple(ids),
-        elements=tuple("-".join(sorted(set(atoms.symbols))) for atoms in given),
-        n_atoms=np.array([len(atoms) for atoms in given]),
+        ids=ids,
+        elements=given.element_sets(),
+        n_atoms=given.sizes,
         dft=aligned,
         eips=store.eips,
         labels=labels,

@@ -40,7 +40,7 @@ from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.files import DiskFullError, check_room, told_when_full, write_atomically, write_json
 from eipnn.published import fetch_hint
-from eipnn.structures import StructureError, resolve
+from eipnn.structures import StructureError, StructureStore, resolve
 
 VERSION = 1
 PENDING, DONE, FAILED, IN_WORK = 0, 1, 2, 3
@@ -113,31 +113,36 @@ class LabelStore:
 
     def row(self, config_id: str) -> int:
         """The row of one configuration. Raises `LabelError` where the store lacks it."""
+        return int(self.rows([config_id])[0])
+
+    def rows(self, ids: Sequence[str]) -> np.ndarray:
+        """The rows of these configurations (n,). Raises `LabelError` with the first that the store lacks."""
         try:
-            return self._rows[config_id]
-        except KeyError:
+            return np.array([self._rows[name] for name in ids], dtype=np.int64)
+        except KeyError as error:
             raise LabelError(
-                f"{self.folder}: has no labels of the configuration {config_id!r}; "
+                f"{self.folder}: has no labels of the configuration {error.args[0]!r}; "
                 "label the file that holds it"
             ) from None
 
     def check(self, structures: Sequence[Atoms]) -> None:
         """Raise `LabelError` where one of the structures is not what was labelled under its ``config_id``."""
-        for atoms in structures:
-            name = atoms.info["config_id"]
-            row = self.row(name)
-            if self.checksums[row] == checksum(atoms):
-                continue
-            labelled = self.offsets[row + 1] - self.offsets[row]
-            difference = (
-                f"{labelled} atoms, and yours has {len(atoms)}"
-                if labelled != len(atoms)
-                else "other species, positions, cell or periodicity"
-            )
-            raise LabelError(
-                f"{self.folder}: has labels of another structure {name!r} with {difference}; "
-                "label the present files into a new folder"
-            )
+        given = StructureStore.of(structures)
+        rows = self.rows(given.ids)
+        others = np.flatnonzero(self.checksums[rows] != given.checksums)
+        if len(others) == 0:
+            return
+        place, row = others[0], rows[others[0]]
+        labelled, size = self.offsets[row + 1] - self.offsets[row], given.sizes[place]
+        difference = (
+            f"{labelled} atoms, and yours has {size}"
+            if labelled != size
+            else "other species, positions, cell or periodicity"
+        )
+        raise LabelError(
+            f"{self.folder}: has labels of another structure {self.ids[row]!r} with {difference}; "
+            "label the present files into a new folder"
+        )
 
     def forces(self, config_id: str) -> np.ndarray:
         """Forces of one configuration, (n_atoms, n_eips, 3) in eV/A, NaN where a label is missing.
@@ -160,41 +165,32 @@ class LabelStore:
                 raise LabelError(
                     f"{self.folder}: has no labels of the EIP {name!r}; it has {', '.join(self.eips)}"
                 )
-        rows = np.array([self.row(name) for name in ids], dtype=np.int64)
+        rows = self.rows(ids)
         columns = np.array([self.eips.index(name) for name in eips], dtype=np.int64)
         return np.asarray(self.energies[rows[:, None], columns[None, :]])
 
 
 def describe(structures: Sequence[Atoms], eips: Sequence[EIP]) -> dict[str, Any]:
     """The index of the store that holds these labels: plain values only."""
+    structures = StructureStore.of(structures)
     return {
         "version": VERSION,
         "eips": [eip.description() for eip in eips],
         "n_frames": len(structures),
-        "n_atoms": sum(len(atoms) for atoms in structures),
+        "n_atoms": len(structures.numbers),
         "units": {"energy": "eV", "forces": "eV/Angstrom"},
         "structures": content_hash(structures),
     }
 
 
-def content_hash(structures: Sequence[Atoms]) -> str:
+def content_hash(structures: StructureStore) -> str:
     """SHA-256 over ids, species, positions, cells and periodicity, in order."""
     digest = hashlib.sha256()
-    for atoms in structures:
-        digest.update(f"{atoms.info['config_id']}\n{len(atoms)}\n".encode())
-        digest.update(_content(atoms))
+    heads = zip(structures.ids, structures.sizes.tolist(), strict=True)
+    for (name, size), content in zip(heads, structures.contents(), strict=True):
+        digest.update(f"{name}\n{size}\n".encode())
+        digest.update(content)
     return digest.hexdigest()
-
-
-def checksum(atoms: Atoms) -> int:
-    """64 bits of a SHA-256 over species, positions, cell and periodicity of one structure."""
-    return int.from_bytes(hashlib.sha256(_content(atoms)).digest()[:8], "little")
-
-
-def _content(atoms: Atoms) -> bytes:
-    numbers = atoms.numbers.astype("<i8").tobytes()
-    positions = atoms.positions.astype("<f8").tobytes()
-    return numbers + positions + atoms.cell.array.astype("<f8").tobytes() + atoms.pbc.tobytes()
 
 
 def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> None:
@@ -205,15 +201,12 @@ def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> 
     Raises:
         DiskFullError: there is not so much.
     """
+    structures = StructureStore.of(structures)
     folder.mkdir(parents=True, exist_ok=True)
     shapes = _shapes(index)
     check_room(folder, sum(math.prod(s) * np.dtype(d).itemsize for s, d in shapes.values()))
-    write_atomically(folder / IDS, "".join(f"{atoms.info['config_id']}\n" for atoms in structures))
-    sizes = [len(atoms) for atoms in structures]
-    known = {
-        "offsets": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        "checksums": np.array([checksum(atoms) for atoms in structures], dtype=np.uint64),
-    }
+    write_atomically(folder / IDS, "".join(f"{name}\n" for name in structures.ids))
+    known = {"offsets": structures.offsets, "checksums": structures.checksums}
     try:
         with told_when_full(folder):
             for name in ARRAYS:

@@ -13,7 +13,7 @@ from eipnn.files import read_yaml
 from eipnn.labels import LabelStore
 from eipnn.run.execute import digest_files
 from eipnn.run.strategy import STRATEGIES, Strategy, own_strategies
-from eipnn.structures import read_dft_and_pool, resolve_all, without_isolated_atoms
+from eipnn.structures import open_dft_and_pool, resolve_all, without_isolated_atoms
 from eipnn.zeros import MODES
 
 STAGES = ("classify", "pretrain", "finetune")
@@ -105,10 +105,8 @@ class Experiment:
     def ids(self) -> tuple[list[str], list[str]]:
         """The ids of the DFT structures and of the pool, read once for all splits."""
         data = self.data
-        sets = read_dft_and_pool(data["dft"], data.get("pool"), data.get("energy_key"))
-        dft, pool = (
-            [atoms.info["config_id"] for atoms in without_isolated_atoms(frames)] for frames in sets
-        )
+        sets = open_dft_and_pool(data["dft"], data.get("pool"), data.get("energy_key"))
+        dft, pool = (list(without_isolated_atoms(structures).ids) for structures in sets)
         return dft, pool
 
     @cached_property

@@ -146,7 +146,7 @@ class ClassifierDataModule(StageDataModule):
     def labelled(self, ids: Sequence[str]) -> Configurations:
         source, eips = self.source, self.handover.eips
         frames = source.structures(ids)
-        n_atoms = np.array([len(atoms) for atoms in frames])
+        n_atoms = frames.sizes
         energies = source.eip_energies(ids, eips)
         label = best_eip_class(source.dft_energies(ids), energies, n_atoms, self.handover.limit)
         counts = np.bincount(label, minlength=len(eips) + 1)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms
 from ase.data import chemical_symbols
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -23,7 +22,7 @@ from eipnn.inputs.cache import InputSet
 from eipnn.stages.handover import Facts, Handover, Training
 from eipnn.stages.sampling import BatchPlan, EvaluationSampler, MixedSampler, plan_batches
 from eipnn.stages.source import EnergyZero, Source, SourceConfig, ZeroMode
-from eipnn.structures import read_structures
+from eipnn.structures import StructureStore, open_structures
 
 log = logging.getLogger("eipnn")
 
@@ -183,8 +182,7 @@ class StageDataModule(LightningDataModule):
     def elements(self) -> list[str]:
         """Symbols of the elements in the training configurations, sorted."""
         dft, eip = self.train_ids()
-        frames = self.source.structures([*dft, *eip])
-        return sorted({symbol for atoms in frames for symbol in set(atoms.symbols)})
+        return self.source.structures([*dft, *eip]).elements()
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -240,23 +238,23 @@ class StageDataModule(LightningDataModule):
     def make_predict(self) -> Configurations:
         """Configurations to predict: the file `structures`, or the pool."""
         if self.structures is not None:
-            frames = read_structures(self.structures, labels=False)
+            frames = open_structures(self.structures, labels=False)
         else:
             frames = self.source.structures(self.source.split.pool)
         return self.configurations(frames, self.predict_targets(frames))
 
-    def predict_targets(self, frames: Sequence[Atoms]) -> dict[str, Tensor]:
+    def predict_targets(self, frames: StructureStore) -> dict[str, Tensor]:
         """What a prediction needs beside the model's input."""
         return {}
 
-    def configurations(self, frames: Sequence[Atoms], targets: dict[str, Tensor]) -> Configurations:
+    def configurations(self, frames: StructureStore, targets: dict[str, Tensor]) -> Configurations:
         """The frames as a data set; `targets` are in their order."""
         if not frames:
             raise InputError(
                 f"no structures to work on: the split {self.config.split} marks none for this stage"
             )
         inputs = prepare(frames, self.handover.inputs, self.cache)
-        return Configurations([atoms.info["config_id"] for atoms in frames], inputs, targets)
+        return Configurations(frames.ids, inputs, targets)
 
     def train_dataloader(self) -> DataLoader:
         n_dft, n_eip = (len(ids) for ids in self.train_ids())

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from ase import Atoms
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam
@@ -26,6 +25,7 @@ from eipnn.stages.module import SchedulerCallable, StageModule
 from eipnn.stages.schedules import LinearDecay
 from eipnn.stages.source import DFT, EnergyZero, ZeroMode, scale_and_shift, selected
 from eipnn.stages.terms import EnergyMSE, EnergyTerm, EnergyTukey, Term
+from eipnn.structures import StructureStore
 
 log = logging.getLogger("eipnn")
 
@@ -217,7 +217,7 @@ class FinetuneDataModule(StageDataModule):
     def make_evaluation(self, ids: Sequence[str]) -> Configurations:
         return self.labelled(ids)
 
-    def predict_targets(self, frames: Sequence[Atoms]) -> dict[str, Tensor]:
+    def predict_targets(self, frames: StructureStore) -> dict[str, Tensor]:
         if self.delta_eip and self.structures:  # which the label store does not hold
             zeros = self.source.zero.totals(frames) + self._calculated(frames)
             return {"zero": torch.from_numpy(zeros)}
@@ -241,7 +241,7 @@ class FinetuneDataModule(StageDataModule):
         described = next(e for e in source.store.index["eips"] if e["name"] == name)
         return recorded.record(described, source.structures(ids), energies)
 
-    def _calculated(self, frames: Sequence[Atoms]) -> np.ndarray:
+    def _calculated(self, frames: StructureStore) -> np.ndarray:
         """Aligned energies (n,), eV, of the EIP that the network is trained on top of, by its calculator."""
         assert self.delta_eip is not None
         calculator = recorded.restore(self.delta_record())
@@ -288,11 +288,11 @@ class FinetuneDataModule(StageDataModule):
         energies = self.source.dft_energies(ids)
         return energies - self._delta_energies(self.source.structures(ids))
 
-    def _delta_energies(self, frames: Sequence[Atoms]) -> np.ndarray:
+    def _delta_energies(self, frames: StructureStore) -> np.ndarray:
         """Aligned energies of the EIP that the network is trained on top of (n,), eV; zeros without one."""
         if self.delta_eip is None:
             return np.zeros(len(frames))
-        ids = [atoms.info["config_id"] for atoms in frames]
+        ids = frames.ids
         energies = self.source.eip_energies(ids, [self.delta_eip])[:, 0]
         if len(lost := np.flatnonzero(np.isnan(energies))):
             raise InputError(
@@ -321,7 +321,7 @@ class FinetuneDataModule(StageDataModule):
         scale, shift = scale_and_shift(self.source.structures(train), self._dft_energies(train))
         return [scale], [shift]
 
-    def _zeros(self, frames: Sequence[Atoms]) -> Tensor:
+    def _zeros(self, frames: StructureStore) -> Tensor:
         """What is taken off each DFT energy (n,), eV, float64."""
         zeros = self.source.zero.totals(frames) + self._delta_energies(frames)
         return torch.from_numpy(zeros)

@@ -17,11 +17,12 @@ from eipnn.labels.leaderboard import Comparison, alignment_warning
 from eipnn.labels.ledger import require_labels
 from eipnn.structures import (
     Split,
-    energy,
-    is_isolated_atom,
+    StructureStore,
     isolated_energies,
-    read_dft_then_pool,
+    open_pool,
+    open_structures,
     read_split,
+    without_isolated_atoms,
 )
 from eipnn.structures.suspects import outlying_energies, same_structures
 from eipnn.units import (
@@ -106,26 +107,14 @@ class Source:
 
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
-        dft, self._read_pool = read_dft_then_pool(config.dft, config.pool, config.energy_key)
-        self.dft = _by_id(dft)
+        self.dft = open_structures(
+            config.dft, energy_key=config.energy_key, require_energy=True, beside=config.pool
+        )
         self.split: Split = read_split(config.split)
-        self.split.check(list(self.dft), self.split.pool, config.split)
+        self.split.check(self.dft.ids, self.split.pool, config.split)
         self._store: LabelStore | None = None
-        self._checked: set[str] = set()  # ids whose structures are those of the label store
         self.zero = self._fit_dft_zero()
         self._eip_zeros: dict[str, Zero] = {}
-
-    @cached_property
-    def pool(self) -> Mapping[str, Atoms]:
-        """The structures of the pool files, read when one is asked for; empty without such a file.
-
-        A structure that the split gives to the pool may come from the DFT files too: its energy is hidden from the
-        training.
-        """
-        pool = _by_id(self._read_pool())
-        if pool:
-            self.split.check(list(self.dft), [*pool, *self.dft], self.config.split)
-        return pool
 
     @property
     def store(self) -> LabelStore:
@@ -137,19 +126,37 @@ class Source:
             self._store = LabelStore.open(self.config.labels)
         return self._store
 
-    def structures(self, ids: Sequence[str]) -> list[Atoms]:
+    @cached_property
+    def pool(self) -> StructureStore:
+        """The structures of the pool's files, opened by those who ask for them.
+
+        A structure of the pool may come from the DFT file: its DFT energy is hidden from the training. Without a pool
+        file, what needs the pool says so when it is asked for.
+        """
+        pool = open_pool(self.config.pool, self.config.dft, self.dft)
+        if self.config.pool:
+            self.split.check(self.dft.ids, [*pool.ids, *self.dft.ids], self.config.split)
+        return pool
+
+    def structures(self, ids: Sequence[str]) -> StructureStore:
         """The structures with these ids, DFT or pool."""
+        known = np.array([i in self.dft for i in ids], dtype=np.bool_)
+        if known.all():
+            return self.dft.take(self.dft.rows(ids))
         if missing := [i for i in ids if i not in self.dft and i not in self.pool]:
             raise InputError(
                 f"{missing[0]}: the split {self.config.split} names it, but neither {self.config.dft} nor the "
                 f"pool {self.config.pool} holds it; set data.pool to the file that does"
             )
-        return [self.dft[i] if i in self.dft else self.pool[i] for i in ids]
+        stores = (self.dft, known), (self.pool, ~known)
+        parts = [s.take(s.rows(np.array(ids, object)[mine].tolist())) for s, mine in stores]
+        places = np.concatenate([np.flatnonzero(mine) for _, mine in stores])
+        return StructureStore.joined(parts).take(np.argsort(places))
 
     def dft_energies(self, ids: Sequence[str]) -> np.ndarray:
         """Aligned DFT energies (n,), eV."""
-        frames = [self.dft[i] for i in ids]
-        return self.zero.aligned(frames, np.array([_dft_energy(a) for a in frames]), "DFT")
+        frames = self.dft.take(self.dft.rows(ids))
+        return self.zero.aligned(frames, frames.energies, "DFT")
 
     def eip_energies(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Aligned energies (n, len(eips)), eV; NaN where an EIP gave no label."""
@@ -179,7 +186,7 @@ class Source:
         known = [i in self.dft for i in ids]
         dft = np.full(len(known), np.nan)
         dft[known] = self.dft_energies([i for i in ids if i in self.dft])
-        return (energies - dft) / np.array([len(atoms) for atoms in self.structures(ids)])
+        return (energies - dft) / self.structures(ids).sizes
 
     def warnings(self, eips: Sequence[str]) -> list[str]:
         """What a user should look at before the training: units, or else zeros, of DFT beside these EIPs (or none)."""
@@ -200,7 +207,7 @@ class Source:
     def _alignment_warning(self, eips: Sequence[str]) -> str | None:
         """A text where the DFT training energies are far from all of these EIPs, although both are aligned."""
         ids = self.split.train
-        n_atoms = np.array([len(atoms) for atoms in self.structures(ids)])
+        n_atoms = self.structures(ids).sizes
         eips = [name for name in eips if self._has_zero(name)]
         if not eips:
             return None
@@ -219,9 +226,9 @@ class Source:
         return [*self._isolated_note(set(used)), *self._repeated(parts), *self._outlying(used)]
 
     def _isolated_note(self, used: set[str]) -> Iterator[str]:
-        left = [a for i, a in self.dft.items() if is_isolated_atom(a) and i not in used]
+        left = [k for k in np.flatnonzero(self.dft.isolated) if self.dft.ids[k] not in used]
         if left:
-            elements = ", ".join(sorted({str(atoms.symbols) for atoms in left}))
+            elements = ", ".join(self.dft.elements(np.array(left)))
             yield (
                 f"{len(left)} of {len(self.dft)} DFT frames are isolated atoms ({elements}): not trained or tested on"
             )
@@ -239,12 +246,12 @@ class Source:
                 )
 
     def _outlying(self, ids: Sequence[str]) -> Iterator[str]:
-        frames = [self.dft[i] for i in ids if not is_isolated_atom(self.dft[i])]
-        energies = np.array([_dft_energy(atoms) for atoms in frames])
+        frames = without_isolated_atoms(self.structures(ids))
+        energies = frames.energies
         if far := outlying_energies(frames, energies):
             index, deviation = far[0]
             yield (
-                f"{frames[index].info['config_id']}: its DFT energy, {energies[index]:g} eV, is "
+                f"{frames.ids[index]}: its DFT energy, {energies[index]:g} eV, is "
                 f"{deviation:+.0f} eV/atom from the others of its composition; {len(far)} of {len(frames)} frames "
                 "are so far off: correct or remove them"
             )
@@ -273,21 +280,18 @@ class Source:
 
     def _fit_dft_zero(self) -> Zero:
         config = self.config.energy_zero
-        train = self.structures(self._zero_ids)
-        energies = np.array([_dft_energy(atoms) for atoms in train])
-        isolated = isolated_energies(list(self.dft.values()), config.energies)
-        return fit_zero(config.mode, train, energies, isolated=isolated)
+        isolated = isolated_energies(self.dft, config.energies)
+        train = self._zero_frames
+        return fit_zero(config.mode, train, train.energies, isolated=isolated)
 
     @property
-    def _zero_ids(self) -> list[str]:
+    def _zero_frames(self) -> StructureStore:
         """Training frames that zeros are fitted to: no free atoms, which would draw the fit away from the others."""
-        return [i for i in self.split.train if not is_isolated_atom(self.dft[i])]
+        return without_isolated_atoms(self.structures(self.split.train))
 
     def _raw_eip_energies(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Energies (n, len(eips)) as in the label store, eV, of ids that mean the same structures there."""
-        new = [name for name in ids if name not in self._checked]
-        self.store.check(self.structures(new))
-        self._checked.update(new)
+        self.store.check(self.structures(ids))
         return self.store.energies_of(ids, eips)
 
     def _fit_eip_zero(self, name: str) -> Zero:
@@ -295,13 +299,13 @@ class Source:
         config = configs.get(name, configs.get("*"))
         if config is None:
             raise InputError(f"eip_energy_zero names neither {name!r} nor '*' (all others)")
-        train = self._zero_ids
+        train = self._zero_frames
         return fit_zero(
             config.mode,
-            self.structures(train),
-            self._raw_eip_energies(train, [name])[:, 0],
+            train,
+            self._raw_eip_energies(train.ids, [name])[:, 0],
             isolated=config.energies,
-            reference=self.dft_energies(train),
+            reference=self.dft_energies(train.ids),
             source=name,
         )
 
@@ -321,14 +325,14 @@ def scale_and_shift(
         scale in eV (1 where nothing is left to scale), shift in eV by atomic number.
     """
     known = np.isfinite(energies)
-    numbers = sorted({int(z) for atoms in structures for z in atoms.numbers})
-    counts = np.array(
-        [[np.sum(atoms.numbers == z) for z in numbers] for atoms in structures], float
-    )[known]
+    numbers, composition = StructureStore.of(structures).composition()
+    counts = composition[known].astype(np.float64)
     shift = np.linalg.lstsq(counts, energies[known], rcond=None)[0]
     left = (energies[known] - counts @ shift) / counts.sum(axis=1)
     scale = float(np.sqrt(np.mean(left**2)))
-    return (scale if scale > 1e-6 else 1.0), dict(zip(numbers, shift.tolist(), strict=True))
+    return (scale if scale > 1e-6 else 1.0), dict(
+        zip(numbers.tolist(), shift.tolist(), strict=True)
+    )
 
 
 def source_of(settings: Mapping[str, Any]) -> Source:
@@ -354,23 +358,12 @@ def compare(source: Source) -> Comparison:
     frames = source.structures(ids)
     return Comparison(
         ids=tuple(ids),
-        elements=tuple("-".join(sorted(set(atoms.symbols))) for atoms in frames),
-        n_atoms=np.array([len(atoms) for atoms in frames]),
+        elements=frames.element_sets(),
+        n_atoms=frames.sizes,
         dft=source.dft_energies(ids),
         eips=source.store.eips,
         labels=source.eip_energies(ids, source.store.eips),
     )
-
-
-def _by_id(structures: Sequence[Atoms]) -> Mapping[str, Atoms]:
-    return {atoms.info["config_id"]: atoms for atoms in structures}
-
-
-def _dft_energy(atoms: Atoms) -> float:
-    value = energy(atoms)
-    if value is None:
-        raise InputError(f"{atoms.info['config_id']}: no DFT energy")
-    return value
 
 
 def selected(file: str | Path) -> dict[str, str]:

@@ -1,19 +1,17 @@
 """Files -> `ase.Atoms` with a stable id, energies in eV and forces in eV/A; train/val/test/pool splits."""
 
 from eipnn.structures.isolated import (
-    is_isolated_atom,
     isolated_atoms,
     isolated_energies,
     without_isolated_atoms,
 )
+from eipnn.structures.opened import open_dft_and_pool, open_pool, open_structures
 from eipnn.structures.paths import Paths, StructureError, resolve, resolve_all
 from eipnn.structures.read import (
     ENERGY_KEYS,
     FORCES_KEYS,
     MissingKeyError,
     energy,
-    read_dft_and_pool,
-    read_dft_then_pool,
     read_structures,
 )
 from eipnn.structures.split import (
@@ -24,6 +22,7 @@ from eipnn.structures.split import (
     read_split,
     write_split,
 )
+from eipnn.structures.store import StructureStore, is_isolated_atom
 
 __all__ = [
     "ENERGY_KEYS",
@@ -33,14 +32,16 @@ __all__ = [
     "Split",
     "SplitError",
     "StructureError",
+    "StructureStore",
     "energy",
     "fewer_frames",
     "is_isolated_atom",
     "isolated_atoms",
     "isolated_energies",
+    "open_dft_and_pool",
+    "open_pool",
+    "open_structures",
     "random_split",
-    "read_dft_and_pool",
-    "read_dft_then_pool",
     "read_split",
     "read_structures",
     "resolve",

@@ -6,18 +6,14 @@ train or to test on.
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from ase import Atoms
 
 from eipnn.structures.paths import StructureError
 from eipnn.structures.read import SAME_ENERGY, energy
+from eipnn.structures.store import StructureStore
 
-MARK = "isolatedatom"
 GIVEN = 1e-3  # eV; an energy in a configuration is often rounded
-
-
-def is_isolated_atom(atoms: Atoms) -> bool:
-    """Whether the file marks the frame as a free atom."""
-    return str(atoms.info.get("config_type", "")).lower().replace("_", "") == MARK
 
 
 def isolated_atoms(frames: Sequence[Atoms]) -> dict[str, float]:
@@ -26,9 +22,10 @@ def isolated_atoms(frames: Sequence[Atoms]) -> dict[str, float]:
     Raises `StructureError` where a marked frame holds several atoms, and where two of one element differ.
     """
     found: dict[str, float] = {}
-    for atoms in frames:
+    structures = StructureStore.of(frames)
+    for atoms in structures.take(np.flatnonzero(structures.isolated)):
         value = energy(atoms)
-        if not is_isolated_atom(atoms) or value is None:
+        if value is None:
             continue
         name, symbol = atoms.info["config_id"], atoms.symbols[0]
         if len(atoms) > 1:
@@ -60,6 +57,7 @@ def isolated_energies(
     return found | dict(given or {}) or None
 
 
-def without_isolated_atoms(frames: Sequence[Atoms]) -> list[Atoms]:
+def without_isolated_atoms(frames: Sequence[Atoms]) -> StructureStore:
     """The frames to train and to test on."""
-    return [atoms for atoms in frames if not is_isolated_atom(atoms)]
+    structures = StructureStore.of(frames)
+    return structures.take(np.flatnonzero(~structures.isolated))

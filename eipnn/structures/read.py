@@ -13,10 +13,9 @@ Every returned `Atoms` has
 Units are those that ASE's readers give, so a file in another unit is converted here and nowhere else.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 import numpy as np
 from ase import Atoms
@@ -27,7 +26,7 @@ from ase.io.formats import filetype, open_with_compression
 
 from eipnn.structures.check import geometry_problem, lost_cell
 from eipnn.structures.extxyz import read_extxyz
-from eipnn.structures.paths import Paths, StructureError, check_different, id_prefixes, resolve_all
+from eipnn.structures.paths import Paths, StructureError, id_prefixes, resolve_all
 
 ENERGY_KEYS = (
     "energy",
@@ -46,6 +45,15 @@ FORCES_KEYS = (
 )
 SAME_ENERGY = 1e-6  # eV; two labels this close are one label, written twice
 DATABASES = (".db", ".json")
+
+
+class Options(NamedTuple):
+    """How files are read, see `read_structures`."""
+
+    energy_key: str | None = None
+    forces_key: str | None = None
+    labels: bool = True
+    require_energy: bool = False
 
 
 class MissingKeyError(StructureError):
@@ -86,47 +94,16 @@ def read_structures(
     coincident atoms; an id given twice.
     """
     paths = resolve_all(files)
-    return _read(id_prefixes(paths), {}, energy_key, forces_key, labels, require_energy)
+    return read_files(id_prefixes(paths), Options(energy_key, forces_key, labels, require_energy))[
+        0
+    ]
 
 
-def read_dft_and_pool(
-    dft: Paths, pool: Paths | None, energy_key: str | None = None, require_energy: bool = True
-) -> tuple[list[Atoms], list[Atoms]]:
-    """The frames of the DFT files, with energies, and those of the pool files, without labels; see `read_structures`.
-
-    Ids are those that `read_structures` gives when it reads all these files at once. No id is in both.
-    """
-    structures, read_pool = read_dft_then_pool(dft, pool, energy_key, require_energy)
-    return structures, read_pool()
-
-
-def read_dft_then_pool(
-    dft: Paths, pool: Paths | None, energy_key: str | None = None, require_energy: bool = True
-) -> tuple[list[Atoms], Callable[[], list[Atoms]]]:
-    """As `read_dft_and_pool`, with a function that reads the pool: it may be large, and not everyone needs it."""
-    paths = resolve_all(dft)
-    pool_paths = resolve_all(pool) if pool else []
-    check_different([*paths, *pool_paths])
-    ids = id_prefixes([*paths, *pool_paths])
-    places: dict[str, tuple[Path, int]] = {}
-    structures = _read(
-        {path: ids[path] for path in paths}, places, energy_key, require_energy=require_energy
-    )
-    return structures, partial(
-        _read, {path: ids[path] for path in pool_paths}, places, labels=False
-    )
-
-
-def _read(
-    prefixes: dict[Path, str],
-    places: dict[str, tuple[Path, int]],
-    energy_key: str | None = None,
-    forces_key: str | None = None,
-    labels: bool = True,
-    require_energy: bool = False,
-) -> list[Atoms]:
-    """Frames of the files with these prefixes; `places` (id -> file and index) grows, no id may be in it before."""
+def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Atoms], list[int]]:
+    """The frames of files, each with what its ids begin with, and how many each file holds; see `read_structures`."""
     frames: list[Atoms] = []
+    counts: list[int] = []
+    places: dict[str, tuple[Path, int]] = {}  # of each id
     for path, prefix in prefixes.items():
         first = len(frames)
         for index, raw in enumerate(_raw_frames(path)):
@@ -140,22 +117,24 @@ def _read(
                     "give every frame its own"
                 )
             places[name] = path, index
-            if labels and (results := _labels(raw, where, energy_key, forces_key)):
+            if options.labels and (results := _labels(raw, where, options)):
                 atoms.calc = SinglePointCalculator(atoms, **results)
-            if require_energy and energy(atoms) is None:
+            if options.require_energy and energy(atoms) is None:
                 raise StructureError(
                     f"{where}: has no energy, and one is due here; name its key with energy_key or remove this frame"
                 )
             frames.append(atoms)
-        if len(frames) == first:
+        counts.append(len(frames) - first)
+        if not counts[-1]:
             raise StructureError(
                 f"{path}: holds no frames; give a file with at least one structure"
             )
-        if require_energy:
+        if options.require_energy:
             _check_not_all_zero(frames[first:], path)
-    for kind, key in (("energy", energy_key), ("forces", forces_key)) if labels else ():
-        _check_named_key(frames, list(prefixes), kind, key)
-    return frames
+    if options.labels:
+        _check_named_key(frames, list(prefixes), "energy", options.energy_key)
+        _check_named_key(frames, list(prefixes), "forces", options.forces_key)
+    return frames, counts
 
 
 def _raw_frames(path: Path) -> Iterator[Atoms]:
@@ -225,12 +204,14 @@ def _structure(raw: Atoms, default_id: str, where: str) -> Atoms:
     return atoms
 
 
-def _labels(
-    raw: Atoms, where: str, energy_key: str | None, forces_key: str | None
-) -> dict[str, Any]:
+def _labels(raw: Atoms, where: str, options: Options) -> dict[str, Any]:
     recognised = dict(raw.calc.results) if raw.calc is not None else {}
-    found_energy = _label({**raw.info, **recognised}, "energy", ENERGY_KEYS, energy_key, where)
-    found_forces = _label({**raw.arrays, **recognised}, "forces", FORCES_KEYS, forces_key, where)
+    found_energy = _label(
+        {**raw.info, **recognised}, "energy", ENERGY_KEYS, options.energy_key, where
+    )
+    found_forces = _label(
+        {**raw.arrays, **recognised}, "forces", FORCES_KEYS, options.forces_key, where
+    )
     results: dict[str, Any] = {}
     if found_energy is not None:
         results["energy"] = _checked(found_energy, (), "energy", where)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
+from eipnn.structures.store import StructureStore
+
 SPREADS = 30  # of the energies per atom; ...
 LEAST = 10.0  # eV/atom; ... and no chemistry goes so far
 ROUNDS = 30
@@ -25,8 +27,7 @@ def outlying_energies(frames: Sequence[Atoms], energies: np.ndarray) -> list[tup
         index and deviation (eV/atom) of each frame that is more than `SPREADS` robust standard deviations and `LEAST`
         from the others, the largest first.
     """
-    elements = sorted({int(z) for atoms in frames for z in set(atoms.numbers)})
-    counts = np.array([[np.sum(a.numbers == z) for z in elements] for a in frames], float)
+    counts = StructureStore.of(frames).composition()[1].astype(np.float64)
     n_atoms = counts.sum(axis=1)
     shares, per_atom = counts / n_atoms[:, None], energies / n_atoms
     left = per_atom - np.median(per_atom)

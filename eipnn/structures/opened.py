@@ -1,0 +1,147 @@
+"""Structure files, read once: later calls and other processes map the arrays that the first one left in the cache.
+
+They are known by the content of the files, how they are read and the code that reads them.
+"""
+
+import hashlib
+import logging
+import os
+from functools import cache
+from pathlib import Path
+
+import ase
+from filelock import FileLock
+
+from eipnn.cache import STRUCTURES, cache_folder, cache_limit, prune, remove
+from eipnn.errors import InputError
+from eipnn.files import DiskFullError
+from eipnn.structures.paths import Paths, StructureError, check_different, id_prefixes, resolve_all
+from eipnn.structures.read import Options, read_files
+from eipnn.structures.store import StructureStore
+
+log = logging.getLogger("eipnn")
+
+
+def open_structures(
+    files: Paths,
+    *,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    labels: bool = True,
+    require_energy: bool = False,
+    beside: Paths | None = None,
+) -> StructureStore:
+    """The frames that `read_structures` reads, as a store.
+
+    Args:
+        files: see `read_structures`, as for the others but the last.
+        beside: more files: ids are those that `read_structures` gives when it reads all at once.
+
+    Raises `StructureError` as `read_structures` does, and where a file is named twice.
+    """
+    paths = resolve_all(files)
+    others = resolve_all(beside) if beside else []
+    check_different([*paths, *others])
+    prefixes = id_prefixes([*paths, *others])
+    options = Options(energy_key, forces_key, labels, require_energy)
+    return _open({path: prefixes[path] for path in paths}, options)
+
+
+def open_pool(pool: Paths | None, dft: Paths, known: StructureStore) -> StructureStore:
+    """The frames of the pool's files without labels, where `known` are those of the DFT files.
+
+    Raises `StructureError` as `open_structures` does, and where an id is in both.
+    """
+    if not pool:
+        return StructureStore.of([])
+    store = open_structures(pool, labels=False, beside=dft)
+    if both := set(known.ids) & set(store.ids):
+        row = next(row for row, name in enumerate(store.ids) if name in both)
+        name = store.ids[row]
+        (file, frame), (other, first) = store.where(row), known.where(int(known.rows([name])[0]))
+        raise StructureError(
+            f"{file}: frame {frame} ({name}): frame {first} of {other} has the same config_id; give every frame its own"
+        )
+    return store
+
+
+def open_dft_and_pool(
+    dft: Paths, pool: Paths | None, energy_key: str | None = None, require_energy: bool = True
+) -> tuple[StructureStore, StructureStore]:
+    """The frames of the DFT files, with energies, and those of the pool files, without labels; no id is in both."""
+    known = open_structures(
+        dft, energy_key=energy_key, require_energy=require_energy, beside=pool or None
+    )
+    return known, open_pool(pool, dft, known)
+
+
+def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
+    if not all(path.is_file() for path in prefixes):  # some formats are folders
+        return _read(prefixes, options)
+    cache_limit()  # a wrong one is said before the work
+    paths = list(prefixes)
+    try:
+        folder = cache_folder() / f"{STRUCTURES}{_digest(prefixes, options)}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"))
+        if (found := _mapped(folder, paths)) is not None:
+            return found
+        lock.acquire()  # of several processes one reads
+    except OSError as error:
+        log.warning("structures are not kept: %s", error)
+        return _read(prefixes, options)
+    try:
+        found = _mapped(folder, paths)
+        return found if found is not None else _kept(_read(prefixes, options), folder, paths)
+    finally:
+        lock.release()
+
+
+def _read(prefixes: dict[Path, str], options: Options) -> StructureStore:
+    frames, counts = read_files(prefixes, options)
+    store = StructureStore.of(frames)
+    store.files = list(zip(prefixes, counts, strict=True))
+    return store
+
+
+def _kept(store: StructureStore, folder: Path, paths: list[Path]) -> StructureStore:
+    """What was read, as it lies in the cache now; in memory where it cannot be kept."""
+    try:
+        store.write(folder)
+        prune(folder.parent)
+    except (DiskFullError, OSError) as error:
+        log.warning("structures are not kept: %s", error)
+        return store
+    return _mapped(folder, paths) or store
+
+
+def _mapped(folder: Path, paths: list[Path]) -> StructureStore | None:
+    """The store in the folder, None where there is none or it is damaged."""
+    if not folder.exists():
+        return None
+    try:
+        store = StructureStore.open(folder, paths)
+        os.utime(folder)  # the time of its last use, for `prune`
+    except (InputError, OSError):
+        log.warning("%s: damaged structures in the cache: the files are read again", folder)
+        remove(folder)
+        return None
+    return store
+
+
+def _digest(prefixes: dict[Path, str], options: Options) -> str:
+    digest = hashlib.sha256(f"{_reader()} {options}".encode())
+    for path, prefix in prefixes.items():
+        with path.open("rb") as stream:
+            whole = hashlib.file_digest(stream, "sha256").hexdigest()
+        # a file's name may say its format
+        digest.update(f"\n{path.name} {prefix} {whole}".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _reader() -> str:
+    """What reads them: ASE's version and the code of this package."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+    return f"{ase.__version__} {digest.hexdigest()}"
