@@ -44,10 +44,17 @@ def graph_of(batch: Batch) -> AtomicGraph:
 
 def pair_vectors(batch: Batch) -> Tensor:
     """Vectors from i to the image of j, (P, 3) in A, differentiable in positions and cell."""
-    i, j = batch.edge_index
+    return vectors_between(batch.pos, batch.cell, batch.edge_index, batch.edge_shift, batch.batch)
+
+
+def vectors_between(
+    pos: Tensor, cell: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor
+) -> Tensor:
+    """The same of the fields of `Graph` and `Inputs`."""
+    i, j = edge_index
     # no matrix product, which mixed precision would round to three digits
-    translation = (batch.edge_shift.unsqueeze(-1) * batch.cell[batch.batch[i]]).sum(dim=1)
-    return batch.pos[j] - batch.pos[i] + translation
+    translation = (edge_shift.unsqueeze(-1) * cell[batch[i]]).sum(dim=1)
+    return pos[j] - pos[i] + translation
 
 
 class Graphs:

@@ -38,7 +38,7 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
 from eipnn.errors import InputError
-from eipnn.inputs import AtomicGraph
+from eipnn.inputs.base import AtomicGraph, vectors_between
 from eipnn.potential.potential import Potential
 
 RECORD = "eipnn.json"
@@ -65,9 +65,8 @@ class PlainPotential(nn.Module):
     ) -> Tensor:
         """-> energies (B,) in eV, float64."""
         size = cell.shape[0]
-        i, j = edge_index
-        translation = (edge_shift.unsqueeze(-1) * cell[batch[i]]).sum(dim=1)
-        graph = AtomicGraph(z, edge_index, pos[j] - pos[i] + translation, batch, size)
+        vectors = vectors_between(pos, cell, edge_index, edge_shift, batch)
+        graph = AtomicGraph(z, edge_index, vectors, batch, size)
         energy = global_add_pool(self.potential(graph), batch, size)
         zero = energy.new_zeros(size).index_add(0, batch, self.zero[z])
         return energy * (1 + 0 * zero) + zero  # of an unknown element, the forces are NaN too
