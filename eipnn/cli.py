@@ -91,9 +91,7 @@ class StageParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `UsageError`."""
-        if (
-            not self.exit_on_error
-        ):  # of a class within the configuration: its own parser tells of it
+        if not self.exit_on_error:  # of a class within the configuration: its own parser tells of it
             super().error(message, ex)
         raise UsageError(in_one_line(message, self.names())) from ex
 
@@ -156,9 +154,7 @@ class EipnnCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The data module is given what the model knows, see `eipnn.stages.handover`."""
-        parser.link_arguments(
-            "model", "data.init_args.handover", lambda model: model.handover, apply_on="instantiate"
-        )
+        parser.link_arguments("model", "data.init_args.handover", lambda model: model.handover, apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
         """Refuse a bad checkpoint before the data are read. Lightning takes classes and settings from it here."""
@@ -173,9 +169,7 @@ class EipnnCLI(LightningCLI):
         else:
             for file in config_files(sys.argv[1:] if args is None else args):
                 if not isinstance(read_yaml(file), dict):
-                    raise InputError(
-                        f"{file}: must be a mapping with the keys model, data, trainer, ..."
-                    )
+                    raise InputError(f"{file}: must be a mapping with the keys model, data, trainer, ...")
             self.config = parser.parse_args(args)
         seed = self.config.get(self.config.get("subcommand", ""), self.config)["seed_everything"]
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
@@ -315,9 +309,7 @@ def main() -> None:
             EipnnCLI(ending=ending)
     except SIGTERMException:
         raise Terminated from None
-    except (
-        SystemExit
-    ) as end:  # Lightning ends a training that was stopped from the keyboard as failed
+    except SystemExit as end:  # Lightning ends a training that was stopped from the keyboard as failed
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise

@@ -77,18 +77,14 @@ def parser_of(function: Callable[..., None]) -> Parser:
         description="\n\n".join(filter(None, (text.short_description, text.long_description))),
         formatter_class=argparse.HelpFormatter,
     )
-    described = {
-        p.arg_name: " ".join((p.description or "").split()).rstrip(".") for p in text.params
-    }
+    described = {p.arg_name: " ".join((p.description or "").split()).rstrip(".") for p in text.params}
     hints = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         flag = f"--{name.rstrip('_').replace('_', '-')}"
         flags = [name] if positional else ["-o", flag] if name == "output" else [flag]
         settings = _settings(name, hints[name], parameter.default, described[name])
-        settings |= (
-            {} if positional else {"dest": name, "required": parameter.default is parameter.empty}
-        )
+        settings |= {} if positional else {"dest": name, "required": parameter.default is parameter.empty}
         parser.add_argument(*flags, **settings)
     return parser
 
@@ -142,9 +138,7 @@ def _kind(hint: Any) -> tuple[Callable[[str], Any], Which]:
     if get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], Which):
         return get_args(hint)[0], hint.__metadata__[0]
     if names := _names(hint):
-        return str, Which(
-            f"one of {', '.join(names)}" if len(names) > 1 else names[0], names.__contains__
-        )
+        return str, Which(f"one of {', '.join(names)}" if len(names) > 1 else names[0], names.__contains__)
     return hint, Which({str: "a text", Path: "a path"}[hint], lambda value: True)
 
 

@@ -37,9 +37,7 @@ def write_atomically(file: Path, content: str | bytes) -> None:
             with part.open("wb") as stream:
                 stream.write(content.encode() if isinstance(content, str) else content)
                 stream.flush()
-                os.fsync(
-                    stream.fileno()
-                )  # else a power cut may leave the new name with nothing in it
+                os.fsync(stream.fileno())  # else a power cut may leave the new name with nothing in it
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)

@@ -17,13 +17,9 @@ class NeighbourList:
     """
 
     def __init__(self, cutoff: float, skin: float = 0.0) -> None:
-        self._finder = vesin.NeighborList(
-            cutoff=cutoff, full_list=False, sorted=True, skin=skin, n_threads=1
-        )
+        self._finder = vesin.NeighborList(cutoff=cutoff, full_list=False, sorted=True, skin=skin, n_threads=1)
 
-    def __call__(
-        self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pairs of one configuration.
 
         Args:

@@ -25,9 +25,7 @@ class PredictionWriter(Callback):
         self.folder = folder
         self._parts: list[dict[str, Tensor]] = []
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         self._parts.append({k: v.detach().cpu() for k, v in outputs.items()})
 
     on_predict_batch_end = on_test_batch_end  # type: ignore[assignment]
@@ -42,9 +40,7 @@ class PredictionWriter(Callback):
     def _write(self, trainer: Trainer, module: Any, name: str, ids: list[str]) -> None:
         own = {k: torch.cat([part[k] for part in self._parts]) for k in self._parts[0]}
         self._parts = []
-        joined = {
-            k: v.cpu().reshape(-1, *own[k].shape[1:]) for k, v in module.all_gather(own).items()
-        }
+        joined = {k: v.cpu().reshape(-1, *own[k].shape[1:]) for k, v in module.all_gather(own).items()}
         if not trainer.is_global_zero:
             return
         real = joined.pop("weight") > 0  # the others pad the last round of several processes

@@ -83,11 +83,7 @@ def _watch(command: str, rank: int, trainer: Any, signals: int, over: threading.
             _end(command, 128 + signal.SIGTERM, others, sigterm_said(command))
         for number, process in enumerate(others, start=1):
             if code := process.poll():
-                said = (
-                    f"process {number} was killed by {signal.Signals(-code).name}"
-                    if code < 0
-                    else ""
-                )
+                said = f"process {number} was killed by {signal.Signals(-code).name}" if code < 0 else ""
                 if code == -signal.SIGTERM:  # before it could tell
                     said = sigterm_said(command)
                 _end(command, code if code > 0 else 128 - code, others, said)

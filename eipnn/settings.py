@@ -62,14 +62,10 @@ def in_one_line(message: str, names: Iterable[str]) -> str:
     return _cut(f"{where}: {said}" if where and not said.startswith(where) else said)
 
 
-def _said(
-    texts: list[str], values: dict[int, str], owner: str, where: str, names: Iterable[str]
-) -> str:
+def _said(texts: list[str], values: dict[int, str], owner: str, where: str, names: Iterable[str]) -> str:
     """The reasons of one place, in the words of this program."""
     text = texts[0]
-    unknown = (
-        r"(?:Subcommand '.*' does not accept o|Group '(.*)' does not accept o|O)ption '([^']*)'"
-    )
+    unknown = r"(?:Subcommand '.*' does not accept o|Group '(.*)' does not accept o|O)ption '([^']*)'"
     if option := re.match(unknown, text):
         name = ".".join(filter(None, option.groups()))
         known = settings_of(owner) if owner else names

@@ -24,9 +24,7 @@ def read_tensors(file: Path) -> Any:
                 raise ValueError(f"damaged: the checksum of {damaged} does not fit")
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own words advise to run the code
-        raise ValueError(
-            "it holds more than plain values and tensors, which could run code"
-        ) from error
+        raise ValueError("it holds more than plain values and tensors, which could run code") from error
     except Exception as error:  # zipfile, pickle and torch raise many kinds
         raise ValueError(" ".join(f"{error}".split()) or type(error).__name__) from error
 

@@ -93,9 +93,7 @@ def yardstick_references(structures: Sequence[Atoms]) -> References:
     return References("a crude universal potential", energies, forces, signs=False)
 
 
-def label_references(
-    structures: Sequence[Atoms], store: LabelStore, eips: Sequence[str]
-) -> References:
+def label_references(structures: Sequence[Atoms], store: LabelStore, eips: Sequence[str]) -> References:
     """The labels of these EIPs."""
     ids = [atoms.info["config_id"] for atoms in structures]
     columns = [store.eips.index(name) for name in eips]
@@ -144,10 +142,7 @@ def force_warning(structures: Sequence[Atoms], references: References, source: s
     what = f"{source}: the forces "
     unit = likely(ratio, FORCE_UNITS)
     if unit != "eV":
-        return (
-            f"{what}are {ratio:.2g} times those of {references.name}: {unit}? eV/A are due; "
-            "convert the file"
-        )
+        return f"{what}are {ratio:.2g} times those of {references.name}: {unit}? eV/A are due; convert the file"
     if references.signs and cosine < -CORRELATED:
         return f"{what}point against those of {references.name}: gradients? Forces are due; change the sign"
     return None
@@ -203,9 +198,7 @@ def is_per_atom(energies: np.ndarray, counts: np.ndarray, references: np.ndarray
     return best[1] < PER_ATOM * best[0]
 
 
-def force_ratio(
-    structures: Sequence[Atoms], references: Sequence[np.ndarray]
-) -> tuple[float, float] | None:
+def force_ratio(structures: Sequence[Atoms], references: Sequence[np.ndarray]) -> tuple[float, float] | None:
     """Cosine between the forces and those of the reference with their directions best, and the ratio of sizes.
 
     The ratio is a median over the references that are about as good: directions hardly depend on the sizes. Both are

@@ -30,9 +30,7 @@ def yardstick(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
     import vesin  # which imports torch: seconds that a command's --help need not wait for
 
     radii = covalent_radii[atoms.numbers]
-    finder = vesin.NeighborList(
-        cutoff=2 * REACH * max(STRETCHES) * float(radii.max()), full_list=True, n_threads=1
-    )
+    finder = vesin.NeighborList(cutoff=2 * REACH * max(STRETCHES) * float(radii.max()), full_list=True, n_threads=1)
     cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
     i, j, r, d = finder.compute(atoms.positions, cell, atoms.pbc, quantities="ijdD")
     found = [_one(len(atoms), i, j, r, d, stretch * (radii[i] + radii[j])) for stretch in STRETCHES]

@@ -43,9 +43,7 @@ class Zero:
             raise ZeroError(f"energy zero {self.mode!r} is unknown; use one of {', '.join(MODES)}")
         for element, energy in self.energies.items():
             if not np.isfinite(energy):
-                raise ZeroError(
-                    f"the energy zero of {element} is {energy}; give a finite number in eV"
-                )
+                raise ZeroError(f"the energy zero of {element} is {energy}; give a finite number in eV")
 
     def total(self, atoms: Atoms) -> float:
         """The zero of a whole structure: the sum of its atoms' E0 (eV).
@@ -100,9 +98,7 @@ def fit_zero(
     """
     target = np.asarray(energies, dtype=np.float64)
     if target.shape != (len(structures),):
-        raise ZeroError(
-            f"{source}: {len(structures)} structures and energies of the shape {target.shape}"
-        )
+        raise ZeroError(f"{source}: {len(structures)} structures and energies of the shape {target.shape}")
     if reference is not None:
         target = target - np.asarray(reference, dtype=np.float64)
     known = np.flatnonzero(np.isfinite(target))
@@ -128,9 +124,7 @@ def _isolated(elements: list[str], isolated: Mapping[str, float] | None) -> Zero
     return Zero("isolated_atoms", {element: float(isolated[element]) for element in elements})
 
 
-def _least_squares(
-    elements: list[str], structures: StructureStore, target: np.ndarray, source: str
-) -> Zero:
+def _least_squares(elements: list[str], structures: StructureStore, target: np.ndarray, source: str) -> Zero:
     if not structures:
         raise ZeroError("0 labelled frames do not determine an energy zero; use isolated_atoms")
     numbers, counts = structures.composition()

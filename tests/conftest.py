@@ -13,8 +13,9 @@ from hypothesis import settings
 from run_stages import experiment, fake, run  # noqa: F401 (fixtures)
 from tiny import Tiny, eipnn_stage, make_tiny, stage_config
 
-# A busy machine is no failure.
-settings.register_profile("unhurried", deadline=None)
+# A busy machine is no failure. Each run tries the same examples; new ones: --hypothesis-profile=search.
+settings.register_profile("unhurried", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("unhurried")
 
 STAGES = ("Classifier", "Pretrain", "Finetune")

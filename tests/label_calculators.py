@@ -20,9 +20,7 @@ class Springs(Calculator):
         self.stiffness = stiffness
         self.seconds = seconds
 
-    def calculate(
-        self, atoms: Any = None, properties: Any = None, changes: Any = all_changes
-    ) -> None:
+    def calculate(self, atoms: Any = None, properties: Any = None, changes: Any = all_changes) -> None:
         super().calculate(atoms, properties, changes)
         if self.seconds:
             time.sleep(self.seconds)
@@ -47,9 +45,7 @@ class Trouble(Springs):
         self.how = how
         self.n_atoms = n_atoms
 
-    def calculate(
-        self, atoms: Any = None, properties: Any = None, changes: Any = all_changes
-    ) -> None:
+    def calculate(self, atoms: Any = None, properties: Any = None, changes: Any = all_changes) -> None:
         super().calculate(atoms, properties, changes)
         if len(atoms) != self.n_atoms:
             return
@@ -83,9 +79,7 @@ class Memory(Springs):
         super().reset()
         self.calls = 0
 
-    def calculate(
-        self, atoms: Any = None, properties: Any = None, changes: Any = all_changes
-    ) -> None:
+    def calculate(self, atoms: Any = None, properties: Any = None, changes: Any = all_changes) -> None:
         super().calculate(atoms, properties, changes)
         self.calls += 1
         self.results["energy"] += self.calls

@@ -21,9 +21,7 @@ def fetch(name: str, folder: Path, *archives: Path) -> int:
     return exit_code("fetch", name, "-o", str(folder), *given)
 
 
-def rattled(
-    rng: np.random.Generator, symbol: str, a: float, n: int
-) -> tuple[np.ndarray, np.ndarray]:
+def rattled(rng: np.random.Generator, symbol: str, a: float, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions (n, 4, 3) and cells (n, 3, 3) of disturbed fcc crystals, A."""
     frames = [bulk(symbol, "fcc", a=a * rng.uniform(0.95, 1.1), cubic=True) for _ in range(n)]
     positions = np.array([atoms.positions for atoms in frames]) + rng.normal(0, 0.1, (n, 4, 3))

@@ -76,10 +76,7 @@ def write_silicon(folder: Path) -> Silicon:
     """Write structures and splits; the first structure of the pool is the first test frame of split 1, doubled."""
     files = {"dft": N_DFT, "pool": N_POOL}
     dft, pool = (
-        {
-            a.info["config_id"]: a
-            for a in ase.io.read(resolve(f"bundled:si_mini/{name}.extxyz"), f":{n}")
-        }
+        {a.info["config_id"]: a for a in ase.io.read(resolve(f"bundled:si_mini/{name}.extxyz"), f":{n}")}
         for name, n in files.items()
     )
     silicon = Silicon(folder, dft, pool)
@@ -111,9 +108,7 @@ def write_run(
         fold = run / f"split-{split}" / f"seed-{seed}"
         if frames is not None:
             for strategy in strategies:
-                write_training(
-                    fold / f"frames-{frames}", silicon, strategy, split, seed, frames, larger
-                )
+                write_training(fold / f"frames-{frames}", silicon, strategy, split, seed, frames, larger)
             continue
         if any("la" in s for s in strategies):
             write_classifier(fold, silicon, split, seed)

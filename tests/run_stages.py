@@ -115,10 +115,7 @@ def assert_same_results(one: Path, other: Path) -> None:
             )  # checkpoints hold the places of their files
         assert a == b
     for file in one.rglob("best.ckpt"):
-        weights = [
-            torch.load(f, weights_only=True)["state_dict"]
-            for f in (file, other / file.relative_to(one))
-        ]
+        weights = [torch.load(f, weights_only=True)["state_dict"] for f in (file, other / file.relative_to(one))]
         assert weights[0].keys() == weights[1].keys()
         assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items()), file
     for file in one.rglob("*.csv"):

@@ -95,9 +95,7 @@ def test_dynamics_at_constant_pressure_evaluate_once_a_step(checkpoint, monkeypa
     atoms = alloy(checkpoint=checkpoint, dtype="float64")
     evaluated = Mock(wraps=atoms.calc.potential.predict)
     monkeypatch.setattr(atoms.calc.potential, "predict", evaluated)
-    run = MelchionnaNPT(
-        atoms, 2 * units.fs, temperature_K=300, externalstress=0.0, ttime=20, pfactor=100.0
-    )
+    run = MelchionnaNPT(atoms, 2 * units.fs, temperature_K=300, externalstress=0.0, ttime=20, pfactor=100.0)
     volume = atoms.get_volume()
     run.run(4)
     atoms.get_total_energy()
@@ -134,9 +132,7 @@ def test_atoms_that_have_no_energy(checkpoint, change, message):
     """Some would end the process in the neighbour list, others give a number."""
     atoms = alloy(checkpoint=checkpoint)
     change(atoms)
-    with pytest.raises(
-        InputError, match=f"the potential has no energy of these atoms: .*{message}"
-    ):
+    with pytest.raises(InputError, match=f"the potential has no energy of these atoms: .*{message}"):
         atoms.get_potential_energy()
 
 

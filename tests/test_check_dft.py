@@ -128,9 +128,7 @@ def test_equation_of_state(script: dict) -> None:
     assert script["problems"](found) == ["a rough equation of state"]
 
 
-def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
         monkeypatch.setattr(sys, "path", sys.path.copy())

@@ -104,9 +104,7 @@ def test_init_from_takes_the_representation_alone(tiny, trained):
 
 def test_init_from_refuses_what_does_not_fit(tiny, trained, tmp_path):
     pretrained, classifier = best(trained["Pretrain"]), best(trained["Classifier"])
-    absent, text, foreign, weights = (
-        tmp_path / f"{n}.ckpt" for n in ("absent", "text", "foreign", "w")
-    )
+    absent, text, foreign, weights = (tmp_path / f"{n}.ckpt" for n in ("absent", "text", "foreign", "w"))
     text.write_text("weights")
     torch.save({"state_dict": {}}, foreign)
     torch.save({"embedding": torch.zeros(3)}, weights)

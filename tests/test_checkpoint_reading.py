@@ -158,10 +158,7 @@ def test_what_is_wrong_in_a_record_is_said(trained, tmp_path, changes, message):
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
     max_leaves=5,
 )
 KEYS = ("stage", "representation", "eips", "settings", "elements", "zeros", "cutoff", "units")

@@ -66,9 +66,7 @@ def test_the_configuration_that_is_left_trains_the_same(tiny, trained, tmp_path)
     assert config["trainer"]["max_epochs"] == 2
     config["trainer"]["default_root_dir"] = str(tmp_path)
     root = eipnn_stage("fit", config)
-    weights = [
-        torch.load(best(r), weights_only=True)["state_dict"] for r in (root, trained["Finetune"])
-    ]
+    weights = [torch.load(best(r), weights_only=True)["state_dict"] for r in (root, trained["Finetune"])]
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=0, atol=0)
 
@@ -250,8 +248,7 @@ def test_the_last_epoch_is_kept_although_an_earlier_one_is_the_best(tiny, tmp_pa
     config = stage_config(tiny, "Classifier", tmp_path, max_epochs=4)  # its accuracy does not rise
     root = eipnn_stage("fit", config)
     epochs = {
-        name: torch.load(root / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"]
-        for name in ("best", "last")
+        name: torch.load(root / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")
     }
     assert epochs["best"] < epochs["last"] == 3
 
@@ -262,10 +259,7 @@ def assert_same_training(one, other) -> None:
     for name in ("epochs", "gradient_steps", "monitor", "best_score"):
         assert a[name] == b[name], name
     for name in ("best", "last"):
-        first, second = (
-            torch.load(root / "checkpoints" / f"{name}.ckpt", weights_only=True)
-            for root in (one, other)
-        )
+        first, second = (torch.load(root / "checkpoints" / f"{name}.ckpt", weights_only=True) for root in (one, other))
         assert first["epoch"] == second["epoch"]
         for part in ("state_dict", "optimizer_states", "lr_schedulers"):
             torch.testing.assert_close(first[part], second[part], rtol=0, atol=0)
@@ -365,9 +359,7 @@ def test_callbacks_of_the_user_take_the_place_of_ours(tiny, tmp_path):
     bar = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar"}
     writer = {"class_path": "eipnn.predictions.PredictionWriter", "init_args": {"folder": "there"}}
     trainer = {"callbacks": [bar, writer], "enable_progress_bar": True}
-    callbacks = objects(
-        stage_config(tiny, "Finetune", tmp_path, **trainer), tmp_path
-    ).trainer.callbacks
+    callbacks = objects(stage_config(tiny, "Finetune", tmp_path, **trainer), tmp_path).trainer.callbacks
     kinds = [type(c).__name__ for c in callbacks]
     assert kinds.count("TQDMProgressBar") == kinds.count("PredictionWriter") == 1
     assert "ProgressBar" not in kinds
@@ -415,18 +407,14 @@ def test_a_training_that_max_time_ends_goes_on_as_if_it_had_not(tiny, tmp_path):
     ],
 )
 def test_what_ended_a_training_is_recorded(tiny, tmp_path, trainer, ended):
-    fit = read_json(
-        eipnn_stage("fit", stage_config(tiny, "Finetune", tmp_path, **trainer)) / "fit.json"
-    )
+    fit = read_json(eipnn_stage("fit", stage_config(tiny, "Finetune", tmp_path, **trainer)) / "fit.json")
     assert (fit["ended"], fit["mode"]) == (ended, "min")
 
 
 def test_progress_is_shown_by_rich(tiny, tmp_path):
     config = stage_config(tiny, "Finetune", tmp_path)
     del config["trainer"]["enable_progress_bar"]
-    bars = [
-        c for c in objects(config, tmp_path).trainer.callbacks if isinstance(c, RichProgressBar)
-    ]
+    bars = [c for c in objects(config, tmp_path).trainer.callbacks if isinstance(c, RichProgressBar)]
     assert [type(bar).__name__ for bar in bars] == ["ProgressBar"]
 
 

@@ -189,10 +189,7 @@ def test_sigterm_lets_a_command_put_its_things_away(capsys):
 
     assert exit_code("label", work) == 143
     assert steps == ["put away"]
-    assert (
-        capsys.readouterr().err
-        == "eipnn label: ended by SIGTERM; the same command goes on from here\n"
-    )
+    assert capsys.readouterr().err == "eipnn label: ended by SIGTERM; the same command goes on from here\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -205,9 +202,7 @@ def test_a_training_ends_as_all_commands(tiny, tmp_path, monkeypatch, capsys, nu
     config = tmp_path / "given.yaml"
     config.write_text(yaml.safe_dump(stage_config(tiny, "Finetune", tmp_path)))
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # shells have it ignored in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
     try:
         assert status("fit", "--config", config) == code
     finally:

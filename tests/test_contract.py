@@ -155,21 +155,15 @@ def numbers(cls) -> list[str]:
 
 
 def test_numbers_that_make_no_network_are_refused(backbone):
-    known = (
-        {"elements": ["C", "Si"]} if "elements" in inspect.signature(backbone).parameters else {}
-    )
+    known = {"elements": ["C", "Si"]} if "elements" in inspect.signature(backbone).parameters else {}
     names = numbers(backbone)
     assert "cutoff" in names
     for name in names:
         for value in (-1, math.nan):
-            with pytest.raises(
-                InputError, match=rf"^{backbone.__name__}: {name} must be .*not {value}"
-            ):
+            with pytest.raises(InputError, match=rf"^{backbone.__name__}: {name} must be .*not {value}"):
                 build(backbone, **known, **{name: value})
         if name not in ("max_L", "max_ell", "l_max"):
-            with pytest.raises(
-                InputError, match=rf"^{backbone.__name__}: {name} must be positive, not 0"
-            ):
+            with pytest.raises(InputError, match=rf"^{backbone.__name__}: {name} must be positive, not 0"):
                 build(backbone, **known, **{name: 0})
 
 

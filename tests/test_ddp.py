@@ -67,9 +67,7 @@ for arguments in {commands!r}:
 def run_to_end(command: list[str], limit: float = 900) -> None:
     """Run a process and those that it starts; all are ended where they hang."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True
-    )
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
     try:
         assert process.wait(limit) == 0
     except subprocess.TimeoutExpired:
@@ -79,9 +77,7 @@ def run_to_end(command: list[str], limit: float = 900) -> None:
 
 def written(config: dict, callback: str) -> dict:
     """The configuration with a callback of this file, and the arguments that name it."""
-    return config | {
-        "trainer": config["trainer"] | {"callbacks": [{"class_path": f"test_ddp.{callback}"}]}
-    }
+    return config | {"trainer": config["trainer"] | {"callbacks": [{"class_path": f"test_ddp.{callback}"}]}}
 
 
 def command_of(name: str, config: dict, checkpoint: str | None = None) -> list[str]:
@@ -204,8 +200,7 @@ def test_a_selection_of_two_processes_holds_every_frame_once(tiny, trained, pair
     config = stage_config(tiny, "Classifier", tmp_path / "two-Classifier")
     eipnn_stage("predict", config, "--ckpt_path", best(trained["Classifier"]))
     one, two = (
-        pd.read_csv(folder / "two-Classifier" / "selection.csv", keep_default_na=False)
-        for folder in (tmp_path, pairs)
+        pd.read_csv(folder / "two-Classifier" / "selection.csv", keep_default_na=False) for folder in (tmp_path, pairs)
     )
     assert two["config_id"].tolist() == tiny.ids("pool")
     pd.testing.assert_frame_equal(one, two, atol=1e-5)

@@ -58,6 +58,4 @@ def test_several_processes_come_to_the_weights_of_one(tiny, tmp_path, case):
         assert found.keys() == one.keys()
         for name, value in one.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
-        print(
-            case, processes, max(float((found[n].double() - v).abs().max()) for n, v in one.items())
-        )
+        print(case, processes, max(float((found[n].double() - v).abs().max()) for n, v in one.items()))

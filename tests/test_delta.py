@@ -88,9 +88,7 @@ def test_an_eip_that_cannot_be_made_is_asked_for(delta):
 
 
 def test_another_eip_than_that_of_the_training_is_refused(delta):
-    with pytest.raises(
-        InputError, match=r"EMT is not the EIP au \(invented.au\) of the training: "
-    ):
+    with pytest.raises(InputError, match=r"EMT is not the EIP au \(invented.au\) of the training: "):
         EIPNNCalculator(delta / "checkpoints" / "best.ckpt", eip=EMT())
 
 
@@ -211,9 +209,7 @@ def test_published_energies_need_a_calculator(tiny):
     known = recorded.record(emt.description(), frames, energies)
     with pytest.raises(InputError, match=r"published energies .* give its ASE calculator as eip"):
         recorded.restore(known)
-    assert recorded.restore(known, EMT()).get_potential_energy(frames[0]) == pytest.approx(
-        energies[0]
-    )
+    assert recorded.restore(known, EMT()).get_potential_energy(frames[0]) == pytest.approx(energies[0])
 
 
 def test_typical_structures_hold_every_element():

@@ -112,9 +112,7 @@ def test_bad_set(tmp_path: Path, text: str, message: str) -> None:
 
 def test_unknown_set() -> None:
     assert named_sets() == ("aluminium", "silicon", "silver-gold")
-    with pytest.raises(
-        EIPError, match="silicium: neither a named set nor a YAML file; the sets are aluminium, sil"
-    ):
+    with pytest.raises(EIPError, match="silicium: neither a named set nor a YAML file; the sets are aluminium, sil"):
         load_eips("silicium")
 
 

@@ -185,13 +185,9 @@ def test_the_command_writes_picture_and_tables(tiny, run, tmp_path, capsys):
     assert (smooth["n_test"] == N_TEST).all()
     assert smooth["k"].tolist() == [5, 5, 5, 5, N_DFT - 1]
     net = SchNet(**SMALL)
-    state = torch.load(run / "split-1/seed-3/pretrain/checkpoints/best.ckpt", weights_only=True)[
-        "state_dict"
-    ]
+    state = torch.load(run / "split-1/seed-3/pretrain/checkpoints/best.ckpt", weights_only=True)["state_dict"]
     prefix = "representation."
-    net.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    )
+    net.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     errors = neighbour_errors(represent(net, [tiny.frames[i] for i in ids]), np.array(energies))
     line = smooth.set_index("representation").loc["pretrained"]
     assert line["knn_mae_eV_per_atom"] == pytest.approx(errors.mean(), rel=1e-6)

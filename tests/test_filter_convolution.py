@@ -98,11 +98,7 @@ def test_an_exported_convolution_takes_any_number_of_pairs():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shifted_softplus(dtype):
-    x = torch.tensor(
-        [-1e4, -90.0, -20.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 20.0, 90.0, 1e4], dtype=dtype
-    )
+    x = torch.tensor([-1e4, -90.0, -20.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 20.0, 90.0, 1e4], dtype=dtype)
     exact = torch.nn.functional.softplus(x.double()) - torch.log(torch.tensor(2.0).double())
     tolerance = 2e-7 if dtype == torch.float32 else 1e-15
-    torch.testing.assert_close(
-        shifted_softplus_(x.clone()).double(), exact, rtol=tolerance, atol=tolerance
-    )
+    torch.testing.assert_close(shifted_softplus_(x.clone()).double(), exact, rtol=tolerance, atol=tolerance)

@@ -80,9 +80,7 @@ residuals = arrays(np.float64, st.integers(1, 40), elements=some)
 @pytest.mark.parametrize("form", ["tukey", "mse", "tukey_normalised"])
 @given(residual=residuals, data=st.data(), alpha=st.floats(0.01, 10))
 def test_the_loss_is_equation_3_whatever_the_mix(form, residual, data, alpha):
-    is_dft = np.array(
-        data.draw(st.lists(st.booleans(), min_size=len(residual), max_size=len(residual)))
-    )
+    is_dft = np.array(data.draw(st.lists(st.booleans(), min_size=len(residual), max_size=len(residual))))
     net = module(alpha=alpha, eip_loss=form)
     loss = loss_of(net, torch.tensor(residual), torch.tensor(is_dft))
     expected = equation_3(residual, is_dft, alpha, form)
@@ -185,8 +183,7 @@ def test_residuals_of_earlier_small_batches_outlive_a_resumption(tiny, selection
     assert [len(part) for part in kept] == [4]
     eipnn_stage("fit", config, "--ckpt_path", last)
     one, other = (
-        torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for root in (whole, cut)
+        torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for root in (whole, cut)
     )
     torch.testing.assert_close(other, one, rtol=0, atol=0)
 
@@ -214,9 +211,7 @@ def test_selected_frames_have_the_energy_of_their_eip(tiny, selection, caplog):
     assert not any(item.is_dft for item in eip)
     for name, item in zip(tiny.ids("train"), dft, strict=True):
         assert item.energy.item() == pytest.approx(tiny.cohesive[name], rel=1e-6)
-        assert item.total.item() == pytest.approx(
-            total_energy(tiny.frames[name], tiny.cohesive[name]), rel=1e-12
-        )
+        assert item.total.item() == pytest.approx(total_energy(tiny.frames[name], tiny.cohesive[name]), rel=1e-12)
     del chosen[MISSING]
     assert "1 of 16 selected structures have no label from their EIP: left out" in caplog.text
     columns = {"cu.1": 0, "au": 1, "far": 2}
@@ -309,9 +304,7 @@ def test_selections_that_do_not_fit(tiny, tmp_path, content, message):
 
 
 def test_arguments_that_cannot_be(tiny):
-    with pytest.raises(
-        InputError, match="alpha must be positive, not 0; for no EIP labels leave out"
-    ):
+    with pytest.raises(InputError, match="alpha must be positive, not 0; for no EIP labels leave out"):
         module(alpha=0)
     for alpha in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match=f"alpha must be positive, not {alpha}"):
@@ -329,9 +322,7 @@ def test_test_errors_and_totals_are_those_of_the_predictions(tiny, trained, tmp_
     assert found.columns.tolist() == ["config_id", "n_atoms", "energy", "prediction"]
     assert found["config_id"].tolist() == tiny.ids("test")
     frames = [tiny.frames[name] for name in found["config_id"]]
-    truth = [
-        total_energy(a, tiny.cohesive[n]) for n, a in zip(found["config_id"], frames, strict=True)
-    ]
+    truth = [total_energy(a, tiny.cohesive[n]) for n, a in zip(found["config_id"], frames, strict=True)]
     np.testing.assert_allclose(found["energy"], truth, rtol=1e-12)
     assert found["n_atoms"].tolist() == [len(atoms) for atoms in frames]
     error = (found["prediction"] - found["energy"]).abs()
@@ -499,9 +490,7 @@ def test_large_totals_lose_no_digits(tiny, tmp_path, free):
     assert batch.energy.tolist() == totals[:8]
     exact = deepcopy(net).double()
     double = batch.clone()
-    double.pos, double.cell, double.edge_shift = (
-        batch[name].double() for name in ("pos", "cell", "edge_shift")
-    )
+    double.pos, double.cell, double.edge_shift = (batch[name].double() for name in ("pos", "cell", "edge_shift"))
     with torch.no_grad():
         single, wanted = net(batch) - batch.energy, exact(double) - batch.energy
     assert single.dtype == torch.float64
@@ -529,11 +518,7 @@ def test_every_network_trains_in_mixed_precision(tiny, backbone, tmp_path, preci
     before = deepcopy(net.head.mlp[0].weight)
     plain = tiny.arguments | {"labels": None, "pool": None, "energy_key": None}
     data = FinetuneDataModule(**plain, handover=net.handover)
-    said = (
-        pytest.warns(UserWarning, match="fp16 is not supported on CPU")
-        if precision == "16-mixed"
-        else nullcontext()
-    )
+    said = pytest.warns(UserWarning, match="fp16 is not supported on CPU") if precision == "16-mixed" else nullcontext()
     with said:
         trainer = Trainer(
             accelerator="cpu", precision=precision, max_epochs=1, limit_train_batches=2, limit_val_batches=1,

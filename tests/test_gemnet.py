@@ -68,9 +68,7 @@ def zeros_of_bessel(order: int) -> np.ndarray:
     grid = np.arange(0.5, 60, 0.05)
     values = spherical_jn(order, grid)
     changes = np.flatnonzero(values[:-1] * values[1:] < 0)
-    return np.array([brentq(lambda x: spherical_jn(order, x), *grid[k : k + 2]) for k in changes])[
-        :RADIAL
-    ]
+    return np.array([brentq(lambda x: spherical_jn(order, x), *grid[k : k + 2]) for k in changes])[:RADIAL]
 
 
 def damping(x: np.ndarray) -> np.ndarray:
@@ -136,9 +134,7 @@ def test_the_envelope_ends_with_zero_value_slope_and_curvature():
         assert value.abs() < 1e-12
         (value,) = torch.autograd.grad(value, x, create_graph=True)
     assert abs(value) > 1
-    np.testing.assert_allclose(
-        envelope(torch.linspace(0, 1, 9)), damping(np.linspace(0, 1, 9)), atol=1e-6
-    )
+    np.testing.assert_allclose(envelope(torch.linspace(0, 1, 9)), damping(np.linspace(0, 1, 9)), atol=1e-6)
 
 
 # --- the network, by loops over triplets
@@ -279,13 +275,9 @@ def triplets_of(net: GemNet, atoms: Atoms) -> list[tuple]:
     unit = net_vectors(net, batch)[:pairs]
     both = torch.stack([unit, -unit])
     found = []
-    for ends, vectors, cbf in zip(
-        around.layout.spread(target), around.layout.spread(both), around.cbf, strict=True
-    ):
+    for ends, vectors, cbf in zip(around.layout.spread(target), around.layout.spread(both), around.cbf, strict=True):
         n, k = ends.shape
-        there = (cbf.detach().view(n, k, SMALL["cbf_features"], k) != 0).any(dim=2) & (
-            ends > 0
-        ).unsqueeze(1)
+        there = (cbf.detach().view(n, k, SMALL["cbf_features"], k) != 0).any(dim=2) & (ends > 0).unsqueeze(1)
         for row, c, b in there.nonzero().tolist():
             found.append((ends[row, c].item() - 1, vectors[row, c], vectors[row, b]))
     return found
@@ -428,9 +420,7 @@ def test_no_triplet_cutoff_is_the_cutoff():
 
 def test_a_cap_keeps_the_nearest_neighbours_of_both_atoms():
     atoms = rattled(bulk("Al", cubic=True) * (2, 2, 2))
-    vectors = net_vectors(
-        net := network(cutoff=5.0, triplet_cutoff=5.0), batch := batch_of(net, atoms)
-    )
+    vectors = net_vectors(net := network(cutoff=5.0, triplet_cutoff=5.0), batch := batch_of(net, atoms))
     distance = vectors.norm(dim=-1)
     kept = among_nearest(batch.edge_index, distance, len(atoms), 10)
     assert 0 < kept.sum() < len(kept)
@@ -463,9 +453,7 @@ def test_a_cap_does_not_depend_on_the_order_of_atoms():
     assert (one - uncapped).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("triplet_cutoff", 0.0), ("max_neighbours", 1), ("radial", 1)]
-)
+@pytest.mark.parametrize(("setting", "value"), [("triplet_cutoff", 0.0), ("max_neighbours", 1), ("radial", 1)])
 def test_settings_without_triplets_are_refused(setting, value):
     with pytest.raises(InputError, match=f"{setting} must be"):
         GemNet(**{setting: value})

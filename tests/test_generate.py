@@ -68,9 +68,7 @@ def test_a_structure_depends_on_the_recipe_and_its_number_alone(kind: str) -> No
     together = make(own, kind, [0, 1, 2, 3])
     (alone,) = make(own, kind, [2])
     assert alone == together[2]
-    assert {k: str(v) for k, v in alone.info.items()} == {
-        k: str(v) for k, v in together[2].info.items()
-    }
+    assert {k: str(v) for k, v in alone.info.items()} == {k: str(v) for k, v in together[2].info.items()}
     (other,) = make(replace(own, seed=1), kind, [2])
     assert len(other) != len(alone) or not np.allclose(other.positions, alone.positions)
 
@@ -94,9 +92,7 @@ def test_strain_is_within_its_bounds(seed: int, largest: float) -> None:
     assert np.abs(strain).max() <= largest + 1e-6
     xx, yy, zz, yz, xz, xy = strain
     shape = np.identity(3) + np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-    np.testing.assert_allclose(
-        deformation, shape * (ratio / np.linalg.det(shape)) ** (1 / 3), atol=1e-5
-    )
+    np.testing.assert_allclose(deformation, shape * (ratio / np.linalg.det(shape)) ** (1 / 3), atol=1e-5)
     np.testing.assert_allclose(
         made.cell.scaled_positions(made.positions),
         parent.cell.scaled_positions(parent.positions),
@@ -167,9 +163,7 @@ def test_the_rule_of_the_parents() -> None:
     assert not uniform_rule(2.4).broken(one)
 
 
-@pytest.mark.parametrize(
-    ("structure", "neighbours"), [("fcc", 12), ("bcc", 8), ("hcp", 12), ("sc", 6), ("diamond", 4)]
-)
+@pytest.mark.parametrize(("structure", "neighbours"), [("fcc", 12), ("bcc", 8), ("hcp", 12), ("sc", 6), ("diamond", 4)])
 def test_prototypes(structure: str, neighbours: int) -> None:
     (small, *_) = make_prototypes(["Al"], [structure], 4.05 if structure == "fcc" else None, [], 32)
     atoms = small.draw(np.random.default_rng(0))

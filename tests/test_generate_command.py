@@ -187,9 +187,7 @@ def test_the_table_and_the_labels(folder: Path, capsys: pytest.CaptureFixture[st
         (["--rattle", "1", "--from", "dft.extxyz", "--min-distance", "3"], "rattle: parent dft-"),
     ],
 )
-def test_errors(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_errors(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert generate(*arguments) == 1
     error = capsys.readouterr().err
     assert "eipnn generate: " in error
@@ -204,9 +202,7 @@ def test_a_split_of_other_frames(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("text", ["notes\n", "one line", "2\nno=recipe\nAl 0 0 0\nAl 0 0 3\n"])
-def test_files_of_others_are_left_alone(
-    folder: Path, capsys: pytest.CaptureFixture[str], text: str
-) -> None:
+def test_files_of_others_are_left_alone(folder: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     Path("pool.extxyz").write_text(text)
     assert generate("--elements", "Al", "--rattle", "1") == 1
     assert "did not make it" in capsys.readouterr().err
@@ -227,9 +223,7 @@ def test_a_pool_is_extended_only(folder: Path, capsys: pytest.CaptureFixture[str
         assert message in capsys.readouterr().err
         assert content() == before
     # What rattle does not depend on may change.
-    assert (
-        generate("--elements", "Al", "--rattle", "3", "--strain", "2", "--strain-max", "0.2") == 0
-    )
+    assert generate("--elements", "Al", "--rattle", "3", "--strain", "2", "--strain-max", "0.2") == 0
 
 
 def test_one_run_at_a_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -265,8 +259,6 @@ def test_frames_that_were_cut_off_do_not_count() -> None:
 
 def test_the_command(folder: Path) -> None:
     command = [sys.executable, "-m", "eipnn", "generate", "-o", "out/al.extxyz"]
-    done = subprocess.run(
-        [*command, "--elements", "Al", "--rattle", "2"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([*command, "--elements", "Al", "--rattle", "2"], capture_output=True, text=True, check=True)
     assert "rattle" in done.stdout
     assert len(read_structures("out/al.extxyz")) == 2

@@ -64,10 +64,7 @@ def test_the_commands_hand_it_over_and_write_it_nowhere(tiny, stage, tmp_path, c
     made = EipnnCLI(config, run=False)
     assert made.datamodule.handover is made.model.handover
     assert "handover" not in made.parser.dump(made.config, skip_none=False)
-    classes = [
-        f"--{kind}=eipnn.{stage}{name}"
-        for kind, name in (("model", "Module"), ("data", "DataModule"))
-    ]
+    classes = [f"--{kind}=eipnn.{stage}{name}" for kind, name in (("model", "Module"), ("data", "DataModule"))]
     with (
         patch.object(sys, "argv", ["eipnn", "fit", *classes, "--print_config"]),
         pytest.raises(SystemExit),

@@ -38,9 +38,7 @@ def rattled(atoms: Atoms) -> Atoms:
 @BOTH
 @settings(max_examples=10, deadline=None)
 @given(shifts=st.lists(st.tuples(*[st.integers(-3, 3)] * 3), min_size=8, max_size=8))
-def test_the_image_of_an_atom_is_of_no_matter(
-    eip: EIP, atoms: Atoms, shifts: list[tuple[int, int, int]]
-) -> None:
+def test_the_image_of_an_atom_is_of_no_matter(eip: EIP, atoms: Atoms, shifts: list[tuple[int, int, int]]) -> None:
     inside = rattled(atoms)
     inside.wrap()
     outside = inside.copy()
@@ -86,9 +84,7 @@ def test_a_slab_needs_no_third_vector(where: float) -> None:
     bare.positions += [0, 0, where]
     bare.positions[0] += bare.cell[0]
     one, other = EMT(), InCell(EMT())
-    assert other.get_potential_energy(bare) == pytest.approx(
-        one.get_potential_energy(slab), abs=1e-9
-    )
+    assert other.get_potential_energy(bare) == pytest.approx(one.get_potential_energy(slab), abs=1e-9)
     np.testing.assert_allclose(other.get_forces(bare), one.get_forces(slab), atol=1e-9)
     with pytest.raises(PropertyNotImplementedError):
         other.get_stress(bare)

@@ -170,9 +170,7 @@ def changed(what: str) -> list[Atoms]:
     return others
 
 
-@pytest.mark.parametrize(
-    "what", ["position", "species", "cell", "periodicity", "order", "a frame less"]
-)
+@pytest.mark.parametrize("what", ["position", "species", "cell", "periodicity", "order", "a frame less"])
 def test_other_structures_are_built(tmp_path, what):
     inputs = Counted()
     prepare(frames(), inputs, tmp_path)

@@ -74,13 +74,9 @@ def test_structures_are_those_that_were_labelled() -> None:
 
 def test_what_a_store_lacks() -> None:
     store = LabelStore.open(BUNDLED)
-    with pytest.raises(
-        LabelError, match="has no labels of the configuration 'Si_99'; label the file"
-    ):
+    with pytest.raises(LabelError, match="has no labels of the configuration 'Si_99'; label the file"):
         store.energies_of(["Si_00000", "Si_99"], ["sw"])
-    with pytest.raises(
-        LabelError, match="has no labels of the EIP 'emt'; it has erhart-albe, edip"
-    ):
+    with pytest.raises(LabelError, match="has no labels of the EIP 'emt'; it has erhart-albe, edip"):
         store.energies_of(["Si_00000"], ["sw", "emt"])
     with pytest.raises(LabelError, match="no labels of the configuration 'x'"):
         store.forces("x")
@@ -139,10 +135,7 @@ def test_array_of_another_shape(copy: Path) -> None:
         LabelStore.open(copy)
 
 
-SMALL = [
-    Atoms(f"Si{1 + i % 6}", np.eye(6, 3)[: 1 + i % 6] * i, info={"config_id": f"c{i}"})
-    for i in range(30)
-]
+SMALL = [Atoms(f"Si{1 + i % 6}", np.eye(6, 3)[: 1 + i % 6] * i, info={"config_id": f"c{i}"}) for i in range(30)]
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +186,7 @@ def test_damaged_labels_are_not_sealed_again(sealed: Path, tmp_path: Path, label
     shutil.copytree(labelled, copy)
     np.load(copy / "forces.npy", mmap_mode="r+")[3, 0, 1] += 1e-9
     springs = EIP("springs", "ase", "label_calculators.Springs")
-    with pytest.raises(
-        LabelError, match=r"forces\.npy is not as it was written; remove the folder"
-    ):
+    with pytest.raises(LabelError, match=r"forces\.npy is not as it was written; remove the folder"):
         label_structures(SMALL, [springs], copy)
 
 

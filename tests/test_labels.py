@@ -132,10 +132,7 @@ def test_failed_labels_get_another_try_when_asked(tmp_path: Path) -> None:
 def test_a_worker_killed_from_outside_costs_nothing(tmp_path: Path) -> None:
     """The label is tried again: the out-of-memory killer may not have meant it."""
     slow = EIP("slow", "ase", "label_calculators.Springs", {"seconds": 0.05})
-    script = (
-        "from test_labels import *\n"
-        f"label_structures(clusters(40), [{slow!r}], {str(tmp_path / 'store')!r})"
-    )
+    script = f"from test_labels import *\nlabel_structures(clusters(40), [{slow!r}], {str(tmp_path / 'store')!r})"
     engine = start(script)
     wait_for(lambda: (tmp_path / "store" / "status.npy").exists() and done(tmp_path / "store") > 5)
     for worker in children(engine.pid):
@@ -232,8 +229,7 @@ def test_killed_kim_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
 def test_workers_end_with_the_engine(tmp_path: Path) -> None:
     hang = trouble("hang")
     script = (
-        "from test_labels import *\n"
-        f"label_structures(clusters(), [{hang!r}], {str(tmp_path / 'store')!r}, workers=2)"
+        f"from test_labels import *\nlabel_structures(clusters(), [{hang!r}], {str(tmp_path / 'store')!r}, workers=2)"
     )
     engine = start(script)
     wait_for(lambda: done(tmp_path / "store") == 8)
@@ -271,9 +267,7 @@ def test_silicon_labels_equal_a_plain_loop(tmp_path: Path) -> None:
     shifts=st.lists(st.tuples(*[st.integers(-3, 3)] * 3), min_size=8, max_size=8),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_atoms_outside_the_cell_give_the_same_label(
-    shifts: list[tuple[int, int, int]], seed: int
-) -> None:
+def test_atoms_outside_the_cell_give_the_same_label(shifts: list[tuple[int, int, int]], seed: int) -> None:
     atoms = bulk("Si", cubic=True)
     atoms.rattle(0.1, rng=np.random.default_rng(seed))
     outside = atoms.copy()
@@ -312,9 +306,7 @@ def test_species_that_an_eip_does_not_know(tmp_path: Path) -> None:
     (line,) = failures(tmp_path / "mixed")
     assert line.startswith("ge,edip,")
     assert "Species not supported by KIM model; 'Ge'" in line
-    with pytest.raises(
-        EIPError, match=r"EIP edip \(EDIP_.*\) covers Si, and the structures hold Ge"
-    ):
+    with pytest.raises(EIPError, match=r"EIP edip \(EDIP_.*\) covers Si, and the structures hold Ge"):
         label_structures(mixed[1:], [EDIP], tmp_path / "ge")
     # The folder holds no label of theirs: another set takes it.
     assert label_structures(mixed[1:], [SPRINGS], tmp_path / "ge").complete
@@ -328,9 +320,7 @@ def test_calculators_that_cannot_be_made(tmp_path: Path) -> None:
     ):
         label_structures(clusters(), [SPRINGS, broken], tmp_path / "a")
     hard = EIP("hard", "ase", "label_calculators.BrokenHard")
-    with pytest.raises(
-        EIPError, match="a worker was ended by SIGSEGV as it made the calculator of the EIP hard"
-    ):
+    with pytest.raises(EIPError, match="a worker was ended by SIGSEGV as it made the calculator of the EIP hard"):
         label_structures(clusters(), [hard], tmp_path / "b")
     # The same folders serve once the set is mended.
     assert label_structures(clusters(), [SPRINGS], tmp_path / "c").complete
@@ -341,9 +331,7 @@ def test_a_store_of_something_else_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     label_structures(clusters(), [SPRINGS], folder)
     before = contents(folder)
-    with pytest.raises(
-        LabelError, match=r"labels of other EIPs: springs \(label_calculators.Springs"
-    ):
+    with pytest.raises(LabelError, match=r"labels of other EIPs: springs \(label_calculators.Springs"):
         label_structures(clusters(), [STIFF], folder)
     with pytest.raises(LabelError, match=r"labels of other structures \(9 frames, here 8\)"):
         label_structures(clusters(8), [SPRINGS], folder)
@@ -366,9 +354,7 @@ def test_two_runs_in_one_store(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     folder.mkdir()
     slow = EIP("slow", "ase", "label_calculators.Springs", {"seconds": 0.05})
     with ThreadPoolExecutor(2) as pool:
-        stores = list(
-            pool.map(lambda _: label_structures(clusters(), [slow], folder), range(2), timeout=60)
-        )
+        stores = list(pool.map(lambda _: label_structures(clusters(), [slow], folder), range(2), timeout=60))
     assert f"{folder}: another `eipnn label` is at work there; waiting for it" in caplog.text
     assert all(store.complete for store in stores)
 
@@ -388,29 +374,21 @@ def test_workers_killed_as_they_start(tmp_path: Path, monkeypatch: pytest.Monkey
     store = label_structures(clusters(), [SPRINGS], tmp_path / "store", workers=2)
     assert np.isfinite(store.energies).all()
     killed.append(0)
-    with pytest.raises(
-        EIPError, match="was ended by SIGKILL as it started; if memory ran out, take"
-    ):
+    with pytest.raises(EIPError, match="was ended by SIGKILL as it started; if memory ran out, take"):
         label_structures(clusters(), [SPRINGS], tmp_path / "other", workers=2)
     killed.clear()
     assert label_structures(clusters(), [SPRINGS], tmp_path / "other").complete
 
 
-def test_a_full_disk_is_told_before_the_first_label(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_before_the_first_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine structures, 27 atoms in all, under one EIP: 648 bytes of forces, 9 x (8 + 8 + 8 + 1) + 8 of the rest."""
     usage = SimpleNamespace(free=581)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(
-        DiskFullError, match=r"store: needs 0\.9 kB, and the disk has 0\.6 kB left: 0\.3 k"
-    ):
+    with pytest.raises(DiskFullError, match=r"store: needs 0\.9 kB, and the disk has 0\.6 kB left: 0\.3 k"):
         label_structures(clusters(), [SPRINGS], tmp_path / "store")
     usage.free = 10**9
     monkeypatch.setattr(store, "_write_array", no_space)
-    with pytest.raises(
-        DiskFullError, match=r"store: the disk is full, or your share of it \(1\.0 GB f"
-    ):
+    with pytest.raises(DiskFullError, match=r"store: the disk is full, or your share of it \(1\.0 GB f"):
         label_structures(clusters(), [SPRINGS], tmp_path / "store")
     assert not list((tmp_path / "store").glob("*.npy"))
     monkeypatch.undo()
@@ -440,9 +418,7 @@ def test_bad_requests(tmp_path: Path) -> None:
         label_structures([], [SPRINGS], tmp_path)
     with pytest.raises(LabelError, match=r"workers \(0\) and timeout \(60 s\) must be positive"):
         label_structures(clusters(), [SPRINGS], tmp_path, workers=0)
-    with pytest.raises(
-        LabelError, match="the config_id 'c0' is in two of the structure files; give"
-    ):
+    with pytest.raises(LabelError, match="the config_id 'c0' is in two of the structure files; give"):
         label_structures(clusters(2) + clusters(1), [SPRINGS], tmp_path)
 
 

@@ -44,13 +44,9 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def label(
-    files: Path, *more: str, structures: tuple[str, ...] = ("dft.extxyz", "pool.extxyz")
-) -> int:
+def label(files: Path, *more: str, structures: tuple[str, ...] = ("dft.extxyz", "pool.extxyz")) -> int:
     paths = [str(files / name) for name in structures]
-    return exit_code(
-        "label", *paths, "--eips", str(files / "set.yaml"), "-o", str(files / "out"), *more
-    )
+    return exit_code("label", *paths, "--eips", str(files / "set.yaml"), "-o", str(files / "out"), *more)
 
 
 def test_label_and_leaderboard(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,9 +98,7 @@ def test_a_key_of_the_dft_file_only(files: Path, capsys: pytest.CaptureFixture[s
         (["-o", "SET"], "set.yaml: is a file; give a folder"),
     ],
 )
-def test_bad_options(
-    files: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options(files: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     more = [str(files / "set.yaml") if word == "SET" else word for word in more]
     assert label(files, *more) == 1
     assert message in " ".join(capsys.readouterr().err.split())
@@ -118,9 +112,7 @@ def test_bad_options(
         (["--timeout", "nan"], "--timeout: 'nan' is not a positive number"),
     ],
 )
-def test_wrong_values(
-    files: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_values(files: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert label(files, *more) == 2
     assert message in capsys.readouterr().err
 
@@ -200,18 +192,13 @@ def test_help_is_complete_and_needs_no_torch(command: str) -> None:
         assert option in done.stdout
 
 
-def test_an_eip_without_any_label_ends_the_command(
-    files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_eip_without_any_label_ends_the_command(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The other labels are kept, and what is to be trained does not start."""
     four = [atoms for atoms in read(files / "pool.extxyz", ":") if len(atoms) == 4]
     write(files / "four.extxyz", four)
     assert label(files, structures=("four.extxyz",)) == 1
     text = capsys.readouterr().err
-    assert (
-        "out: the EIP trouble has no label of any of the 3 structures (3 x RuntimeError: cannot do"
-        in text
-    )
+    assert "out: the EIP trouble has no label of any of the 3 structures (3 x RuntimeError: cannot do" in text
     store = LabelStore.open(files / "out")
     assert np.isfinite(store.energies[:, :2]).all()
 

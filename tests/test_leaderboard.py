@@ -75,9 +75,7 @@ def test_best_eip_is_chosen_on_train_and_val_and_shown_on_test() -> None:
 def test_no_best_eip() -> None:
     comparison = planted()
     comparison.labels[:4, 2] = np.nan
-    with pytest.raises(
-        LabelError, match="no frame of train and validation has labels of all EIPs, so"
-    ):
+    with pytest.raises(LabelError, match="no frame of train and validation has labels of all EIPs, so"):
         best_eip(comparison, SPLIT)
     with pytest.raises(LabelError, match="no test frame has a label of the EIP late"):
         best_eip(planted(), Split(("b",), ("d",), ("a",), ()))
@@ -87,9 +85,7 @@ def test_si_mini_as_its_authors_measured_it(tmp_path: Path) -> None:
     structures = read_structures("bundled:si_mini/dft.extxyz")
     store = LabelStore.open("bundled:si_mini/labels")
     split = read_split("bundled:si_mini/splits/random_1.csv")
-    comparison = compare(
-        structures, store, energy_zero="isolated_atoms", isolated=ISOLATED, split=split
-    )
+    comparison = compare(structures, store, energy_zero="isolated_atoms", isolated=ISOLATED, split=split)
     standings = leaderboard(comparison, split)
     found = {s.eip: (s.config_mae, s.atom_mae) for s in standings if s.part == "all"}
     expected = {
@@ -152,14 +148,10 @@ def test_warning_survives_missing_labels() -> None:
 
 def test_nothing_to_compare_with() -> None:
     store = LabelStore.open("bundled:si_mini/labels")
-    with pytest.raises(
-        LabelError, match="no frame has a DFT energy to compare the EIPs with; name"
-    ):
+    with pytest.raises(LabelError, match="no frame has a DFT energy to compare the EIPs with; name"):
         compare([Atoms("Si", info={"config_id": "Si_00000"})], store)
     with pytest.raises(ZeroError, match="isolated-atom energy"):
-        compare(
-            read_structures("bundled:si_mini/dft.extxyz")[:3], store, energy_zero="isolated_atoms"
-        )
+        compare(read_structures("bundled:si_mini/dft.extxyz")[:3], store, energy_zero="isolated_atoms")
 
 
 @pytest.mark.parametrize("mode", ["none", "least_squares", "isolated_atoms"])

@@ -64,10 +64,7 @@ def model(net) -> torch.nn.Module:
             use_reduced_cg=False,
         )
     weights = dict(net.named_parameters())
-    ours, theirs = (
-        {name for name, _ in m.named_parameters() if not name.startswith("readouts")}
-        for m in (net, model)
-    )
+    ours, theirs = ({name for name, _ in m.named_parameters() if not name.startswith("readouts")} for m in (net, model))
     assert ours == theirs
     model.load_state_dict(weights, strict=False)
     return model
@@ -100,9 +97,7 @@ def librarys_batch(atoms: Atoms) -> dict[str, torch.Tensor]:
 @needs_mace
 def test_calibration_counts_neighbours_and_standardises(net):
     frames = [FRAMES["cubic"], FRAMES["crystal"]]
-    neighbours = np.concatenate(
-        [np.bincount(neighbor_list("i", a, CUTOFF), minlength=len(a)) for a in frames]
-    )
+    neighbours = np.concatenate([np.bincount(neighbor_list("i", a, CUTOFF), minlength=len(a)) for a in frames])
     for block in net.interactions:
         assert block.avg_num_neighbors.item() == pytest.approx(neighbours.mean())
     # a change of precision, or of the device, keeps what was found

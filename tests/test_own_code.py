@@ -49,9 +49,7 @@ def test_a_module_counts_with_what_it_imports(written):
      "no_such_module.Net", "nets.", "", "ase.calculators.emt.EMT"],
 )  # fmt: skip
 def test_nothing_of_an_installed_package_counts(written, path):
-    expected = (
-        {"nets", "own_layers", "own_layers.gate", "own_layers.unit"} if path == "nets." else {}
-    )
+    expected = {"nets", "own_layers", "own_layers.gate", "own_layers.unit"} if path == "nets." else {}
     assert set(source_digests([path])) == set(expected)
 
 

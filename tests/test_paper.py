@@ -30,9 +30,7 @@ def test_fig_3a_and_table_4_have_their_rows(silicon, tmp_path):
 
 def test_fig_3_of_a_run_that_has_none_of_it(silicon, tmp_path):
     run = write_run(tmp_path / "run", silicon, ("baseline", "la"))
-    with pytest.raises(
-        SystemExit, match=r"figure_3\.py: .*run: none of the rows of Fig. 3 and Table 4"
-    ):
+    with pytest.raises(SystemExit, match=r"figure_3\.py: .*run: none of the rows of Fig. 3 and Table 4"):
         call(FIGURE_3, str(run), "-o", str(tmp_path / "out"))
 
 

@@ -57,9 +57,7 @@ def test_permutation(potential, atoms):
     with torch.no_grad():
         before, after = (net(graph(net, a, dtype=torch.float64)) for a in (atoms, atoms[order]))
     torch.testing.assert_close(after, before[order], rtol=0, atol=1e-9)
-    np.testing.assert_allclose(
-        energies(potential, atoms[order]), energies(potential, atoms), atol=1e-9
-    )
+    np.testing.assert_allclose(energies(potential, atoms[order]), energies(potential, atoms), atol=1e-9)
 
 
 @every_frame
@@ -207,8 +205,7 @@ def test_forces_are_the_slope_of_the_energy(calculator, atoms):
     eps = 3e-5
     weights = {-2 * eps: 1 / 12, -eps: -2 / 3, eps: 2 / 3, 2 * eps: -1 / 12}  # of fourth order
     slope = sum(
-        weight / eps * energies(calculator.potential, *displaced(atoms, step))
-        for step, weight in weights.items()
+        weight / eps * energies(calculator.potential, *displaced(atoms, step)) for step, weight in weights.items()
     )
     largest = np.abs(forces).max()
     np.testing.assert_allclose(forces, -slope.reshape(-1, 3), atol=1e-6 * (1 + largest))

@@ -44,15 +44,11 @@ def test_outliers_and_missing_labels_are_masked_alone(tiny, rows, caplog):
     assert data.ids == tiny.ids("pool")
     for name, row in rows.items():
         item = data[row]
-        known = [
-            name != OUTLIER if p == "far" else not (p == "au" and name == MISSING) for p in EIPS
-        ]
+        known = [name != OUTLIER if p == "far" else not (p == "au" and name == MISSING) for p in EIPS]
         assert item.known.tolist() == [known]
         expected = torch.tensor(tiny.eip[name], dtype=torch.float64)[None]
         torch.testing.assert_close(item.energies[item.known], expected[item.known])
-    assert (
-        "of 40 configurations, labels left out as missing or outliers: au 1, far 1" in caplog.text
-    )
+    assert "of 40 configurations, labels left out as missing or outliers: au 1, far 1" in caplog.text
 
 
 def test_the_threshold_is_an_atom(tiny, rows):

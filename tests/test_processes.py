@@ -68,10 +68,7 @@ def test_sigterm_is_told_and_labelling_goes_on_from_there(folder):
     run.terminate()
     _, said = run.communicate(timeout=60)
     assert run.returncode == 143
-    assert (
-        said.strip().splitlines()[-1]
-        == "eipnn label: ended by SIGTERM; the same command goes on from here"
-    )
+    assert said.strip().splitlines()[-1] == "eipnn label: ended by SIGTERM; the same command goes on from here"
     assert of_session(run.pid) == []
     assert not (folder / "labels" / ".scratch").exists()
     again = start(folder, *label)
@@ -137,9 +134,7 @@ CALLED = "from eipnn.processes import call; raise SystemExit(call(['eips', '--he
 def test_files_of_the_user_are_not_taken_for_libraries(folder, how):
     for name in ("pandas", "mace", "numpy", "yaml"):
         (folder / f"{name}.py").write_text("raise SystemExit('imported from the data folder')\n")
-    done = subprocess.run(
-        [sys.executable, *how], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, *how], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "eips" in done.stdout
 

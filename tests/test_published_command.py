@@ -195,9 +195,7 @@ def test_the_command_without_a_network(tmp_path):
 def test_missing_files_name_the_command(tmp_path, monkeypatch):
     assert tuple(s.name for s in command.SETS) == NAMES
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        StructureError, match="no such file; make it with `eipnn fetch ani-al -o data/ani_al`"
-    ):
+    with pytest.raises(StructureError, match="no such file; make it with `eipnn fetch ani-al -o data/ani_al`"):
         read_structures("data/ani_al/dft.extxyz")
     with pytest.raises(LabelError, match="make it with `eipnn fetch kim-si -o data/kim_si`"):
         LabelStore.open("data/kim_si/labels")

@@ -77,9 +77,7 @@ def test_a_fold_and_the_authors_own_split(there):
     pool = read_split("data/kim_si/splits/fold_1.csv").pool
     assert {"cluster_28", "cluster_29", "diamond_0"} < set(pool)
     authors = [f"diamond_{i},pretrain" for i in range(12)] + ["cluster_0,pretrain"]
-    authors += [
-        f"cluster_{i},{'train' if i < 20 else 'val' if i < 25 else 'test'}" for i in range(1, 30)
-    ]
+    authors += [f"cluster_{i},{'train' if i < 20 else 'val' if i < 25 else 'test'}" for i in range(1, 30)]
     Path("authors_1.csv").write_text("\n".join(["configs,mark", *authors]) + "\n")
     for splits in ("data/kim_si/splits/fold_{split}.csv", "authors_{split}.csv"):
         Path("own.yaml").write_text(yaml.safe_dump(content | {"splits": splits}))
@@ -101,9 +99,6 @@ def test_a_later_labelling_needs_a_folder_of_its_own(there, capfd):
     (there / "eips.yaml").write_text(SET)
     before = LabelStore.open(there / "kim_si" / "labels").fingerprint
     files = [str(there / "kim_si" / f"{kind}.extxyz") for kind in ("dft", "pool")]
-    assert (
-        in_process(["label", *files, "--eips", "eips.yaml", "-o", str(there / "kim_si" / "labels")])
-        == 1
-    )
+    assert in_process(["label", *files, "--eips", "eips.yaml", "-o", str(there / "kim_si" / "labels")]) == 1
     assert "holds labels of other EIPs: CF_MOD (https://doi.org" in capfd.readouterr().err
     assert LabelStore.open(there / "kim_si" / "labels").fingerprint == before

@@ -183,9 +183,7 @@ def test_another_file_than_is_published(server, tmp_path, stated, message):
     assert (tmp_path / "data.tgz").exists()
 
 
-@pytest.mark.parametrize(
-    ("status", "said"), [(404, "answers 404"), (202, "answers 202"), (500, "answers 500")]
-)
+@pytest.mark.parametrize(("status", "said"), [(404, "answers 404"), (202, "answers 202"), (500, "answers 500")])
 def test_an_answer_without_the_file(server, tmp_path, status, said):
     server.status = status
     with pytest.raises(UnreachableError, match=said):

@@ -336,9 +336,7 @@ def test_without_folds_it_is_said_that_splits_are_random(copy, tmp_path, capsys)
     folder = copy("kim-si")
     shutil.rmtree(folder / "cross_validation")
     assert fetch("kim-si", tmp_path / "out", folder) == 0
-    assert (
-        "all_folds.json among the files: random splits are written alone" in capsys.readouterr().out
-    )
+    assert "all_folds.json among the files: random splits are written alone" in capsys.readouterr().out
     names = {file.name for file in (tmp_path / "out" / "splits").iterdir()}
     assert names == {f"random_{k}.csv" for k in (1, 2, 3)}
 

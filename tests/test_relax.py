@@ -70,9 +70,7 @@ def test_forces_that_do_not_converge_fail(relax, used, run, monkeypatch, capsys)
     assert "NOT converged" in capsys.readouterr().out
 
 
-def test_the_lowest_validation_error_chooses_and_delta_learning_is_left_out(
-    relax, used, tmp_path, monkeypatch, capsys
-):
+def test_the_lowest_validation_error_chooses_and_delta_learning_is_left_out(relax, used, tmp_path, monkeypatch, capsys):
     rows = ("baseline", "mp", "mp+delta")
     run = write_run(tmp_path / "run", write_silicon(tmp_path), rows, splits=(2,))
     call(relax, monkeypatch, run, "--steps", 1)

@@ -30,9 +30,7 @@ def test_translation_rotation_reflection_and_order_do_not_matter(crystal):
     moved.translate([1.0, 7.0, -3.0])
     moved.rotate(37, (1, 2, 3), rotate_cell=True)
     assert far(crystal, moved) == pytest.approx(0, abs=1e-9)
-    mirrored = Atoms(
-        crystal.symbols, crystal.positions * [-1, 1, 1], cell=crystal.cell * [-1, 1, 1], pbc=True
-    )
+    mirrored = Atoms(crystal.symbols, crystal.positions * [-1, 1, 1], cell=crystal.cell * [-1, 1, 1], pbc=True)
     assert far(crystal, mirrored) == pytest.approx(0, abs=1e-9)
 
 

@@ -91,8 +91,7 @@ def test_the_single_eip_is_named_and_its_pretraining_counted(report):
     assert "That EIP is sw." in (report / "report.md").read_text()
     table = pd.read_csv(report / "one_eip.csv").set_index("row")
     assert (
-        table.loc["+MP (one EIP)", "pretraining_steps"] == "20"
-        or table.loc["+MP (one EIP)", "pretraining_steps"] == 20
+        table.loc["+MP (one EIP)", "pretraining_steps"] == "20" or table.loc["+MP (one EIP)", "pretraining_steps"] == 20
     )
 
 
@@ -192,7 +191,5 @@ def test_only_fewer_frames_is_an_error(tmp_path, capsys):
     ],
 )
 def test_long_rows_are_drawn_where_they_are_fair_and_whole(trained, shown):
-    table = pd.DataFrame(
-        [{"strategy": name, "frames": n} for name, numbers in trained.items() for n in numbers]
-    )
+    table = pd.DataFrame([{"strategy": name, "frames": n} for name, numbers in trained.items() for n in numbers])
     assert drawn(table) == shown

@@ -63,9 +63,7 @@ def test_an_eip_has_no_steps_and_no_improvement():
 
 def test_counts_that_differ_are_a_range():
     three = row("+LA", *[(0.5, 0.05)] * 3)
-    three = Measured(
-        three.name, three.places, three.errors, (30, 10, 20), (5, 5, 5), (0.1, 1.0, 0.1)
-    )
+    three = Measured(three.name, three.places, three.errors, (30, 10, 20), (5, 5, 5), (0.1, 1.0, 0.1))
     line = summary([three], None).iloc[0]
     assert (line["gradient_steps"], line["epochs"], line["alpha"]) == ("10 to 30", "5", "0.1, 1")
 

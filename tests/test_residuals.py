@@ -106,9 +106,7 @@ def gets_gradient(residual: torch.Tensor, loss: str) -> torch.Tensor:
 
 
 numbers = st.floats(-5, 5, allow_subnormal=False)
-batches = st.lists(
-    st.tuples(numbers, st.booleans(), st.one_of(numbers, st.just(float("nan")))), min_size=1
-)
+batches = st.lists(st.tuples(numbers, st.booleans(), st.one_of(numbers, st.just(float("nan")))), min_size=1)
 
 
 @given(batch=batches, loss=st.sampled_from(["tukey", "tukey_normalised", "mse"]))
@@ -175,11 +173,7 @@ def test_the_log_has_a_line_a_batch_and_the_outliers_of_an_epoch(tiny, whole):
     assert (table["outliers_0.1"] >= table["outliers_0.3"]).all()
     # of 39 labels an epoch leaves three out
     chosen = pd.read_csv(whole.parent / "selection.csv", index_col="config_id")["eip"]
-    bad = sum(
-        abs(error_of(tiny, n, eip)) > 0.1
-        for n, eip in chosen.items()
-        if eip in EIPS and n != MISSING
-    )
+    bad = sum(abs(error_of(tiny, n, eip)) > 0.1 for n, eip in chosen.items() if eip in EIPS and n != MISSING)
     assert all(bad - 3 <= n <= bad for n in table.groupby("epoch")["outliers_0.1"].sum())
     assert table["n_kept"].sum() < table["n_eip"].sum()
 

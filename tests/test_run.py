@@ -73,9 +73,7 @@ def test_other_settings_move_a_stage_aside(experiment, run, fake, tmp_path):
     # the baseline does not depend on pretraining; mp does
     assert fake.taken() == [*PRETRAIN, *tuned("mp")]
     aside = fold(tmp_path) / "pretrain.old-1"
-    assert (
-        f"{fold(tmp_path) / 'pretrain'}: made with other settings or data; moved to {aside}" in said
-    )
+    assert f"{fold(tmp_path) / 'pretrain'}: made with other settings or data; moved to {aside}" in said
     assert (aside / "done.json").exists()
     assert (fold(tmp_path) / "mp.old-1").exists()
     run(experiment | {"pretrain": {}}, "--strategy", "mp")
@@ -141,9 +139,7 @@ def test_a_failed_stage_stops_the_run_and_the_next_goes_on(experiment, run, fake
 
 
 @pytest.mark.parametrize("torn", [(), ("last",), ("last", "best")])
-def test_a_cut_training_goes_on_from_the_last_whole_checkpoint(
-    experiment, run, fake, tmp_path, torn
-):
+def test_a_cut_training_goes_on_from_the_last_whole_checkpoint(experiment, run, fake, tmp_path, torn):
     run(experiment, "--strategy", "baseline")
     stage = fold(tmp_path) / "baseline"
     for name in ("done", "fit"):
@@ -206,9 +202,7 @@ def test_what_the_stages_are_told(experiment, run, fake, tmp_path):
 def test_seeds_and_splits_have_their_own_folders(experiment, run, fake, tmp_path):
     (tmp_path / "split_2.csv").write_text((tmp_path / "split_1.csv").read_text())
     run(experiment, "--strategy", "baseline", "--split", "1", "2", "--seed", "0", "5")
-    found = sorted(
-        str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("done.json")
-    )
+    found = sorted(str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("done.json"))
     assert found == [f"split-{k}/seed-{s}/baseline/done.json" for k in (1, 2) for s in (0, 5)]
     config = yaml.safe_load((fold(tmp_path, 5) / "baseline" / "config.yaml").read_text())
     assert config["seed_everything"] == config["data"]["init_args"]["seed"] == 5
@@ -327,8 +321,6 @@ def test_four_rows_of_a_table(experiment, tmp_path, monkeypatch, tiny):
     assert steps["baseline"] == steps["mp"] == 2 * (N_TRAIN // 4)
     selection = pd.read_csv(fold(tmp_path) / "classify" / "selection.csv", keep_default_na=False)
     assert steps["la"] == steps["mp+la"] == 2 * (np.sum(selection["eip"] != "none") // 3)
-    pretrained = torch.load(
-        fold(tmp_path) / "pretrain" / "checkpoints" / "best.ckpt", weights_only=True
-    )
+    pretrained = torch.load(fold(tmp_path) / "pretrain" / "checkpoints" / "best.ckpt", weights_only=True)
     assert pretrained["eipnn"]["stage"] == "pretrain"
     finish(tmp_path / "run", file, monkeypatch, "baseline", "la", "mp", "mp+la")  # nothing to do

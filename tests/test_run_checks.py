@@ -170,9 +170,7 @@ def test_a_training_that_was_stopped_is_not_done(stage, monkeypatch):
     """Some schedulers ask a process to end, and it may end well: without its last epoch it is not done."""
     cut = Processes(whole=False)
     monkeypatch.setattr(execute, "call", cut)
-    with pytest.raises(
-        StageError, match=r"was stopped before its last epoch and wrote no fit\.json"
-    ):
+    with pytest.raises(StageError, match=r"was stopped before its last epoch and wrote no fit\.json"):
         run_stage(stage)
     assert not stage.done_file.exists()
     whole = Processes()
@@ -189,9 +187,7 @@ def test_a_training_that_was_stopped_is_not_done(stage, monkeypatch):
         ("logs", []),
     ],
 )
-def test_files_of_a_finished_stage_that_are_gone_are_made_again(
-    stage, monkeypatch, capfd, gone, commands
-):
+def test_files_of_a_finished_stage_that_are_gone_are_made_again(stage, monkeypatch, capfd, gone, commands):
     processes = Processes()
     monkeypatch.setattr(execute, "call", processes)
     run_stage(stage)
@@ -265,9 +261,7 @@ def test_the_closing_table_fits_a_terminal(about):
     assert "…" not in text
     values = [value for name, value in about.items() if name != "experiment"]
     line = next(line for line in text.splitlines() if "12.3456" in line and " 0.7 " in line)
-    assert set(map(str, values)) | {"1", "0.7", "12.3456", "0.1234", "100", "72000"} <= {
-        *line.split()
-    }
+    assert set(map(str, values)) | {"1", "0.7", "12.3456", "0.1234", "100", "72000"} <= {*line.split()}
     assert ("seed" in text, "frames" in text) == ("seed" in about, "frames" in about)
 
 

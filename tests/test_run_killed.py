@@ -12,9 +12,7 @@ import pytest
 import yaml
 from run_stages import assert_same_results, finish
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="the kernel ends the stages on Linux alone"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the stages on Linux alone")
 
 
 def alive(pid: int) -> bool:
@@ -32,9 +30,7 @@ def children(pid: int) -> list[int]:
 def started(folder: Path, experiment: Path, *strategies: str) -> subprocess.Popen:
     """`eipnn run` in a process of its own."""
     command = [sys.executable, "-m", "eipnn", "run", str(experiment), "-o", str(folder)]
-    return subprocess.Popen(
-        [*command, "--strategy", *strategies], stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    return subprocess.Popen([*command, "--strategy", *strategies], stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def wait_for(file: Path, process: subprocess.Popen, limit: float = 300) -> None:
@@ -91,12 +87,8 @@ MOMENTS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name
-)
-def test_a_run_killed_in_every_stage_ends_with_the_same_results(
-    experiment, tmp_path, monkeypatch, how
-):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_run_killed_in_every_stage_ends_with_the_same_results(experiment, tmp_path, monkeypatch, how):
     experiment["trainer"]["max_epochs"] = 40
     file = tmp_path / "experiment.yaml"
     file.write_text(yaml.safe_dump(experiment))
@@ -116,9 +108,7 @@ TRAININGS = ("pretrain", "mp", "classify", "la/alpha-0.1")
 
 
 @pytest.mark.slow
-def test_trainings_killed_at_ten_random_moments_leave_the_same_weights(
-    experiment, tmp_path, monkeypatch
-):
+def test_trainings_killed_at_ten_random_moments_leave_the_same_weights(experiment, tmp_path, monkeypatch):
     """All processes at once and without a warning, while epochs go by: within them, or as checkpoints are written."""
     experiment["trainer"]["max_epochs"] = 60
     file = tmp_path / "experiment.yaml"

@@ -130,9 +130,7 @@ def flip(file: Path) -> None:
         ("checkpoints/last.ckpt", []),
     ],
 )
-def test_a_finished_stage_with_a_damaged_file_is_made_again(
-    stage, processes, capfd, damage, name, commands
-):
+def test_a_finished_stage_with_a_damaged_file_is_made_again(stage, processes, capfd, damage, name, commands):
     first = run_stage(stage)
     processes.taken()
     damage(stage.folder / name)
@@ -154,9 +152,7 @@ def test_a_finished_stage_with_a_damaged_file_is_made_again(
         (("best",), ["fit last", "fit"]),
     ],
 )
-def test_damaged_checkpoints_of_a_training_that_was_cut_off(
-    stage, processes, capfd, damaged, commands
-):
+def test_damaged_checkpoints_of_a_training_that_was_cut_off(stage, processes, capfd, damaged, commands):
     first = run_stage(stage)
     stage.done_file.unlink()
     stage.fit_file.unlink()
@@ -201,9 +197,7 @@ def test_damaged_notes_are_no_traceback(stage, processes, capfd, name, content, 
 def test_what_max_time_ended_goes_on(stage, processes):
     processes.ends = ["max_time", "max_time", "early_stopping"]
     for _ in range(2):
-        with pytest.raises(
-            StageError, match=r"max_time ended the training after 3 epochs.*goes on"
-        ):
+        with pytest.raises(StageError, match=r"max_time ended the training after 3 epochs.*goes on"):
             run_stage(stage)
         assert not stage.done_file.exists()
     run_stage(stage)

@@ -77,12 +77,7 @@ def test_an_epoch_is_one_pass_over_the_eip_samples(n_dft, n_eip, size, fraction,
 def test_without_eip_samples_an_epoch_is_one_pass_over_dft(n_dft, size, world):
     assume(n_dft >= world)
     plan = plan_batches(n_dft, 0, size, 0.25, world)
-    seen = [
-        i
-        for rank in range(world)
-        for batch in epoch_of(n_dft, 0, plan, world=world, rank=rank)
-        for i in batch
-    ]
+    seen = [i for rank in range(world) for batch in epoch_of(n_dft, 0, plan, world=world, rank=rank) for i in batch]
     assert len(seen) == len(set(seen))
     assert n_dft - len(seen) < plan.dft
 
@@ -106,11 +101,7 @@ def test_each_pass_over_dft_is_shuffled_anew():
 
 def test_the_order_is_a_function_of_seed_and_epoch():
     plan = plan_batches(9, 30, 8, 0.25)
-    orders = {
-        (seed, epoch): str(epoch_of(9, 30, plan, seed, epoch))
-        for seed in (0, 1)
-        for epoch in (0, 1)
-    }
+    orders = {(seed, epoch): str(epoch_of(9, 30, plan, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
     assert len(set(orders.values())) == 4
     torch.manual_seed(123)  # nothing else has a part in it
     for (seed, epoch), order in orders.items():

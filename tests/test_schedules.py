@@ -138,9 +138,7 @@ class Rates(Callback):
             stream.write(f"{rate}\n")
 
 
-def fitted_rates(
-    tiny, folder: Path, stage: str, *resume: str, scheduler=..., **trainer
-) -> list[float]:
+def fitted_rates(tiny, folder: Path, stage: str, *resume: str, scheduler=..., **trainer) -> list[float]:
     config = stage_config(tiny, stage, folder, limit_val_batches=1, **trainer)
     config["trainer"]["callbacks"] = [{"class_path": "test_schedules.Rates"}]
     if scheduler is not ...:
@@ -174,9 +172,7 @@ def test_the_rate_of_a_plateau_and_a_constant_one(tiny, tmp_path, stage, kind):
         "threshold_mode": "abs",
     }
     if kind == LIGHTNING:
-        arguments["monitor"] = {"Classifier": "val_loss", "Pretrain": "val_mae_au"}.get(
-            stage, "val_atom_mae"
-        )
+        arguments["monitor"] = {"Classifier": "val_loss", "Pretrain": "val_mae_au"}.get(stage, "val_atom_mae")
         arguments["mode"] = "min"
     scheduler = kind and {"class_path": kind, "init_args": arguments}
     found = fitted_rates(tiny, tmp_path, stage, scheduler=scheduler, max_epochs=3)
@@ -230,9 +226,7 @@ def test_settings_of_the_optimisation_that_cannot_be(cls, optimizer, scheduler, 
 
 
 @pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
-def test_a_callback_that_watches_no_metric_is_refused_before_the_training(
-    tiny, tmp_path, kind, capsys
-):
+def test_a_callback_that_watches_no_metric_is_refused_before_the_training(tiny, tmp_path, kind, capsys):
     config = stage_config(tiny, "Finetune", tmp_path)
     callback = {
         "class_path": f"lightning.pytorch.callbacks.{kind}",

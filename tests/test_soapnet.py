@@ -148,9 +148,7 @@ def test_gradients_are_those_of_dscribe(smooth):
     batch = Batch.from_data_list([soap(atoms, torch.float64)])
     batch.pos.requires_grad_()
     weights = torch.linspace(-1, 1, soap.dim, dtype=torch.float64)
-    ours = torch.autograd.grad((power_spectrum(graph_of(batch), soap) @ weights).sum(), batch.pos)[
-        0
-    ]
+    ours = torch.autograd.grad((power_spectrum(graph_of(batch), soap) @ weights).sum(), batch.pos)[0]
     weighting = {"function": "poly", "r0": CUTOFF, "c": 1, "m": 1} if smooth else None
     dscribe = SOAP(species=["C", "Si"], r_cut=CUTOFF, n_max=4, l_max=4, weighting=weighting)
     method = "numerical" if smooth else "analytical"
@@ -164,9 +162,7 @@ def test_harmonics_are_orthonormal_and_those_of_scipy():
     vectors = rng.normal(size=(20, 3))
     x, y, z = vectors.T
     r = np.linalg.norm(vectors, axis=1)
-    ours = solid_harmonics(
-        torch.from_numpy(vectors), torch.from_numpy(vectors**2).sum(dim=-1), l_max=7
-    )
+    ours = solid_harmonics(torch.from_numpy(vectors), torch.from_numpy(vectors**2).sum(dim=-1), l_max=7)
     for degree, values in enumerate(ours):
         for m in range(degree + 1):
             scipys = r**degree * sph_harm_y(degree, m, np.arccos(z / r), np.arctan2(y, x))

@@ -114,9 +114,7 @@ def test_free_atoms_in_the_file_are_the_zero(tiny, with_free_atoms):
 
     assert zeros("isolated_atoms") == FREE
     assert zeros("isolated_atoms", {"Cu": FREE["Cu"] + 5e-4})["Au"] == FREE["Au"]
-    with pytest.raises(
-        StructureError, match=r"the isolated atom of Cu has -41.0 eV as given, and -40.0"
-    ):
+    with pytest.raises(StructureError, match=r"the isolated atom of Cu has -41.0 eV as given, and -40.0"):
         zeros("isolated_atoms", {"Cu": -41.0})
     fitted = zeros("least_squares", dft=tiny.data["dft"])
     assert zeros("least_squares") == fitted
@@ -127,9 +125,7 @@ def test_free_atoms_are_no_frames_unless_asked(tiny, with_free_atoms):
     dft = {"dft": str(with_free_atoms / "dft.extxyz")}
     found = source(tiny, **dft)
     assert not {"free-Cu", "free-Au"} & {i for part in astuple(found.split) for i in part}
-    assert found.notes() == [
-        "2 of 32 DFT frames are isolated atoms (Au, Cu): not trained or tested on"
-    ]
+    assert found.notes() == ["2 of 32 DFT frames are isolated atoms (Au, Cu): not trained or tested on"]
     asked = source(tiny, **dft, split=str(with_free_atoms / "asked.csv"))
     assert "free-Cu" in asked.split.train
     assert asked.notes() == ["1 of 32 DFT frames are isolated atoms (Au): not trained or tested on"]
@@ -164,10 +160,7 @@ def test_a_wild_energy_is_named(tiny, tmp_path):
 
     (note,) = changed_dft(tiny, tmp_path, change).notes()
     assert note.startswith(f"{wild}: its DFT energy, 1e+06 eV, is +")
-    assert (
-        "eV/atom from the others of its composition; 1 of 30 frames are so far off: correct or"
-        in note
-    )
+    assert "eV/atom from the others of its composition; 1 of 30 frames are so far off: correct or" in note
     assert float(note.partition("is +")[2].split()[0]) == pytest.approx(value["off"], abs=2)
 
 
@@ -203,9 +196,7 @@ def test_several_files(tiny, tmp_path):
     ):
         found = source(tiny, dft=dft, pool=[tiny.data["pool"]])
         assert found.dft.ids == source(tiny).dft.ids
-        np.testing.assert_array_equal(
-            found.dft_energies(tiny.ids("test")), source(tiny).dft_energies(tiny.ids("test"))
-        )
+        np.testing.assert_array_equal(found.dft_energies(tiny.ids("test")), source(tiny).dft_energies(tiny.ids("test")))
 
 
 @pytest.mark.parametrize("zero", ["none", "least_squares", "isolated_atoms"])
@@ -214,9 +205,7 @@ def test_likely_units_are_said_in_place_of_zeros(tiny, tmp_path, zero, labels):
     """Energies in Hartree, whatever the zero, with labels and without."""
     free = {element: value / Hartree for element, value in FREE.items()}
     frames = ase.io.read(tiny.data["dft"], ":")
-    file = write_dft(
-        tmp_path / "dft.extxyz", frames, [a.get_potential_energy() / Hartree for a in frames]
-    )
+    file = write_dft(tmp_path / "dft.extxyz", frames, [a.get_potential_energy() / Hartree for a in frames])
     config = {"dft": str(file), **({} if labels else {"pool": None, "labels": None})}
     split = tmp_path / "split.csv"
     text = Path(tiny.data["split"]).read_text()
@@ -271,11 +260,7 @@ def test_one_composition_is_said_with_the_other_warnings(tiny, tmp_path):
 def test_units_of_the_bundled_sets_are_not_spoken_of(name, zero):
     names = {"dft": "dft.extxyz", "pool": "pool.extxyz", "labels": "labels"}
     paths = {key: f"bundled:{name}/{file}" for key, file in names.items()}
-    found = Source(
-        SourceConfig(
-            energy_zero=EnergyZero(zero), split=f"bundled:{name}/splits/random_1.csv", **paths
-        )
-    )
+    found = Source(SourceConfig(energy_zero=EnergyZero(zero), split=f"bundled:{name}/splits/random_1.csv", **paths))
     eips = found.store.eips
     texts = [t for used in (eips, eips[:1], ()) for t in found.warnings(used)]
     assert not [t for t in texts if "due" in t]

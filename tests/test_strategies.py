@@ -37,9 +37,7 @@ def studied(experiment) -> dict:
 def hidden(studied, tiny, tmp_path, fake):
     """The experiment with a pool of twelve DFT frames whose energies are hidden; the classifier says `au` for nine."""
     train = tiny.ids("train")
-    split = Split(
-        tuple(train[:6]), tuple(tiny.ids("val")), tuple(tiny.ids("test")), tuple(train[6:])
-    )
+    split = Split(tuple(train[:6]), tuple(tiny.ids("val")), tuple(tiny.ids("test")), tuple(train[6:]))
     write_split(split, tmp_path / "split_1.csv")
     fake.selection = "config_id,eip,probability\n" + "".join(
         f"{name},{'au' if k < 9 else 'none'},0.9\n" for k, name in enumerate(split.pool)
@@ -67,40 +65,27 @@ def test_labels_of_the_true_best_eip_and_of_dft(hidden, run, tmp_path, tiny):
 
 def test_hidden_dft_is_needed_for_them(studied, run, fake):
     said = run(studied, "--strategy", "la-best", status=1)
-    assert (
-        "pool_000000: strategies with eip_labels best or dft need the hidden DFT energies of the pool"
-        in said
-    )
+    assert "pool_000000: strategies with eip_labels best or dft need the hidden DFT energies of the pool" in said
 
 
 def test_dft_labels_of_a_selection_are_the_dft_energies(tiny, tmp_path):
     from eipnn import FinetuneDataModule
 
     train = tiny.ids("train")
-    split = Split(
-        tuple(train[:6]), tuple(tiny.ids("val")), tuple(tiny.ids("test")), tuple(train[6:])
-    )
+    split = Split(tuple(train[:6]), tuple(tiny.ids("val")), tuple(tiny.ids("test")), tuple(train[6:]))
     write_split(split, tmp_path / "split.csv")
-    chosen = "config_id,eip\n" + "".join(
-        f"{i},{'dft' if k % 2 else 'au'}\n" for k, i in enumerate(train[6:])
-    )
+    chosen = "config_id,eip\n" + "".join(f"{i},{'dft' if k % 2 else 'au'}\n" for k, i in enumerate(train[6:]))
     (tmp_path / "chosen.csv").write_text(chosen)
     arguments = tiny.arguments | {"split": str(tmp_path / "split.csv"), "pool": None}
     module = FinetuneDataModule(**arguments, selection=str(tmp_path / "chosen.csv"))
-    expected = [
-        tiny.cohesive[i] if k % 2 else tiny.eip[i][EIPS.index("au")]
-        for k, i in enumerate(train[6:])
-    ]
+    expected = [tiny.cohesive[i] if k % 2 else tiny.eip[i][EIPS.index("au")] for k, i in enumerate(train[6:])]
     assert module.source.chosen_energies(module.chosen) == pytest.approx(expected, abs=1e-6)
 
 
 def test_mse_changes_the_loss_alone(studied, run, fake, tmp_path):
     run(studied, "--strategy", "la", "la-mse", "mp+la", "mp+la-mse")
     for row in ("la", "mp+la"):
-        tukey, mse = (
-            config(tmp_path, f"{name}/alpha-0.1")["model"]["init_args"]
-            for name in (row, f"{row}-mse")
-        )
+        tukey, mse = (config(tmp_path, f"{name}/alpha-0.1")["model"]["init_args"] for name in (row, f"{row}-mse"))
         assert mse.pop("eip_loss") == "mse"
         assert tukey == mse
 
@@ -126,11 +111,7 @@ def test_delta_learning_starts_from_the_pretraining_on_all_eips(experiment, run,
     run(experiment, "--strategy", "delta", "mp+delta", "delta-long", "mp+delta-long")
     for row in ("delta", "delta-long"):
         short, pretrained = (config(tmp_path, name) for name in (row, f"mp+{row}"))
-        assert (
-            pretrained["model"]["init_args"]
-            .pop("init_from")
-            .endswith("pretrain/checkpoints/best.ckpt")
-        )
+        assert pretrained["model"]["init_args"].pop("init_from").endswith("pretrain/checkpoints/best.ckpt")
         assert short["model"] == pretrained["model"]
         assert short["data"] == pretrained["data"]
     long, short = (config(tmp_path, name)["data"]["init_args"] for name in ("delta-long", "delta"))
@@ -142,10 +123,7 @@ def test_the_row_that_is_best_on_validation_is_named(experiment, run, fake, tmp_
     fake.scores = {"baseline": 0.3, "mp": 0.2, "frames-10/baseline": 0.1, "frames-10/mp": 0.4}
     said = run(experiment, "--strategy", "baseline", "mp", "--frames", "10", "all")
     file = fold(tmp_path) / "mp" / "checkpoints" / "best.ckpt"
-    assert (
-        "Of these 2 strategies mp has the lowest validation config MAE, 0.2000 eV (n = 1, all"
-        in said
-    )
+    assert "Of these 2 strategies mp has the lowest validation config MAE, 0.2000 eV (n = 1, all" in said
     assert f"Its potential of split 1, seed 0: {file}" in said
     assert "checkpoint" not in read_json(fold(tmp_path) / "result-mp.json")
 
@@ -169,9 +147,7 @@ def test_fewer_frames_have_folders_and_splits_of_their_own(experiment, run, fake
     )
     assert len(small.train) + len(small.val) == 10
     assert small.test == whole.test
-    assert set(small.pool) == set(whole.pool) | set(whole.train + whole.val) - set(
-        small.train + small.val
-    )
+    assert set(small.pool) == set(whole.pool) | set(whole.train + whole.val) - set(small.train + small.val)
     assert read_json(fold(tmp_path) / "frames-10" / "result-mp.json")["frames"] == 10
     # pretraining needs no DFT, and is shared
     assert [stage for stage, command in fake.commands].count("pretrain") == 1
@@ -195,13 +171,7 @@ def test_smaller_splits_are_within_larger_ones(n_train, n_val, seed, data):
     parts = [tuple(next(names) for _ in range(n)) for n in (n_train, n_val, 5, 3)]
     split = Split(*parts)
     low = n_train + n_val - min(n_train, n_val) + 2
-    sizes = sorted(
-        data.draw(
-            st.lists(
-                st.integers(min(low, n_train + n_val), n_train + n_val), min_size=2, max_size=2
-            )
-        )
-    )
+    sizes = sorted(data.draw(st.lists(st.integers(min(low, n_train + n_val), n_train + n_val), min_size=2, max_size=2)))
     try:
         small, large = (fewer_frames(split, n, seed) for n in sizes)
     except SplitError:

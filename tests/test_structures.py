@@ -207,9 +207,7 @@ def test_infinite_forces(tmp_path: Path) -> None:
 
 def test_no_energy_where_one_is_due(tmp_path: Path) -> None:
     write(tmp_path / "a.traj", [labelled(dimer(), 1.0), dimer(2.5)])
-    with pytest.raises(
-        StructureError, match=r"frame 1 \(a_000001\): has no energy, and one is due"
-    ):
+    with pytest.raises(StructureError, match=r"frame 1 \(a_000001\): has no energy, and one is due"):
         read_structures(tmp_path / "a.traj", require_energy=True)
 
 
@@ -223,9 +221,7 @@ def test_named_key_that_no_frame_has(tmp_path: Path) -> None:
 
 def test_id_given_twice(tmp_path: Path) -> None:
     write(tmp_path / "a.traj", [dimer(config_id="x"), dimer(2.5, config_id="x")])
-    with pytest.raises(
-        StructureError, match=r"frame 1 \(x\): frame 0 has the same config_id; give"
-    ):
+    with pytest.raises(StructureError, match=r"frame 1 \(x\): frame 0 has the same config_id; give"):
         read_structures(tmp_path / "a.traj")
 
 
@@ -411,9 +407,7 @@ def test_labels_that_nobody_wants_are_not_looked_at(tmp_path: Path) -> None:
 def test_a_named_key_that_one_of_the_files_has(tmp_path: Path) -> None:
     write(tmp_path / "a.extxyz", [labelled(dimer(), -7.0, REF_energy=-1.0)])
     write(tmp_path / "b.extxyz", [labelled(dimer(2.5), -7.0)])
-    frames = read_structures(
-        [tmp_path / "a.extxyz", tmp_path / "b.extxyz"], energy_key="REF_energy"
-    )
+    frames = read_structures([tmp_path / "a.extxyz", tmp_path / "b.extxyz"], energy_key="REF_energy")
     assert [energy(atoms) for atoms in frames] == [-1.0, None]
     with pytest.raises(StructureError, match=r"b.extxyz: frame 0 \(b_000000\): has no energy"):
         read_structures(tmp_path / "?.extxyz", energy_key="REF_energy", require_energy=True)
@@ -440,9 +434,7 @@ def test_a_lammps_dump_holds_no_energy(tmp_path: Path) -> None:
     assert energy(atoms) is None
     assert atoms.calc.results["forces"].tolist() == [[1, 2, 3], [-1, -2, -3]]
     assert str(atoms.symbols) == "Al2"
-    with pytest.raises(
-        StructureError, match=r"frame 0 \(md_000000\): has no energy, and one is due"
-    ):
+    with pytest.raises(StructureError, match=r"frame 0 \(md_000000\): has no energy, and one is due"):
         read_structures(tmp_path / "md.dump", require_energy=True)
 
 
@@ -456,9 +448,7 @@ def test_atom_types_of_lammps_are_no_elements(tmp_path: Path) -> None:
 def test_energies_that_are_all_zero(tmp_path: Path) -> None:
     write(tmp_path / "a.traj", [labelled(dimer(), 0.0), labelled(dimer(2.5), 0.0)])
     assert len(read_structures(tmp_path / "a.traj")) == 2
-    with pytest.raises(
-        StructureError, match=r"a.traj: all energies are 0 eV, which stands for none"
-    ):
+    with pytest.raises(StructureError, match=r"a.traj: all energies are 0 eV, which stands for none"):
         read_structures(tmp_path / "a.traj", require_energy=True)
     write(tmp_path / "b.traj", [labelled(dimer(), 0.0), labelled(dimer(2.5), -1.0)])
     assert len(read_structures(tmp_path / "b.traj", require_energy=True)) == 2
@@ -476,9 +466,7 @@ def test_isolated_atoms_are_marked(tmp_path: Path, mark: str) -> None:
     assert [str(a.symbols) for a in without_isolated_atoms(frames)] == ["Si2", "H"]
     other = labelled(Atoms("Si"), -1.5, config_type=mark)
     write(tmp_path / "b.extxyz", [free[0], free[0].copy(), other])
-    with pytest.raises(
-        StructureError, match=r"b_000002: this isolated atom of Si has -1.5 eV, another"
-    ):
+    with pytest.raises(StructureError, match=r"b_000002: this isolated atom of Si has -1.5 eV, another"):
         isolated_atoms(read_structures(tmp_path / "b.extxyz"))
     write(tmp_path / "c.extxyz", labelled(dimer(), -2.0, config_type=mark))
     with pytest.raises(StructureError, match=r"c_000000: is marked .* holds 2 atoms; correct its"):

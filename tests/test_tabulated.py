@@ -86,12 +86,8 @@ def test_tables_add_nothing_to_the_rounding_of_float32(potential):
 def test_forces_and_stress_are_slopes_of_the_tabulated_energy(checkpoint):
     atoms = rattled()
     atoms.calc = EIPNNCalculator(checkpoint, dtype="float64", tabulate=True)
-    np.testing.assert_allclose(
-        atoms.get_forces(), calculate_numerical_forces(atoms, eps=1e-5), atol=1e-8
-    )
-    np.testing.assert_allclose(
-        atoms.get_stress(), calculate_numerical_stress(atoms, eps=1e-6), atol=1e-9
-    )
+    np.testing.assert_allclose(atoms.get_forces(), calculate_numerical_forces(atoms, eps=1e-5), atol=1e-8)
+    np.testing.assert_allclose(atoms.get_stress(), calculate_numerical_stress(atoms, eps=1e-6), atol=1e-9)
 
 
 def test_forces_are_continuous_at_the_points_and_at_the_cutoff(potential):

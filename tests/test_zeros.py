@@ -46,13 +46,9 @@ def test_none_subtracts_nothing() -> None:
 
 
 def test_what_cannot_be_aligned() -> None:
-    with pytest.raises(
-        ZeroError, match="energy zero 'mean' is unknown; use one of isolated_atoms, l"
-    ):
+    with pytest.raises(ZeroError, match="energy zero 'mean' is unknown; use one of isolated_atoms, l"):
         fit_zero("mean", STRUCTURES, np.zeros(5))
-    with pytest.raises(
-        ZeroError, match=r"needs an isolated-atom energy \(eV\) of Au; give it, or use"
-    ):
+    with pytest.raises(ZeroError, match=r"needs an isolated-atom energy \(eV\) of Au; give it, or use"):
         fit_zero("isolated_atoms", STRUCTURES, np.zeros(5), {"Ag": 0.0})
     with pytest.raises(ZeroError, match="isolated-atom energy"):
         fit_zero("isolated_atoms", STRUCTURES, np.zeros(5))
@@ -60,9 +56,7 @@ def test_what_cannot_be_aligned() -> None:
         fit_zero("least_squares", STRUCTURES, np.full(5, np.nan), source="sw")
     with pytest.raises(ZeroError, match=r"5 structures and energies of the shape \(4,\)"):
         fit_zero("least_squares", STRUCTURES, np.zeros(4))
-    with pytest.raises(
-        ZeroError, match="no energy zero for the element Cu, only for Ag; give the iso"
-    ):
+    with pytest.raises(ZeroError, match="no energy zero for the element Cu, only for Ag; give the iso"):
         Zero("least_squares", {"Ag": 1.0}).total(Atoms("AgCu"))
     with pytest.raises(ZeroError, match="the energy zero of Ag is nan; give a finite number"):
         Zero("isolated_atoms", {"Ag": float("nan")})

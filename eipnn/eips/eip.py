@@ -79,9 +79,7 @@ class EIP:
             case "ase":
                 arguments = self._with_files(self.arguments)
                 return InCell(class_path.calculator(self.target, arguments))
-        raise EIPError(
-            f"the EIP {self.name} stands for published energies ({self.target}), which no calculator gives"
-        )
+        raise EIPError(f"the EIP {self.name} stands for published energies ({self.target}), which no calculator gives")
 
     def _file(self, text: str) -> Path | None:
         """The file that a text in the arguments names."""
@@ -134,10 +132,7 @@ def _entries(name_or_yaml: str | Path) -> Any:
     if str(name_or_yaml) in named_sets():
         source = _sets() / f"{name_or_yaml}.yaml"
     elif not source.is_file():
-        raise EIPError(
-            f"{name_or_yaml}: neither a named set nor a YAML file; "
-            f"the sets are {', '.join(named_sets())}"
-        )
+        raise EIPError(f"{name_or_yaml}: neither a named set nor a YAML file; the sets are {', '.join(named_sets())}")
     try:
         return yaml.safe_load(source.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -185,9 +180,7 @@ def _eip(entry: Any, where: str, installed: list[str]) -> EIP:
         raise EIPError(f"{where}: must have either kim or ase, as in '{_EXAMPLE}'")
     name = entry.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name) or name == NONE:
-        raise EIPError(
-            f"{where}: name {name!r} must be letters, digits and _ . + - only, and not {NONE!r}"
-        )
+        raise EIPError(f"{where}: name {name!r} must be letters, digits and _ . + - only, and not {NONE!r}")
     if "kim" in entry:
         if "arguments" in entry:
             raise EIPError(f"{where}: a KIM model takes no arguments; remove them")

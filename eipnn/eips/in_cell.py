@@ -38,11 +38,7 @@ class InCell(Calculator):
         super().calculate(atoms, properties, system_changes)
         inside = wrapped(self.atoms)  # type: ignore[arg-type]
         wanted = ["energy", "forces"]
-        if (
-            "stress" in properties
-            and inside.pbc.all()
-            and "stress" in self.calculator.implemented_properties
-        ):
+        if "stress" in properties and inside.pbc.all() and "stress" in self.calculator.implemented_properties:
             wanted.append("stress")
         self.calculator.reset()
         self.calculator.calculate(inside, wanted, all_changes)

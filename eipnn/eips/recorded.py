@@ -66,9 +66,7 @@ def restore(recorded: dict[str, Any] | str, given: Calculator | None = None) -> 
         energies = [calculator.get_potential_energy(_atoms(frame)) for frame in frames]
     except Exception as error:  # each potential has its own kinds
         reason = " ".join(f"{error or type(error).__name__}".split())
-        raise InputError(
-            f"the EIP {name} cannot be used here ({reason}); give its ASE calculator as eip"
-        ) from error
+        raise InputError(f"the EIP {name} cannot be used here ({reason}); give its ASE calculator as eip") from error
     for frame, energy in zip(frames, energies, strict=True):
         atoms, expected = len(frame["numbers"]), frame["energy"]
         if abs(energy - expected) > SAME * atoms:
@@ -78,9 +76,7 @@ def restore(recorded: dict[str, Any] | str, given: Calculator | None = None) -> 
                 f"atoms, which had {expected:.4f} eV; give that EIP as eip"
             )
     if given is not None and (other := _other_settings(recorded, calculator.calculator)):
-        raise InputError(
-            f"eip has {other}, which the EIP {name} of the training has not; give none, or the same"
-        )
+        raise InputError(f"eip has {other}, which the EIP {name} of the training has not; give none, or the same")
     return calculator
 
 

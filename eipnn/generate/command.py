@@ -93,9 +93,7 @@ def generate(
     counts = dict(zip(KINDS, (rattle, strain, packed, md), strict=True))
     files, elements, prototypes = from_ or [], elements or [], prototypes or []
     problems = {
-        "no structures are asked for; give --rattle, --strain, --packed or --md": not any(
-            counts.values()
-        ),
+        "no structures are asked for; give --rattle, --strain, --packed or --md": not any(counts.values()),
         "no parents; give your frames with --from, or --elements": not (files or elements),
         "--split chooses among the frames of --from; give those": split and not files,
         "--pool-split writes the split of --split; give that": pool_split and not split,
@@ -148,9 +146,7 @@ def _elements(frames: Sequence[Frame], elements: Sequence[str]) -> list[str]:
     return sorted({*elements, *(symbol for f in frames for symbol in set(f.atoms.symbols))})
 
 
-def _rule(
-    frames: Sequence[Frame], prototypes: Sequence[Prototype], minimum: float | None
-) -> DistanceRule:
+def _rule(frames: Sequence[Frame], prototypes: Sequence[Prototype], minimum: float | None) -> DistanceRule:
     if minimum is not None:
         return uniform_rule(minimum)
     ideal = min((prototype.shortest() for prototype in prototypes), default=np.inf)

@@ -16,9 +16,7 @@ class Unfit(Exception):
     """A trajectory that gives no frames; the message tells why."""
 
 
-def trajectory(
-    rng: np.random.Generator, atoms: Atoms, dynamics: Dynamics, rule: DistanceRule
-) -> list[Atoms]:
+def trajectory(rng: np.random.Generator, atoms: Atoms, dynamics: Dynamics, rule: DistanceRule) -> list[Atoms]:
     """`PICKS` frames of a Langevin trajectory at a drawn temperature and the volume of `atoms`.
 
     Raises `Unfit` where the potential fails or atoms stay too close.
@@ -43,9 +41,7 @@ def trajectory(
         raise Unfit(f"{dynamics.eip.name}: {type(error).__name__}: {error}") from error
 
 
-def _pick(
-    run: Langevin, atoms: Atoms, dynamics: Dynamics, rule: DistanceRule, temperature: float
-) -> Atoms:
+def _pick(run: Langevin, atoms: Atoms, dynamics: Dynamics, rule: DistanceRule, temperature: float) -> Atoms:
     run.run(dynamics.steps)
     for _ in range(LOOKS):
         if not rule.broken(atoms):

@@ -118,9 +118,7 @@ def rattled(rng: np.random.Generator, atoms: Atoms, largest: float) -> Atoms:
     return atoms
 
 
-def strained(
-    rng: np.random.Generator, atoms: Atoms, largest: float, volumes: tuple[float, float]
-) -> Atoms:
+def strained(rng: np.random.Generator, atoms: Atoms, largest: float, volumes: tuple[float, float]) -> Atoms:
     """A symmetric strain with components up to `largest`, then scaled to a volume drawn from `volumes`."""
     deformation, info = _deformation(rng, largest, volumes)
     atoms.set_cell(atoms.cell.array @ deformation)

@@ -108,9 +108,7 @@ def unit_crystal(structure: str) -> Atoms:
     return bulk("H", "sc", a=1.0)
 
 
-def read_parents(
-    files: Sequence[str], split: Split | str | None
-) -> tuple[list[Frame], int, Split | None]:
+def read_parents(files: Sequence[str], split: Split | str | None) -> tuple[list[Frame], int, Split | None]:
     """The user's frames; with a split those of its training part alone.
 
     Children of test frames in the pool would tell a network what it is tested on, and children of validation
@@ -150,9 +148,7 @@ def _split(text: str, ids: Sequence[str]) -> Split:
     if kind != "random":
         return read_split(text)
     if not number.isdecimal():
-        raise InputError(
-            f"--split {text}: write random:1 for the first random split of `eipnn run`"
-        )
+        raise InputError(f"--split {text}: write random:1 for the first random split of `eipnn run`")
     return random_split(ids, (), int(number))
 
 
@@ -191,9 +187,7 @@ def _own_first(element: str) -> tuple[str, ...]:
     return tuple(sorted(COORDINATION, key=lambda structure: structure != own))
 
 
-def _spacings(
-    elements: Sequence[str], first: str, constant: float | None, frames: Sequence[Frame]
-) -> dict[str, float]:
+def _spacings(elements: Sequence[str], first: str, constant: float | None, frames: Sequence[Frame]) -> dict[str, float]:
     unit = unit_crystal(first)
     if constant is not None:
         return dict.fromkeys(elements, _spacing(first, constant / unit.cell.lengths()[0]))
@@ -212,9 +206,7 @@ def _own_spacing(element: str) -> float:
             f"--elements {element}: the crystal of the element is none of {', '.join(COORDINATION)}; "
             "give --lattice-constant, of the first of --prototypes"
         )
-    return _spacing(
-        state["symmetry"], state["a"] / unit_crystal(state["symmetry"]).cell.lengths()[0]
-    )
+    return _spacing(state["symmetry"], state["a"] / unit_crystal(state["symmetry"]).cell.lengths()[0])
 
 
 def _spacing(structure: str, bond: float) -> float:

@@ -24,9 +24,7 @@ class PoolError(InputError):
     """A pool file that cannot be made here; the message names file and mend."""
 
 
-def make_pool(
-    recipe: Recipe, counts: Mapping[str, int], file: Path, workers: int = 1, shown: bool = False
-) -> int:
+def make_pool(recipe: Recipe, counts: Mapping[str, int], file: Path, workers: int = 1, shown: bool = False) -> int:
     """Write the first `counts[kind]` structures of each kind to `file` (extended XYZ).
 
     Structures that are in `file` already, or in what a killed run left beside it, are not made again. So a file grows
@@ -100,9 +98,7 @@ def _existing(file: Path, digests: Mapping[str, str], wanted: set[str]) -> dict[
     except (ValueError, KeyError):
         ours = False
     if not ours:
-        raise PoolError(
-            f"{file}: is there already, and `eipnn generate` did not make it; name another file"
-        )
+        raise PoolError(f"{file}: is there already, and `eipnn generate` did not make it; name another file")
     for name, digest, _ in frames:
         kind = name.rpartition("-")[0]
         if name not in wanted:
@@ -150,11 +146,7 @@ def _make_all(
     total = sum(len(group) for groups in missing.values() for group in groups)
     if not total:
         return {}
-    jobs = (
-        delayed(_texts)(recipe, kind, digests[kind], group)
-        for kind, groups in missing.items()
-        for group in groups
-    )
+    jobs = (delayed(_texts)(recipe, kind, digests[kind], group) for kind, groups in missing.items() for group in groups)
     texts: dict[str, str] = {}
     try:
         with (

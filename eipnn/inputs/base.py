@@ -47,9 +47,7 @@ def pair_vectors(batch: Batch) -> Tensor:
     return vectors_between(batch.pos, batch.cell, batch.edge_index, batch.edge_shift, batch.batch)
 
 
-def vectors_between(
-    pos: Tensor, cell: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor
-) -> Tensor:
+def vectors_between(pos: Tensor, cell: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor) -> Tensor:
     """The same of the fields of `Graph` and `Inputs`."""
     i, j = edge_index
     # no matrix product, which mixed precision would round to three digits

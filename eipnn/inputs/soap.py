@@ -224,12 +224,10 @@ def solid_harmonics(vectors: Tensor, square: Tensor, l_max: int) -> list[Tensor]
                 columns[degree][-m] = norm * legendre * sine[m]
             before, legendre = (
                 legendre,
-                ((2 * degree + 1) * z * legendre - (degree + m) * square * before)
-                / (degree + 1 - m),
+                ((2 * degree + 1) * z * legendre - (degree + m) * square * before) / (degree + 1 - m),
             )
     return [
-        torch.stack([column[m] for m in range(-degree, degree + 1)], dim=-1)
-        for degree, column in enumerate(columns)
+        torch.stack([column[m] for m in range(-degree, degree + 1)], dim=-1) for degree, column in enumerate(columns)
     ]
 
 

@@ -126,9 +126,7 @@ def label(
     file = ", ".join(structures)
     warnings = (
         energy_warning(shown, references, file)
-        or alignment_warning(
-            comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips
-        ),
+        or alignment_warning(comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips),
         force_warning(shown, references, file),
     )
     for warning in filter(None, warnings):
@@ -156,9 +154,7 @@ def eips(elements: list[str]) -> None:
             "kimpy`"
         ) from None
     for model in models:
-        covered = (
-            ",".join(model.elements) if len(model.elements) <= 12 else f"{len(model.elements)}"
-        )
+        covered = ",".join(model.elements) if len(model.elements) <= 12 else f"{len(model.elements)}"
         print(f"{model.name:<90} {model.cutoff:6.2f} A  {covered}")
     for model in broken:
         print(f"{model.name}: {model.problem}", file=sys.stderr)
@@ -196,9 +192,7 @@ def _report_comparison(comparison: Comparison, split: Split | None, folder: Path
 def _tables(standings: Sequence[Standing]) -> Iterator[Table]:
     """One table for each part and set of elements, narrow enough for a terminal of 80 columns."""
     for (part, elements), lines in groupby(standings, lambda line: (line.part, line.elements)):
-        table = Table(
-            title=f"{elements}, {part} frames (eV, eV/atom)", box=SIMPLE, padding=(0, 1, 0, 0)
-        )
+        table = Table(title=f"{elements}, {part} frames (eV, eV/atom)", box=SIMPLE, padding=(0, 1, 0, 0))
         table.add_column("EIP", no_wrap=True)
         for heading in ("frames", "failed", "config MAE", "atom MAE", "offset", "corr.", "best"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -223,9 +217,7 @@ def _read_isolated(file: str) -> dict[str, float]:
     except (ValueError, AttributeError, TypeError) as error:
         if isinstance(error, StructureError):
             raise
-        raise ZeroError(
-            f'{file}: must be a JSON mapping from element to energy in eV, as in {{"Si": -0.85}}'
-        ) from None
+        raise ZeroError(f'{file}: must be a JSON mapping from element to energy in eV, as in {{"Si": -0.85}}') from None
 
 
 def _report_failures(store: LabelStore, console: Console) -> None:
@@ -234,9 +226,7 @@ def _report_failures(store: LabelStore, console: Console) -> None:
     ledger = Ledger(store.folder, store.ids, store.eips)
     if not ledger.reasons:
         return
-    console.print(
-        f"{len(ledger.reasons)} labels failed; failures.csv there lists them:", soft_wrap=True
-    )
+    console.print(f"{len(ledger.reasons)} labels failed; failures.csv there lists them:", soft_wrap=True)
     counts = Counter((store.eips[column], reason) for (_, column), reason in ledger.reasons.items())
     for (eip, reason), count in counts.most_common(SHOWN):
         console.print(f"  {count} x {eip}: {reason}", markup=False, soft_wrap=True)

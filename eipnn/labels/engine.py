@@ -105,13 +105,9 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise LabelError(f"{folder}: is a file; give a folder")
     # A run that was killed while it made the store leaves arrays without an index.
-    others = [
-        p.name for p in folder.iterdir() if p.name not in ours and p.suffix not in (".npy", ".part")
-    ]
+    others = [p.name for p in folder.iterdir() if p.name not in ours and p.suffix not in (".npy", ".part")]
     if others:
-        raise LabelError(
-            f"{folder}: holds other files ({sorted(others)[0]}) and no label store; give an empty folder"
-        )
+        raise LabelError(f"{folder}: holds other files ({sorted(others)[0]}) and no label store; give an empty folder")
 
 
 def _create_or_check(folder: Path, structures: StructureStore, eips: Sequence[EIP]) -> None:
@@ -141,9 +137,7 @@ def _create_or_check(folder: Path, structures: StructureStore, eips: Sequence[EI
 class _Engine:
     """One run over one store."""
 
-    def __init__(
-        self, structures: StructureStore, eips: tuple[EIP, ...], folder: Path, timeout: float
-    ) -> None:
+    def __init__(self, structures: StructureStore, eips: tuple[EIP, ...], folder: Path, timeout: float) -> None:
         index = read_index(folder)
         self.structures = structures
         self.eips = eips

@@ -98,9 +98,7 @@ def compare(
         if not np.isfinite(labels[train, column]).any():
             labels[:, column] = np.nan  # no zero, nothing to compare
             continue
-        zero = fit_zero(
-            eip_zero, fitted, labels[train, column], eip_isolated, aligned[train], source=eip
-        )
+        zero = fit_zero(eip_zero, fitted, labels[train, column], eip_isolated, aligned[train], source=eip)
         labels[:, column] = zero.aligned(given, labels[:, column], eip)
         notes.append(zero.note)
     for note in filter(None, notes):
@@ -206,10 +204,7 @@ def write_leaderboard(folder: Path, standings: Sequence[Standing], best: BestEIP
 
 
 def _cells(line: Standing) -> list[str]:
-    return [
-        f"{value:.4f}" if isinstance(value, float) else str(value)
-        for value in asdict(line).values()
-    ]
+    return [f"{value:.4f}" if isinstance(value, float) else str(value) for value in asdict(line).values()]
 
 
 def sentence(best: BestEIP) -> str:

@@ -121,8 +121,7 @@ class LabelStore:
             return np.array([self._rows[name] for name in ids], dtype=np.int64)
         except KeyError as error:
             raise LabelError(
-                f"{self.folder}: has no labels of the configuration {error.args[0]!r}; "
-                "label the file that holds it"
+                f"{self.folder}: has no labels of the configuration {error.args[0]!r}; label the file that holds it"
             ) from None
 
     def check(self, structures: Sequence[Atoms]) -> None:
@@ -162,9 +161,7 @@ class LabelStore:
         """
         for name in eips:
             if name not in self.eips:
-                raise LabelError(
-                    f"{self.folder}: has no labels of the EIP {name!r}; it has {', '.join(self.eips)}"
-                )
+                raise LabelError(f"{self.folder}: has no labels of the EIP {name!r}; it has {', '.join(self.eips)}")
         rows = self.rows(ids)
         columns = np.array([self.eips.index(name) for name in eips], dtype=np.int64)
         return np.asarray(self.energies[rows[:, None], columns[None, :]])
@@ -210,9 +207,7 @@ def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> 
     try:
         with told_when_full(folder):
             for name in ARRAYS:
-                _write_array(
-                    _file(folder, name), *shapes[name], known.get(name, _MISSING.get(name))
-                )
+                _write_array(_file(folder, name), *shapes[name], known.get(name, _MISSING.get(name)))
     except DiskFullError:
         for name in ARRAYS:
             _file(folder, name).unlink(missing_ok=True)
@@ -295,9 +290,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise _damaged(folder, f"{INDEX} is not an index") from None
     if version != VERSION:
-        raise LabelError(
-            f"{folder}: layout version {version}, and this eipnn reads {VERSION}; label again"
-        )
+        raise LabelError(f"{folder}: layout version {version}, and this eipnn reads {VERSION}; label again")
     return index
 
 

@@ -33,9 +33,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
         CheckpointError: there is no such local file, it is no checkpoint, or it is damaged.
     """
     if not Path(file).is_file():
-        local = (
-            "; checkpoints are read from local files only: download it" if ":" in str(file) else ""
-        )
+        local = "; checkpoints are read from local files only: download it" if ":" in str(file) else ""
         raise CheckpointError(f"{file}: no such checkpoint{local}; give the path of a file")
     try:
         content = read_tensors(Path(file))
@@ -46,9 +44,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_record(
-    checkpoint: dict[str, Any], name: str | Path, stage: str | None = None
-) -> dict[str, Any]:
+def read_record(checkpoint: dict[str, Any], name: str | Path, stage: str | None = None) -> dict[str, Any]:
     """What eipnn wrote into a checkpoint.
 
     Raises:
@@ -64,9 +60,7 @@ def read_record(
             "it was changed, or written by another version: train again, or use that version"
         )
     if stage is not None and record["stage"] != stage:
-        raise CheckpointError(
-            f"{name}: of stage {record['stage']!r}, but a {stage!r} checkpoint is due here"
-        )
+        raise CheckpointError(f"{name}: of stage {record['stage']!r}, but a {stage!r} checkpoint is due here")
     return record
 
 
@@ -95,8 +89,7 @@ def _wrong(record: Any) -> str | None:
         f"elements are {record['elements']!r}": all(
             isinstance(e, str) and atomic_numbers.get(e, 0) for e in record["elements"]
         ),
-        f"zeros are {record['zeros']!r}": _texts(record["zeros"])
-        and all(map(_is_zero, record["zeros"].values())),
+        f"zeros are {record['zeros']!r}": _texts(record["zeros"]) and all(map(_is_zero, record["zeros"].values())),
     }
     return next((what for what, fine in good.items() if not fine), None)
 
@@ -151,8 +144,7 @@ def find_class(class_path: str) -> type[Representation]:
         cls = getattr(importlib.import_module(module), name, None)
     except Exception as error:
         raise CheckpointError(
-            f"the module {module} of the representation cannot be imported "
-            f"({type(error).__name__}: {error})"
+            f"the module {module} of the representation cannot be imported ({type(error).__name__}: {error})"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Representation)):
         raise CheckpointError(f"{class_path} is no Representation")

@@ -72,9 +72,7 @@ class PlainPotential(nn.Module):
         return energy * (1 + 0 * zero) + zero  # of an unknown element, the forces are NaN too
 
 
-def export_potential(
-    checkpoint: str | Path, dtype: Literal["float32", "float64"] = "float32"
-) -> ExportedProgram:
+def export_potential(checkpoint: str | Path, dtype: Literal["float32", "float64"] = "float32") -> ExportedProgram:
     """The program of a fine-tuned potential, for any number of atoms, pairs and configurations.
 
     Args:

@@ -145,9 +145,7 @@ class Potential(nn.Module):
     def check_elements(self, symbols: Collection[str]) -> None:
         """Raise `InputError` where the training data did not hold one of the elements."""
         if strangers := set(symbols) - set(self.elements):
-            raise InputError(
-                f"the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}"
-            )
+            raise InputError(f"the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}")
 
     def record(self) -> dict[str, Any]:
         """What a file says of the potential, plain values; `load` reads it."""
@@ -185,9 +183,7 @@ class Potential(nn.Module):
         content = read_checkpoint(file)
         record = read_record(content, file)
         if record["stage"] != "finetune":
-            raise CheckpointError(
-                f"{file}: of stage {record['stage']!r}; a potential is a fine-tuned checkpoint"
-            )
+            raise CheckpointError(f"{file}: of stage {record['stage']!r}; a potential is a fine-tuned checkpoint")
         representation = build_representation(record["representation"])
         head = EnergyHead(representation.dim)
         potential = cls(representation, head, record["elements"], record["zeros"])
@@ -203,9 +199,7 @@ class Potential(nn.Module):
         return potential.eval()
 
 
-def derivatives(
-    energy: Tensor, graph: AtomicGraph, create_graph: bool = False
-) -> tuple[Tensor, Tensor]:
+def derivatives(energy: Tensor, graph: AtomicGraph, create_graph: bool = False) -> tuple[Tensor, Tensor]:
     """Forces (N, 3) in eV/A and virials ``dE/d(strain)`` (B, 3, 3) in eV, from the slope in the pairs' vectors.
 
     A pair's vector v is r_j - r_i and a lattice translation: it pulls i with dE/dv and j with -dE/dv, and a strain

@@ -63,9 +63,7 @@ class AgAu(PublishedSet):
         total = sum(len(_load(part / "energy.npy")) for _, part in sets)
         return total, (frame for system, part in sets for frame in _frames(system, part, top))
 
-    def splits(
-        self, folders: Sequence[Path], dft: Sequence[str], pool: Sequence[str]
-    ) -> dict[str, Split]:
+    def splits(self, folders: Sequence[Path], dft: Sequence[str], pool: Sequence[str]) -> dict[str, Split]:
         """Every configuration has DFT, so the pool is hidden among them as in ANI-Al: see `hidden_pool_splits`."""
         return hidden_pool_splits(dft)
 
@@ -90,9 +88,7 @@ def _frames(system: Path, part: Path, top: Path) -> Iterator[PublishedFrame]:
     forces = _array(part / "force.npy", (n, n_atoms, 3))
     for index in range(n):
         name = f"{part.relative_to(top).as_posix()}/{index:06d}"
-        atoms = Atoms(
-            numbers, positions[index], cell=cells[index], pbc=True, info={"config_id": name}
-        )
+        atoms = Atoms(numbers, positions[index], cell=cells[index], pbc=True, info={"config_id": name})
         atoms.calc = SinglePointCalculator(atoms, energy=energies[index], forces=forces[index])
         yield PublishedFrame(f"{part}: frame {index}", atoms)
 

@@ -52,16 +52,12 @@ class AniAl(PublishedSet):
         """All configurations of all HDF5 files (`.h5`)."""
         files = found_below(folders, "*.h5")
         if not files:
-            raise LayoutError(
-                f"{folders[0]}: no HDF5 file (.h5) in it; give Al-data.tgz or what it holds"
-            )
+            raise LayoutError(f"{folders[0]}: no HDF5 file (.h5) in it; give Al-data.tgz or what it holds")
         total = sum(_count(file) for file in files)
         top = common_folder(files)
         return total, (frame for file in files for frame in _frames(file, top))
 
-    def splits(
-        self, folders: Sequence[Path], dft: Sequence[str], pool: Sequence[str]
-    ) -> dict[str, Split]:
+    def splits(self, folders: Sequence[Path], dft: Sequence[str], pool: Sequence[str]) -> dict[str, Split]:
         """Every configuration has DFT, so the pool is hidden among them: see `hidden_pool_splits`."""
         return hidden_pool_splits(dft)
 
@@ -88,17 +84,12 @@ def _frames(file: Path, top: Path) -> Iterator[PublishedFrame]:
 def _group_frames(group: h5py.Group, stem: str, where: str) -> Iterator[PublishedFrame]:
     numbers = _numbers(group, where)  # (n, N)
     energies, cells, positions, forces = (
-        np.asarray(group[name], dtype=np.float64)
-        for name in ("energy", "cell", "coordinates", "force")
+        np.asarray(group[name], dtype=np.float64) for name in ("energy", "cell", "coordinates", "force")
     )
     for index in range(len(numbers)):
         name = f"{stem}{group.name.rstrip('/')}/{index:06d}"
-        atoms = Atoms(
-            numbers[index], positions[index], cell=cells[index], pbc=True, info={"config_id": name}
-        )
-        atoms.calc = SinglePointCalculator(
-            atoms, energy=float(energies[index]), forces=forces[index]
-        )
+        atoms = Atoms(numbers[index], positions[index], cell=cells[index], pbc=True, info={"config_id": name})
+        atoms.calc = SinglePointCalculator(atoms, energy=float(energies[index]), forces=forces[index])
         yield PublishedFrame(f"{where}: frame {index}", atoms)
 
 
@@ -115,9 +106,7 @@ def _checked_length(group: h5py.Group, file: Path) -> int:
     where = f"{file}: group {group.name}"
     for name in NEEDED:
         if not isinstance(group.get(name), h5py.Dataset):
-            raise LayoutError(
-                f"{where}: the dataset {name!r} is missing; it holds {', '.join(sorted(group))}"
-            )
+            raise LayoutError(f"{where}: the dataset {name!r} is missing; it holds {', '.join(sorted(group))}")
     shape = group["coordinates"].shape
     if len(shape) != 3 or shape[2] != 3:
         raise LayoutError(f"{where}: coordinates have the shape {shape}, not (n, N, 3)")

@@ -67,9 +67,7 @@ class PublishedSet(ABC):
         """
 
     @abstractmethod
-    def splits(
-        self, folders: Sequence[Path], dft: Sequence[str], pool: Sequence[str]
-    ) -> dict[str, Split]:
+    def splits(self, folders: Sequence[Path], dft: Sequence[str], pool: Sequence[str]) -> dict[str, Split]:
         """Splits by file name (`random_1`, ...) of the configurations with these ids."""
 
 

@@ -20,9 +20,7 @@ SETS: tuple[PublishedSet, ...] = (AniAl(), KimSi(), AgAu())
 DOWNLOAD, STAGING, SCRATCH, LOCK = "download", ".converting", ".unpacked", ".lock"
 
 
-def fetch(
-    name: Annotated[str, [s.name for s in SETS]], *, output: Path, archive: list[Path] | None = None
-) -> None:
+def fetch(name: Annotated[str, [s.name for s in SETS]], *, output: Path, archive: list[Path] | None = None) -> None:
     """Download a published data set and write it as the files that the other commands take.
 
     These are dft.extxyz, pool.extxyz, labels and splits. What is done is skipped, a download that broke off goes on.
@@ -67,9 +65,7 @@ def _done(published: PublishedSet, folder: Path) -> bool:
     staged = (folder / STAGING / MARKER).exists()
     for place in (folder, folder / STAGING):
         if (place / MARKER).exists() and (there := _about(place)["name"]) != published.name:
-            raise InputError(
-                f"{folder}: holds the data set {there}; give another folder for {published.name}"
-            )
+            raise InputError(f"{folder}: holds the data set {there}; give another folder for {published.name}")
     if (folder / MARKER).exists():
         about = _about(folder)
         needed = ["dft.extxyz", "splits"]

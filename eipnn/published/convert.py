@@ -124,9 +124,7 @@ def _write_labels(
         if written != name:
             raise LayoutError(f"{out}: the id {written!r} is read back as {name!r}; rename it")
     names = _names(eips)
-    index = describe(
-        structures, [EIP(name, "published", f"{published.page} {name}") for name in names]
-    )
+    index = describe(structures, [EIP(name, "published", f"{published.page} {name}") for name in names])
     folder = out / "labels"
     create(folder, structures, index)
     energies = np.array([[eips.get(i, {}).get(name, np.nan) for name in names] for i in order])

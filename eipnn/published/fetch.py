@@ -35,9 +35,7 @@ def obtain(published: PublishedSet, folder: Path) -> list[Path]:
         remote = published.remote_files()
     except UnreachableError as error:
         if not (found := _put_by_hand(folder)):
-            raise UnreachableError(
-                f"{error}. {_by_hand(published.page, folder / 'FILE', published)}"
-            ) from error
+            raise UnreachableError(f"{error}. {_by_hand(published.page, folder / 'FILE', published)}") from error
         print(f"{error}: taking what is in {folder}, without a list to compare it with")
         for path in found:
             print(f"{path}: SHA-256 {digest(path)}")

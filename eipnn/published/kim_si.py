@@ -63,9 +63,7 @@ class KimSi(PublishedSet):
             raise LayoutError(f"{folders[0]}: no NAME/NAME.xyz in it; give the published archive")
         return len(files), (_frame(file) for file in sorted(files, key=lambda file: file.stem))
 
-    def splits(
-        self, folders: Sequence[Path], dft: Sequence[str], pool: Sequence[str]
-    ) -> dict[str, Split]:
+    def splits(self, folders: Sequence[Path], dft: Sequence[str], pool: Sequence[str]) -> dict[str, Split]:
         """Three random ones by the paper's rule, and one a fold of the authors' cross-validation.
 
         Raises `LayoutError` for folds that name an unknown configuration, one without DFT, or one twice.
@@ -81,9 +79,7 @@ class KimSi(PublishedSet):
         everything = [*dft, *pool]
         known = {"DFT": set(dft), "pool": set(pool)}
         for number, name in enumerate(sorted(folds), start=1):
-            training, test = (
-                _part(folds[name], part, files[0], name) for part in ("training", "test")
-            )
+            training, test = (_part(folds[name], part, files[0], name) for part in ("training", "test"))
             _check_fold([*training, *test], known, f"{files[0]}: {name}")
             splits[name] = fold_split(training, test, everything, seed=number)
         return splits
@@ -103,11 +99,7 @@ def _frame(file: Path) -> PublishedFrame:
     if len(images) != 1:
         raise LayoutError(f"{file}: holds {len(images)} configurations, and it should be one")
     published = images[0]
-    energies = {
-        key: _number(value, key, file)
-        for key, value in published.info.items()
-        if key.startswith(PREFIX)
-    }
+    energies = {key: _number(value, key, file) for key, value in published.info.items() if key.startswith(PREFIX)}
     if not energies:
         raise LayoutError(f"{file}: has neither {REFERENCE} nor any {PREFIX}<eip>")
     atoms = Atoms(

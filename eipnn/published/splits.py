@@ -32,20 +32,14 @@ def hidden_pool_splits(ids: Sequence[str]) -> dict[str, Split]:
         shuffled = np.random.default_rng(number).permutation(rest)
         parts = np.split(shuffled, [n_train, n_train + n_val])
         train, val, test = (tuple(ids[row] for row in sorted(part)) for part in parts)
-        splits[f"random_{number}"] = Split(
-            train, val, test, tuple(ids[row] for row in sorted(pool))
-        )
+        splits[f"random_{number}"] = Split(train, val, test, tuple(ids[row] for row in sorted(pool)))
     return splits
 
 
-def fold_split(
-    training: Sequence[str], test: Sequence[str], everything: Sequence[str], seed: int
-) -> Split:
+def fold_split(training: Sequence[str], test: Sequence[str], everything: Sequence[str], seed: int) -> Split:
     """The split of a fold: 20 % of its training part is validation, and what is in neither part is the pool."""
     order = np.random.default_rng(seed).permutation(len(training))
     n_val = int(len(training) * VAL_SHARE)
-    val, train = (
-        tuple(training[row] for row in sorted(rows)) for rows in (order[:n_val], order[n_val:])
-    )
+    val, train = (tuple(training[row] for row in sorted(rows)) for rows in (order[:n_val], order[n_val:]))
     named = {*training, *test}
     return Split(train, val, tuple(test), tuple(i for i in everything if i not in named))

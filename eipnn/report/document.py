@@ -169,9 +169,7 @@ class Report:
         panels = {}
         for strategy in MAIN_AND_LONG:
             given = [
-                _aligned(folds.predictions(t), data[t.fold.split])
-                if aligned
-                else folds.predictions(t)
+                _aligned(folds.predictions(t), data[t.fold.split]) if aligned else folds.predictions(t)
                 for t in self.experiment.row(strategy)
             ]
             if given:
@@ -196,9 +194,7 @@ class Report:
         names = {strategy: self.experiment.label(strategy) for strategy in curves}
         file = self.output.folder / "learning_curves.png"
         plots.learning_curves(curves, names, f"Validation of {_named(self.experiment.folds)}", file)
-        yield self.output.picture(
-            "learning_curves", "Validation config MAE by epoch and gradient step"
-        )
+        yield self.output.picture("learning_curves", "Validation config MAE by epoch and gradient step")
         if len(self.experiment.folds) > 1:
             yield (
                 "Thick lines are means over splits and seeds, thin lines single ones; both are running means over a "
@@ -225,9 +221,7 @@ class Report:
         self.output.csv("selection", counts.rename_axis("class").reset_index())
         title = f"Pool, as classified on {_named(there)}"
         plots.selection(counts, title, self.output.folder / "selection.png")
-        yield self.output.picture(
-            "selection", "What the classifier chose for the structures of the pool"
-        )
+        yield self.output.picture("selection", "What the classifier chose for the structures of the pool")
         chosen = counts.drop(NONE).sum()
         each = ", ".join(f"{fold}: {n} of {counts[fold].sum()}" for fold, n in chosen.items())
         dots = " Bars are means, dots single splits." if len(there) > 1 else ""
@@ -285,9 +279,7 @@ class Report:
         nearest = _nearest(named)
         if len(nearest):
             yield markdown(tables.rounded(nearest.head(NAMED)))
-            rest = (
-                f"; {len(nearest) - NAMED} more test configurations" if len(nearest) > NAMED else ""
-            )
+            rest = f"; {len(nearest) - NAMED} more test configurations" if len(nearest) > NAMED else ""
             yield f"`near_duplicates.csv` has all {len(named)} pairs{rest}."
 
 

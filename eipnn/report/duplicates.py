@@ -71,9 +71,7 @@ def fingerprint(atoms: Atoms, elements: Sequence[int]) -> Fingerprint:
         for column, z in enumerate(elements):
             near = np.sort(d[mine & (atoms.numbers[j] == z)])[:NEIGHBOURS]
             distances[atom, column, : len(near)] = near
-    return Fingerprint(
-        atoms.info["config_id"], atoms.numbers.copy(), distances.reshape(len(atoms), -1)
-    )
+    return Fingerprint(atoms.info["config_id"], atoms.numbers.copy(), distances.reshape(len(atoms), -1))
 
 
 def distance(a: Fingerprint, b: Fingerprint) -> float:

@@ -103,9 +103,7 @@ def negative_transfer(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
         for name, row in found.items():
             if against is None or name in REFERENCES:
                 continue
-            fair = (
-                "baseline" if experiment.strategies[name].short and "baseline" in found else against
-            )
+            fair = "baseline" if experiment.strategies[name].short and "baseline" in found else against
             gain, each = improvements(row, found[fair])
             if len(each):
                 lines.append(
@@ -124,9 +122,7 @@ def negative_transfer(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def plot_frames(
-    table: pd.DataFrame, strategies: Sequence[str], names: Mapping[str, str], file: Path
-) -> None:
+def plot_frames(table: pd.DataFrame, strategies: Sequence[str], names: Mapping[str, str], file: Path) -> None:
     """Config and atom MAE on test by number of DFT frames: mean and sample deviation over the folds.
 
     Args:

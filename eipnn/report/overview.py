@@ -27,9 +27,7 @@ def _data(report: Report) -> str:
 
 
 def _section(dft: str, reports: Sequence[Report], folder: Path, number: str) -> str:
-    table = pd.concat(
-        [r.table.assign(backbone=r.experiment.backbone) for r in reports], ignore_index=True
-    )
+    table = pd.concat([r.table.assign(backbone=r.experiment.backbone) for r in reports], ignore_index=True)
     eip = table["row"].str.startswith("Best EIP")
     table.loc[eip, "backbone"] = NOTHING
     table = pd.concat([table[eip].drop_duplicates(), table[~eip]], ignore_index=True)

@@ -61,9 +61,7 @@ def parity(panels: Mapping[str, pd.DataFrame], title: str, file: Path) -> None:
     """
     columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
     rows = -(-len(panels) // columns)
-    per_atom = {
-        name: t[["energy", "prediction"]].div(t["n_atoms"], axis=0) for name, t in panels.items()
-    }
+    per_atom = {name: t[["energy", "prediction"]].div(t["n_atoms"], axis=0) for name, t in panels.items()}
     everything = np.concatenate([t.to_numpy().ravel() for t in per_atom.values()])
     margin = 0.04 * np.ptp(everything) + 1e-3
     limits = everything.min() - margin, everything.max() + margin
@@ -72,12 +70,8 @@ def parity(panels: Mapping[str, pd.DataFrame], title: str, file: Path) -> None:
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axis, (name, energies) in zip(axes, per_atom.items(), strict=False):
             axis.plot(limits, limits, color="0.6", linewidth=1)
-            axis.scatter(
-                *energies.to_numpy().T, s=16, color=BLUE, alpha=0.5, linewidths=0, zorder=2
-            )
-            axis.set(
-                xlim=limits, ylim=limits, aspect="equal", title=f"{name} (n = {len(energies)})"
-            )
+            axis.scatter(*energies.to_numpy().T, s=16, color=BLUE, alpha=0.5, linewidths=0, zorder=2)
+            axis.set(xlim=limits, ylim=limits, aspect="equal", title=f"{name} (n = {len(energies)})")
             axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axis.text(0.04, 0.96, _errors(panels[name]), transform=axis.transAxes, va="top")
@@ -103,11 +97,7 @@ def overview(rows: Mapping[str, Mapping[str, Measured]], file: Path) -> None:
         axis = figure.subplots()
         for number, strategy in enumerate(there):
             shift = (number - (len(there) - 1) / 2) * width
-            found = {
-                n + shift: row[strategy].errors[:, 0]
-                for n, row in enumerate(rows.values())
-                if strategy in row
-            }
+            found = {n + shift: row[strategy].errors[:, 0] for n, row in enumerate(rows.values()) if strategy in row}
             heights = [values.mean() for values in found.values()]
             look: dict[str, Any] = {"color": COLOURS[strategy], "alpha": 0.75}
             name = STRATEGIES[strategy].label or "DFT alone"

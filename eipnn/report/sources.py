@@ -21,9 +21,7 @@ def data_settings(trainings: Sequence[Training]) -> dict[str, Any]:
     """The data arguments of one fold's stages; the label store is named by those that read it."""
     fold = trainings[0].fold
     stages = [fold.folder / name for name in ("classify", "pretrain")]
-    configs = [t.config for t in trainings] + [
-        read_config(stage) for stage in stages if (stage / "done.json").exists()
-    ]
+    configs = [t.config for t in trainings] + [read_config(stage) for stage in stages if (stage / "done.json").exists()]
     return fold_settings(fold, configs)
 
 

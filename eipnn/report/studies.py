@@ -100,9 +100,7 @@ def _saved_text(saved: pd.DataFrame, names: Mapping[str, str], needed: str) -> p
     for row in saved.itertuples():
         text = {"more": "> all", "fewer": "< fewest"}.get(row.bound, f"{row.frames_needed:.0f}")
         ratio = "-" if row.bound else f"{row.ratio:.2f}"
-        lines.append(
-            (str(row.frames), names[row.strategy], f"{row.config_mae_eV:.4f}", text, ratio)
-        )
+        lines.append((str(row.frames), names[row.strategy], f"{row.config_mae_eV:.4f}", text, ratio))
     return pd.DataFrame(lines, columns=["DFT frames", "row", "config MAE (eV)", needed, "ratio"])
 
 
@@ -114,9 +112,7 @@ def _sentence(saved: pd.DataFrame, names: Mapping[str, str], against: str) -> st
     mean = np.exp(np.log(known["ratio"]).groupby(known["strategy"]).mean())
     best = str(mean.idxmax())
     rows = known[known["strategy"] == best]
-    each = ", ".join(
-        f"{row.frames} in place of {row.frames_needed:.0f}" for row in rows.itertuples()
-    )
+    each = ", ".join(f"{row.frames} in place of {row.frames_needed:.0f}" for row in rows.itertuples())
     verdict = "saves" if mean[best] > 1 else "saves no frames: it costs"
     return (
         f"**{names[best]} {verdict} DFT frames at equal error by a factor of {mean[best]:.2f}** (geometric mean over "

@@ -171,9 +171,7 @@ def trainings(experiment: Experiment) -> pd.DataFrame:
 
 def rounded(table: pd.DataFrame, decimals: int = 4) -> pd.DataFrame:
     """The cells as text, nothing as `NOTHING`."""
-    text = table.astype(object).map(
-        lambda value: f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
-    )
+    text = table.astype(object).map(lambda value: f"{value:.{decimals}f}" if isinstance(value, float) else str(value))
     return text.mask(table.isna(), NOTHING)
 
 

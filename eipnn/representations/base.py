@@ -57,9 +57,7 @@ class Representation(nn.Module, HyperparametersMixin, ABC):
         Raises:
             InputError: there is nothing to tabulate in this representation.
         """
-        raise InputError(
-            f"{type(self).__name__} has no tables over the distance: leave out `tabulate`"
-        )
+        raise InputError(f"{type(self).__name__} has no tables over the distance: leave out `tabulate`")
 
     def require_positive(self, *zero: str) -> None:
         """Raise `InputError` for a number among the constructor's arguments that is not positive and finite.

@@ -52,9 +52,7 @@ class CGCNN(Representation):
         self.smooth = smooth
         self.embedding = nn.Embedding(MAX_Z + 1, features)
         self.expansion = GaussianExpansion(cutoff, gaussians, gamma)
-        self.convolutions = nn.ModuleList(
-            Convolution(features, gaussians, batch_norm) for _ in range(convolutions)
-        )
+        self.convolutions = nn.ModuleList(Convolution(features, gaussians, batch_norm) for _ in range(convolutions))
 
     @property
     def inputs(self) -> Graph:
@@ -86,9 +84,7 @@ class Convolution(nn.Module):
         self.gates = nn.Linear(2 * features + gaussians, 2 * features)
         self.norm = BatchNorm(features) if batch_norm else nn.Identity()
 
-    def forward(
-        self, x: Tensor, i: Tensor, j: Tensor, expanded: Tensor, envelope: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, i: Tensor, j: Tensor, expanded: Tensor, envelope: Tensor) -> Tensor:
         """x (N, F), i and j (P,), expanded (P, G), envelope (P, 1) -> update (N, F)."""
         width = x.shape[1]
         own, other, pair = self.gates.weight.split([width, width, expanded.shape[1]], dim=1)

@@ -41,9 +41,7 @@ def filter_convolution(
         (N, F).
     """
     device = source.device.type
-    if torch.is_autocast_enabled(
-        device
-    ):  # filters and sums in full precision: they are short of memory, not of time
+    if torch.is_autocast_enabled(device):  # filters and sums in full precision: they are short of memory, not of time
         with torch.autocast(device, enabled=False):
             source = source.to(envelope.dtype)
             return filter_convolution(source, pairs, expanded, envelope, w1, b1, w2, b2)

@@ -79,9 +79,7 @@ class MACE(Representation):
                 interaction_cls_first=modules.RealAgnosticInteractionBlock,
                 num_interactions=interactions,
                 num_elements=len(elements),
-                hidden_irreps=Irreps(
-                    [(channels, (order, (-1) ** order)) for order in range(max_L + 1)]
-                ),
+                hidden_irreps=Irreps([(channels, (order, (-1) ** order)) for order in range(max_L + 1)]),
                 MLP_irreps=Irreps("1x0e"),
                 atomic_energies=[0.0] * len(elements),
                 avg_num_neighbors=1.0,  # found in `calibrate`
@@ -141,9 +139,7 @@ class MACE(Representation):
         features = self.node_embedding(node_attrs)  # (N, channels)
         scalars = []
         for interaction, product in zip(self.interactions, self.products, strict=True):
-            message, residual = interaction(
-                node_attrs, features, edge_attrs, edge_feats, edge_index
-            )
+            message, residual = interaction(node_attrs, features, edge_attrs, edge_feats, edge_index)
             features = product(message, residual, node_attrs)  # (N, channels * (L + 1)^2)
             scalars.append(features[:, : self.channels])
         return torch.cat(scalars, dim=-1)
@@ -201,9 +197,7 @@ def import_mace() -> ModuleType:
             import e3nn.o3  # noqa: F401 (before mace)
             import mace.modules
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"the representation MACE needs mace-torch ({error}): pip install 'eipnn[mace]'"
-        ) from error
+        raise InputError(f"the representation MACE needs mace-torch ({error}): pip install 'eipnn[mace]'") from error
     finally:
         os.environ.pop(UNSAFE, None)
         if before is not None:

@@ -48,9 +48,7 @@ class SchNet(Representation):
         self.dim = features
         self.embedding = nn.Embedding(MAX_Z + 1, features)
         self.expansion = GaussianExpansion(cutoff, gaussians, gamma)
-        self.blocks = nn.ModuleList(
-            InteractionBlock(features, filters, gaussians) for _ in range(interactions)
-        )
+        self.blocks = nn.ModuleList(InteractionBlock(features, filters, gaussians) for _ in range(interactions))
 
     @property
     def inputs(self) -> Graph:
@@ -90,13 +88,9 @@ class InteractionBlock(nn.Module):
 
     def __init__(self, features: int, filters: int, gaussians: int) -> None:
         super().__init__()
-        self.filter = nn.Sequential(
-            nn.Linear(gaussians, filters), ShiftedSoftplus(), nn.Linear(filters, filters)
-        )
+        self.filter = nn.Sequential(nn.Linear(gaussians, filters), ShiftedSoftplus(), nn.Linear(filters, filters))
         self.source = nn.Linear(features, filters, bias=False)
-        self.update = nn.Sequential(
-            nn.Linear(filters, features), ShiftedSoftplus(), nn.Linear(features, features)
-        )
+        self.update = nn.Sequential(nn.Linear(filters, features), ShiftedSoftplus(), nn.Linear(features, features))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

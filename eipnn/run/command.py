@@ -107,9 +107,7 @@ def chosen(given: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     return {key: list(dict.fromkeys(value)) for key, value in values.items()}
 
 
-def make_plans(
-    experiment: Experiment, root: Path, chosen: dict[str, Any], threads: int | None
-) -> list[Plan]:
+def make_plans(experiment: Experiment, root: Path, chosen: dict[str, Any], threads: int | None) -> list[Plan]:
     """A plan for each split, seed and number of DFT frames."""
     labels = None
     if given := experiment.data.get("labels"):
@@ -155,9 +153,7 @@ def make_plan(
     if count != ALL:
         folder = folder / f"frames-{count}"
     folder.mkdir(parents=True, exist_ok=True)
-    return Plan(
-        experiment, folder, split, seed, labels, threads, None if count == ALL else int(count)
-    )
+    return Plan(experiment, folder, split, seed, labels, threads, None if count == ALL else int(count))
 
 
 def check_strategies(strategies: Sequence[str], experiment: Experiment, file: Path) -> None:
@@ -244,9 +240,7 @@ def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
     elif modes == {"least_squares"}:
         options += ["--eip-zero", "least_squares"]
     elif modes != {"none"}:
-        say(
-            "the leaderboard of the labels leaves the EIPs' zeros as they are; that of `eipnn report` does not"
-        )
+        say("the leaderboard of the labels leaves the EIPs' zeros as they are; that of `eipnn report` does not")
     if data.get("energy_key"):
         options += ["--energy-key", data["energy_key"]]
     return options
@@ -294,8 +288,7 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
         mine = [row for row in mine if (row.get("frames") or math.inf) == max(counts)]
         results = [row["result"] for row in mine]
         if not mine or any(
-            r["best_score"] is None
-            or (r["monitor"], r.get("mode")) != (FinetuneModule.monitor, FinetuneModule.mode)
+            r["best_score"] is None or (r["monitor"], r.get("mode")) != (FinetuneModule.monitor, FinetuneModule.mode)
             for r in results
         ):
             continue

@@ -82,11 +82,7 @@ class Stage:
 
     def lost(self, digests: dict[str, str]) -> list[Path]:
         """The outputs that are gone, or are no longer what they were at the end of the stage."""
-        return [
-            file
-            for file in self.outputs()
-            if not file.is_file() or digests.get(file.name) != digest_file(file)
-        ]
+        return [file for file in self.outputs() if not file.is_file() or digests.get(file.name) != digest_file(file)]
 
     def fingerprint(self) -> str:
         """Digest of the settings, of what is read and of the source of own classes.

@@ -138,9 +138,7 @@ def read_experiment(file: str | Path) -> Experiment:
             content[key] = _read_mapping(_beside(file, key, content[key], keys), keys)
     known = [f.name for f in fields(Experiment)]
     if unknown := set(content) - set(known):
-        raise ExperimentError(
-            f"{file}: unknown key {min(unknown)!r}; the keys are {', '.join(known)}"
-        )
+        raise ExperimentError(f"{file}: unknown key {min(unknown)!r}; the keys are {', '.join(known)}")
     for key in ("data", "representation"):
         if key not in content:
             raise ExperimentError(f"{file}: the mapping {key!r} is missing")
@@ -156,15 +154,11 @@ def read_experiment(file: str | Path) -> Experiment:
     _check_trainer(content.get("trainer", {}), "trainer", file)
     _check_zero(content["data"]["energy_zero"], file)
     if content.get("eips") is not None and content["data"].get("labels") is not None:
-        raise ExperimentError(
-            f"{file}: gives both eips, to label with, and data.labels; remove one"
-        )
+        raise ExperimentError(f"{file}: gives both eips, to label with, and data.labels; remove one")
     for stage in STAGES:
         for part, values in content.get(stage, {}).items():
             if part not in ("model", "data", "trainer"):
-                raise ExperimentError(
-                    f"{file}: {stage}.{part} is unknown; use model, data or trainer"
-                )
+                raise ExperimentError(f"{file}: {stage}.{part} is unknown; use model, data or trainer")
             _check_mapping(values, f"{stage}.{part}", file)
             if part == "trainer":
                 _check_trainer(values, f"{stage}.trainer", file)
@@ -229,9 +223,7 @@ def _check_trainer(trainer: dict[str, Any], key: str, file: Path) -> None:
     if trainer.get("fast_dev_run"):
         raise ExperimentError(f"{file}: {key}.fast_dev_run leaves no checkpoint; remove it")
     if trainer.get("enable_checkpointing") is False:
-        raise ExperimentError(
-            f"{file}: {key}.enable_checkpointing: the stages need their checkpoints; remove it"
-        )
+        raise ExperimentError(f"{file}: {key}.enable_checkpointing: the stages need their checkpoints; remove it")
 
 
 def _check_files(given: Any, key: str, file: Path) -> None:
@@ -271,9 +263,7 @@ def _check_zero(given: Any, file: Path) -> None:
 def _run_defaults(given: dict[str, Any], file: Path) -> dict[str, Any]:
     """The key ``run``, with a list for each option."""
     if unknown := set(given) - set(RUN):
-        raise ExperimentError(
-            f"{file}: run.{min(unknown)} is unknown; the options are {', '.join(RUN)}"
-        )
+        raise ExperimentError(f"{file}: run.{min(unknown)} is unknown; the options are {', '.join(RUN)}")
     lists = {key: values if isinstance(values, list) else [values] for key, values in given.items()}
     for key, values in lists.items():
         if not values:
@@ -289,9 +279,7 @@ def _alphas(given: Any, file: Path) -> tuple[float, ...]:
     except (TypeError, ValueError):
         alphas = ()
     if not alphas or not all(0 < alpha < inf for alpha in alphas):
-        raise ExperimentError(
-            f"{file}: alpha must be a positive number or a list of them, not {given!r}"
-        )
+        raise ExperimentError(f"{file}: alpha must be a positive number or a list of them, not {given!r}")
     return tuple(dict.fromkeys(alphas))
 
 

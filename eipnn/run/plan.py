@@ -77,9 +77,7 @@ class Plan:
     def source(self) -> Source:
         """Structures and energies, for choices that no network makes."""
         assert self.store
-        return source_of(
-            self.experiment.data | {"split": self.split_path, "labels": str(self.labels)}
-        )
+        return source_of(self.experiment.data | {"split": self.split_path, "labels": str(self.labels)})
 
     @cached_property
     def single_eip(self) -> str:
@@ -193,22 +191,14 @@ class Plan:
             files["labels"] = str(self.labels)
         return {
             "seed_everything": self.seed,
-            "trainer": experiment.trainer
-            | experiment.stage(name, "trainer")
-            | {"default_root_dir": str(root)},
+            "trainer": experiment.trainer | experiment.stage(name, "trainer") | {"default_root_dir": str(root)},
             "model": {
                 "class_path": f"eipnn.{prefix}Module",
-                "init_args": {"representation": experiment.representation}
-                | experiment.stage(name, "model")
-                | model,
+                "init_args": {"representation": experiment.representation} | experiment.stage(name, "model") | model,
             },
             "data": {
                 "class_path": f"eipnn.{prefix}DataModule",
-                "init_args": experiment.data
-                | {"seed": self.seed}
-                | experiment.stage(name, "data")
-                | files
-                | data,
+                "init_args": experiment.data | {"seed": self.seed} | experiment.stage(name, "data") | files | data,
             },
         }
 
@@ -236,7 +226,5 @@ class Plan:
         """
         named = self.experiment.stage(stage, "model").get("eips") or list(known)
         if strangers := [name for name in named if name not in known]:
-            raise ExperimentError(
-                f"{stage}.model.eips names {strangers[0]!r}; the EIPs are {', '.join(known)}"
-            )
+            raise ExperimentError(f"{stage}.model.eips names {strangers[0]!r}; the EIPs are {', '.join(known)}")
         return {"eips": named}

@@ -42,9 +42,7 @@ class Strategy:
 
     def __post_init__(self) -> None:
         if self.eip_labels and (self.long or self.delta):
-            raise InputError(
-                "long and delta rows are trained without EIP labels; remove eip_labels"
-            )
+            raise InputError("long and delta rows are trained without EIP labels; remove eip_labels")
         if not self.eip_labels and self.loss != "tukey":
             raise InputError("loss is that on EIP labels, and there are none; give eip_labels")
 
@@ -117,9 +115,7 @@ def own_strategies(content: dict[Any, Any], where: str) -> dict[str, Strategy]:
     labels = [strategy.label for strategy in (STRATEGIES | own).values()]
     for name, strategy in own.items():
         if labels.count(strategy.label) > 1:
-            raise InputError(
-                f"{where}: {name} has the label {strategy.label!r} of another strategy"
-            )
+            raise InputError(f"{where}: {name} has the label {strategy.label!r} of another strategy")
     return own
 
 
@@ -127,9 +123,7 @@ def _own(name: str, given: Any, where: str) -> Strategy:
     if name in STRATEGIES:
         raise InputError(f"{where} is a strategy of eipnn's own; take another name")
     if not re.fullmatch(r"\w[\w+-]*", name) or name in RESERVED or name.startswith("frames-"):
-        raise InputError(
-            f"{where} can be no strategy's name: its folder has it; take letters, digits, + and -"
-        )
+        raise InputError(f"{where} can be no strategy's name: its folder has it; take letters, digits, + and -")
     if not isinstance(given, dict) or not isinstance(given.get("label"), str) or not given["label"]:
         raise InputError(f"{where}: must be a mapping with a label, such as {{label: +LA (MSE)}}")
     known = [f.name for f in fields(Strategy)]

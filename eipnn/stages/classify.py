@@ -123,9 +123,7 @@ class ClassifierModule(StageModule):
 
     def assess(self, batch: Batch, output: Tensor, split: str) -> None:
         self.accuracy.update((output.argmax(dim=-1) == batch.label).float(), batch.weight)
-        self.cross_entropy.update(
-            F.cross_entropy(output, batch.label, reduction="none"), batch.weight
-        )
+        self.cross_entropy.update(F.cross_entropy(output, batch.label, reduction="none"), batch.weight)
         size = batch.num_graphs
         self.log(f"{split}_accuracy", self.accuracy, batch_size=size, prog_bar=True)
         self.log(f"{split}_loss", self.cross_entropy, batch_size=size)

@@ -131,9 +131,7 @@ class StageDataModule(LightningDataModule):
             energy_zero=EnergyZero(energy_zero) if isinstance(energy_zero, str) else energy_zero,
             pool=pool,
             labels=labels,
-            eip_energy_zero={"*": EnergyZero(eip_energy_zero)}
-            if isinstance(eip_energy_zero, str)
-            else eip_energy_zero,
+            eip_energy_zero={"*": EnergyZero(eip_energy_zero)} if isinstance(eip_energy_zero, str) else eip_energy_zero,
             energy_key=energy_key,
         )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -155,9 +153,7 @@ class StageDataModule(LightningDataModule):
         """What the module that is trained or evaluated told; `setup` tells it of the data."""
         if self._handover is None:
             name = type(self).__name__
-            raise InputError(
-                f"{name} does not know the model: make it with {name}(..., handover=module.handover)"
-            )
+            raise InputError(f"{name} does not know the model: make it with {name}(..., handover=module.handover)")
         return self._handover
 
     @handover.setter
@@ -250,9 +246,7 @@ class StageDataModule(LightningDataModule):
     def configurations(self, frames: StructureStore, targets: dict[str, Tensor]) -> Configurations:
         """The frames as a data set; `targets` are in their order."""
         if not frames:
-            raise InputError(
-                f"no structures to work on: the split {self.config.split} marks none for this stage"
-            )
+            raise InputError(f"no structures to work on: the split {self.config.split} marks none for this stage")
         inputs = prepare(frames, self.handover.inputs, self.cache)
         return Configurations(frames.ids, inputs, targets)
 

@@ -72,9 +72,7 @@ class FinetuneModule(StageModule):
     ) -> None:
         super().__init__(representation, [], optimizer, scheduler, init_from)
         if not 0 < alpha < float("inf"):
-            raise InputError(
-                f"alpha must be positive, not {alpha}; for no EIP labels leave out data.selection"
-            )
+            raise InputError(f"alpha must be positive, not {alpha}; for no EIP labels leave out data.selection")
         self.alpha, self.eip_loss, self.tukey_per = alpha, eip_loss, tukey_per
         self.head = EnergyHead(representation.dim)
         self.dft_term = EnergyMSE()
@@ -234,9 +232,7 @@ class FinetuneDataModule(StageDataModule):
         """The EIP that the network is trained on top of, see `eipnn.eips.recorded`."""
         source, name = self.source, self.delta_eip
         assert name is not None
-        ids = [
-            source.split.train[k] for k in recorded.typical(source.structures(source.split.train))
-        ]
+        ids = [source.split.train[k] for k in recorded.typical(source.structures(source.split.train))]
         energies = source.store.energies_of(ids, [name])[:, 0]
         described = next(e for e in source.store.index["eips"] if e["name"] == name)
         return recorded.record(described, source.structures(ids), energies)
@@ -254,9 +250,7 @@ class FinetuneDataModule(StageDataModule):
                     f"{atoms.info['config_id']}: {self.delta_eip} gives no energy ({' '.join(str(error).split())}); "
                     f"remove it from {self.structures}"
                 ) from error
-        return np.array(energies) - self.source.eip_zeros([self.delta_eip])[self.delta_eip].totals(
-            frames
-        )
+        return np.array(energies) - self.source.eip_zeros([self.delta_eip])[self.delta_eip].totals(frames)
 
     def labelled(self, ids: Sequence[str]) -> Configurations:
         energies = torch.from_numpy(self._dft_energies(ids))
@@ -270,9 +264,7 @@ class FinetuneDataModule(StageDataModule):
     def _drop_unlabelled(self) -> None:
         """Leave out of the selection what its EIP gave no label for."""
         if strangers := set(self.chosen) - set(self.source.split.pool):
-            raise InputError(
-                f"the selection names {min(strangers)}, which the split does not mark as pool (pretrain)"
-            )
+            raise InputError(f"the selection names {min(strangers)}, which the split does not mark as pool (pretrain)")
         known = np.isfinite(self.source.chosen_energies(self.chosen))
         if not known.all():
             log.warning(

@@ -57,7 +57,5 @@ class Handover:
     def known(self) -> Facts:
         """`facts`; raises `InputError` where no data module was given this handover."""
         if self.facts is None:
-            raise InputError(
-                "the data module was not made for this module: give it handover=module.handover"
-            )
+            raise InputError("the data module was not made for this module: give it handover=module.handover")
         return self.facts

@@ -22,14 +22,10 @@ def keeping(trainer: Trainer, monitor: str, mode: str) -> list[Callback]:
         callback.dirpath = callback.dirpath or folder
     if not found:  # trainer.enable_checkpointing is off
         return []
-    best = ModelCheckpoint(
-        dirpath=folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False
-    )
+    best = ModelCheckpoint(dirpath=folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
     # A callback of its own: save_last writes after improvements alone. Without a metric the mode means nothing,
     # but it tells this callback's state from that of another one in a checkpoint.
-    last = ModelCheckpoint(
-        dirpath=folder, filename="last", mode="max", enable_version_counter=False
-    )
+    last = ModelCheckpoint(dirpath=folder, filename="last", mode="max", enable_version_counter=False)
     selecting = any(c.monitor for c in given)
     return [*given, last] if selecting else [best, *given, last]
 

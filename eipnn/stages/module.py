@@ -174,9 +174,7 @@ class StageModule(LightningModule):
     def check_data(self) -> None:
         """Raise where this is no trained model, or where its training did not hold an element of the configurations."""
         if not self.elements:  # neither trained now nor loaded
-            raise CheckpointError(
-                "an untrained model: give --ckpt_path, a checkpoint of this stage"
-            )
+            raise CheckpointError("an untrained model: give --ckpt_path, a checkpoint of this stage")
         for symbol, where in self.handover.known().evaluated.items():
             self.check_elements({symbol}, f"{where}: ")
 
@@ -185,9 +183,7 @@ class StageModule(LightningModule):
     def check_elements(self, symbols: set[str], where: str = "") -> None:
         """Raise `InputError` where the training data did not hold one of the elements."""
         if strangers := symbols - set(self.elements):
-            raise InputError(
-                f"{where}the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}"
-            )
+            raise InputError(f"{where}the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}")
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self._optimisation(self.parameters())
@@ -196,15 +192,11 @@ class StageModule(LightningModule):
         if isinstance(scheduler, SpanningSchedule) and scheduler.epochs is None:
             scheduler.epochs = self.trainer.max_epochs
             if scheduler.epochs is None or scheduler.epochs < 1:
-                raise InputError(
-                    "trainer.max_epochs must be at least 1: the learning-rate schedule spans it"
-                )
+                raise InputError("trainer.max_epochs must be at least 1: the learning-rate schedule spans it")
         monitor = getattr(scheduler, "monitor", self.monitor)
         return [optimizer], [{"scheduler": scheduler, "monitor": monitor}]
 
-    def _optimisation(
-        self, parameters: Iterable[nn.Parameter]
-    ) -> tuple[Optimizer, LRScheduler | None]:
+    def _optimisation(self, parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
         """Optimiser and scheduler of these parameters.
 
         Raises:
@@ -214,9 +206,7 @@ class StageModule(LightningModule):
             optimizer = self.optimizer(parameters)
             scheduler = self.scheduler(optimizer) if self.scheduler else None
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"optimizer and scheduler of the {self.stage} stage: {error}"
-            ) from error
+            raise InputError(f"optimizer and scheduler of the {self.stage} stage: {error}") from error
         if isinstance(scheduler, ReduceLROnPlateau):
             monitor = getattr(scheduler, "monitor", self.monitor)
             self._check_monitor("ReduceLROnPlateau", monitor)
@@ -228,9 +218,7 @@ class StageModule(LightningModule):
 
     def _check_monitor(self, name: str, monitor: str) -> None:
         if monitor not in (known := ["train_loss", *self.metrics]):
-            raise InputError(
-                f"{name}: the {self.stage} stage has no metric {monitor!r}; it has {', '.join(known)}"
-            )
+            raise InputError(f"{name}: the {self.stage} stage has no metric {monitor!r}; it has {', '.join(known)}")
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """See `keeping`."""
@@ -265,8 +253,7 @@ class StageModule(LightningModule):
         for key, mine in (("representation", self.representation.config()), ("eips", self.eips)):
             if found[key] != mine:
                 raise CheckpointError(
-                    f"{file}: the checkpoint was trained with {key} {found[key]}, this run has {mine}; "
-                    "give it the same"
+                    f"{file}: the checkpoint was trained with {key} {found[key]}, this run has {mine}; give it the same"
                 )
         current = self.handover.facts.zeros if self.handover.facts else found["zeros"]
         if not same_zeros(current, found["zeros"]):
@@ -315,11 +302,7 @@ class StageModule(LightningModule):
                 "use the same representation in both stages"
             )
         prefix = "representation."
-        weights = {
-            k.removeprefix(prefix): v
-            for k, v in checkpoint["state_dict"].items()
-            if k.startswith(prefix)
-        }
+        weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         self.representation.load_state_dict(weights)
 
 
@@ -327,9 +310,7 @@ def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Whether two zero records are equal to 1e-6 eV, and on top of the same EIP where there is one."""
 
     def flat(record: dict[str, Any]) -> dict[tuple[str, str], float]:
-        return {
-            (source, el): e for source, zero in record.items() for el, e in zero["energies"].items()
-        }
+        return {(source, el): e for source, zero in record.items() for el, e in zero["energies"].items()}
 
     if not recorded.same(a.get("dft", {}).get("eip"), b.get("dft", {}).get("eip")):
         return False
@@ -342,9 +323,7 @@ def zeros_text(record: dict[str, Any]) -> str:
     zeros = {source: zero["energies"] or zero["mode"] for source, zero in record.items()}
     eip = record.get("dft", {}).get("eip")
     if isinstance(eip, dict):
-        eip = " ".join(
-            str(eip[key]) for key in ("name", "target", "arguments", "files") if eip.get(key)
-        )
+        eip = " ".join(str(eip[key]) for key in ("name", "target", "arguments", "files") if eip.get(key))
     return f"{zeros}" + (f" on top of {eip}" if eip else "")
 
 

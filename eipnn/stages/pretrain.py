@@ -132,15 +132,9 @@ class PretrainDataModule(StageDataModule):
         energies, known = self._energies(ids)
         dropped = (~known).sum(dim=0)
         if dropped.any():
-            counts = ", ".join(
-                f"{n} {int(d)}" for n, d in zip(self.handover.eips, dropped, strict=True) if d
-            )
-            log.warning(
-                "of %d configurations, labels left out as missing or outliers: %s", len(ids), counts
-            )
-        return self.configurations(
-            self.source.structures(ids), {"energies": energies, "known": known}
-        )
+            counts = ", ".join(f"{n} {int(d)}" for n, d in zip(self.handover.eips, dropped, strict=True) if d)
+            log.warning("of %d configurations, labels left out as missing or outliers: %s", len(ids), counts)
+        return self.configurations(self.source.structures(ids), {"energies": energies, "known": known})
 
     def scales(self) -> tuple[list[float], list[dict[int, float]]]:
         """Scale and shift of each EIP's energies in the pool (see `scale_and_shift`)."""
@@ -150,9 +144,7 @@ class PretrainDataModule(StageDataModule):
         pairs = []
         for k, name in enumerate(self.handover.eips):
             if not known[:, k].any():
-                raise InputError(
-                    f"EIP {name} has no usable label in the pool: leave it out of model.eips"
-                )
+                raise InputError(f"EIP {name} has no usable label in the pool: leave it out of model.eips")
             column = torch.where(known[:, k], energies[:, k], torch.nan)
             pairs.append(scale_and_shift(structures, column.numpy()))
         return [s for s, _ in pairs], [t for _, t in pairs]

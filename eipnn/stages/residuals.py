@@ -86,9 +86,7 @@ class ResidualLog(Callback):
 
     def __init__(self) -> None:
         self._text = ",".join(COLUMNS) + "\n"  # of the first process
-        self._places: list[
-            tuple[int, int]
-        ] = []  # step and epoch of each batch that is not written yet
+        self._places: list[tuple[int, int]] = []  # step and epoch of each batch that is not written yet
         self._rows: list[Tensor] = []
         self._step = 0
         self._logging = False
@@ -117,9 +115,7 @@ class ResidualLog(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:

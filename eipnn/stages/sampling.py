@@ -29,9 +29,7 @@ class BatchPlan:
         return self.dft + self.eip
 
 
-def plan_batches(
-    n_dft: int, n_eip: int, batch_size: int, dft_fraction: float, world_size: int = 1
-) -> BatchPlan:
+def plan_batches(n_dft: int, n_eip: int, batch_size: int, dft_fraction: float, world_size: int = 1) -> BatchPlan:
     """The batches of an epoch: one pass over the EIP configurations, over DFT where there are none.
 
     The last partial batch is dropped, except where it is the only one: an epoch has a step, always.
@@ -50,27 +48,19 @@ def plan_batches(
     size = batch_size * world_size
     if n_dft and n_eip:
         if size < 2:
-            raise InputError(
-                "batch_size must be at least 2: a mixed batch holds both DFT and EIP configurations"
-            )
+            raise InputError("batch_size must be at least 2: a mixed batch holds both DFT and EIP configurations")
         dft = min(max(round(size * dft_fraction), 1), size - 1)
         eip = size - dft
         if n_dft < dft:
-            notes.append(
-                f"{n_dft} DFT configurations for {dft} places a batch: they repeat within a batch"
-            )
+            notes.append(f"{n_dft} DFT configurations for {dft} places a batch: they repeat within a batch")
     else:
         dft, eip = (size, 0) if n_dft else (0, size)
     counted, share, kind = (n_eip, eip, "EIP") if n_eip else (n_dft, dft, "DFT")
     if counted < world_size:
-        raise InputError(
-            f"{counted} {kind} configurations for training with {world_size} processes: at least one each"
-        )
+        raise InputError(f"{counted} {kind} configurations for training with {world_size} processes: at least one each")
     if counted < share:
         share = counted
-        notes.append(
-            f"{counted} {kind} configurations fill no batch: each epoch is one step with all of them"
-        )
+        notes.append(f"{counted} {kind} configurations fill no batch: each epoch is one step with all of them")
         dft, eip = (dft, share) if n_eip else (share, 0)
     return BatchPlan(dft, eip, counted // share, tuple(notes))
 
@@ -84,12 +74,8 @@ class MixedSampler(DistributedSampler):
     calls `set_epoch` and leaves the sampler in place under DDP.
     """
 
-    def __init__(
-        self, n_dft: int, n_eip: int, plan: BatchPlan, seed: int, world_size: int, rank: int
-    ) -> None:
-        super().__init__(
-            TensorDataset(torch.empty(n_dft + n_eip)), num_replicas=world_size, rank=rank, seed=seed
-        )
+    def __init__(self, n_dft: int, n_eip: int, plan: BatchPlan, seed: int, world_size: int, rank: int) -> None:
+        super().__init__(TensorDataset(torch.empty(n_dft + n_eip)), num_replicas=world_size, rank=rank, seed=seed)
         self.n_dft, self.n_eip, self.plan = n_dft, n_eip, plan
         self.size = len(range(rank, plan.size, world_size))
         """Configurations of a batch that this process holds."""
@@ -121,9 +107,7 @@ class EvaluationSampler(DistributedSampler):
     """
 
     def __init__(self, n: int, world_size: int, rank: int) -> None:
-        super().__init__(
-            TensorDataset(torch.empty(n)), num_replicas=world_size, rank=rank, shuffle=False
-        )
+        super().__init__(TensorDataset(torch.empty(n)), num_replicas=world_size, rank=rank, shuffle=False)
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.rank, self.num_samples * self.num_replicas, self.num_replicas))

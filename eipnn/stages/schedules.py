@@ -69,9 +69,7 @@ class LinearDecay(SpanningSchedule):
         epochs: length of the training; the trainer's ``max_epochs`` if none is given.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, final_lr: float = 1e-5, epochs: int | None = None
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, final_lr: float = 1e-5, epochs: int | None = None) -> None:
         if not 0 <= final_lr < float("inf"):
             raise InputError(f"final_lr must not be negative, not {final_lr}")
 
@@ -100,9 +98,7 @@ class SlantedTriangular(SpanningSchedule):
         epochs: int | None = None,
     ) -> None:
         if not (0 < rise <= 1 and 1 <= ratio < float("inf")):
-            raise InputError(
-                f"rise must lie between 0 and 1 and ratio be at least 1, not {rise} and {ratio}"
-            )
+            raise InputError(f"rise must lie between 0 and 1 and ratio be at least 1, not {rise} and {ratio}")
 
         def factor(epoch: int, epochs: int) -> float:
             peak = max(int(epochs * rise), 1)

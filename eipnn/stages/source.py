@@ -90,9 +90,7 @@ class SourceConfig:
     energy_zero: EnergyZero
     pool: str | list[str] | None = None
     labels: str | None = None
-    eip_energy_zero: dict[str, EnergyZero] = field(
-        default_factory=lambda: {"*": EnergyZero("none")}
-    )
+    eip_energy_zero: dict[str, EnergyZero] = field(default_factory=lambda: {"*": EnergyZero("none")})
     energy_key: str | None = None
 
 
@@ -107,9 +105,7 @@ class Source:
 
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
-        self.dft = open_structures(
-            config.dft, energy_key=config.energy_key, require_energy=True, beside=config.pool
-        )
+        self.dft = open_structures(config.dft, energy_key=config.energy_key, require_energy=True, beside=config.pool)
         self.split: Split = read_split(config.split)
         self.split.check(self.dft.ids, self.split.pool, config.split)
         self._store: LabelStore | None = None
@@ -120,9 +116,7 @@ class Source:
     def store(self) -> LabelStore:
         if self._store is None:
             if self.config.labels is None:
-                raise InputError(
-                    "data.labels is not set: name the label store that `eipnn label` made"
-                )
+                raise InputError("data.labels is not set: name the label store that `eipnn label` made")
             self._store = LabelStore.open(self.config.labels)
         return self._store
 
@@ -173,9 +167,7 @@ class Source:
         for name in set(chosen.values()):
             rows = np.flatnonzero(names == name)
             mine = [ids[row] for row in rows]
-            energies[rows] = (
-                self.dft_energies(mine) if name == DFT else self.eip_energies(mine, [name])[:, 0]
-            )
+            energies[rows] = self.dft_energies(mine) if name == DFT else self.eip_energies(mine, [name])[:, 0]
         return energies
 
     def errors_per_atom(self, ids: Sequence[str], energies: np.ndarray) -> np.ndarray:
@@ -211,9 +203,7 @@ class Source:
         eips = [name for name in eips if self._has_zero(name)]
         if not eips:
             return None
-        return alignment_warning(
-            self.dft_energies(ids), self.eip_energies(ids, eips), n_atoms, eips
-        )
+        return alignment_warning(self.dft_energies(ids), self.eip_energies(ids, eips), n_atoms, eips)
 
     def notes(self) -> list[str]:
         """What a look at the DFT frames before training shows: free atoms, repeated structures, wild energies."""
@@ -310,9 +300,7 @@ class Source:
         )
 
 
-def scale_and_shift(
-    structures: Sequence[Atoms], energies: np.ndarray
-) -> tuple[float, dict[int, float]]:
+def scale_and_shift(structures: Sequence[Atoms], energies: np.ndarray) -> tuple[float, dict[int, float]]:
     """Per-atom scale and per-element shift of energies, for the energy head.
 
     The shift is the least-squares energy an element, the scale the root mean square of what is left, an atom.
@@ -330,9 +318,7 @@ def scale_and_shift(
     shift = np.linalg.lstsq(counts, energies[known], rcond=None)[0]
     left = (energies[known] - counts @ shift) / counts.sum(axis=1)
     scale = float(np.sqrt(np.mean(left**2)))
-    return (scale if scale > 1e-6 else 1.0), dict(
-        zip(numbers.tolist(), shift.tolist(), strict=True)
-    )
+    return (scale if scale > 1e-6 else 1.0), dict(zip(numbers.tolist(), shift.tolist(), strict=True))
 
 
 def source_of(settings: Mapping[str, Any]) -> Source:

@@ -119,9 +119,7 @@ class EnergyTukey(EnergyTerm):
     def _biweight(self, residual: Tensor, k: Tensor) -> Tensor:
         """The loss of each EIP configuration, residual and k (n,) -> (n,)."""
         if (k == 0).any() and not self._said_rejected:
-            log.warning(
-                "more than half of a batch's residuals are exactly 0: its EIP labels are all rejected"
-            )
+            log.warning("more than half of a batch's residuals are exactly 0: its EIP labels are all rejected")
             self._said_rejected = True
         loss = tukey_biweight(residual, k)
         return loss / (k / TUNING).square().clamp(min=1e-12) if self.normalised else loss

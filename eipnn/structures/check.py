@@ -9,9 +9,7 @@ from scipy.spatial import cKDTree
 FLAT = 1e-6  # smallest span of the periodic cell vectors, relative to their lengths
 COINCIDENT = 1e-3  # A; no two atoms of a real structure come this close
 
-CELL_LIKE = re.compile(
-    r"(?i)((unit|super)_?)?(lattice|cell|box)(_?(vectors?|par|parameters|matrix))?"
-)
+CELL_LIKE = re.compile(r"(?i)((unit|super)_?)?(lattice|cell|box)(_?(vectors?|par|parameters|matrix))?")
 PBC_LIKE = re.compile(r"(?i)pbc\w*|bc|periodic\w*|boundar\w*")
 
 
@@ -36,10 +34,7 @@ def value_problem(atoms: Atoms) -> str | None:
     if (atoms.numbers < 1).any():
         return "an atom has no element (X); give every atom a chemical symbol"
     if _flat(atoms):
-        return (
-            "the cell has no volume along its periodic axes; "
-            "correct the cell, or set pbc to false on these axes"
-        )
+        return "the cell has no volume along its periodic axes; correct the cell, or set pbc to false on these axes"
     return None
 
 

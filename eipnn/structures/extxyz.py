@@ -45,8 +45,7 @@ def read_extxyz(stream: TextIO) -> Iterator[Atoms]:
             continue
         if not line.strip().isdecimal():
             raise StructureError(
-                f"line {number}: the number of atoms of a frame is due, and it is {_short(line)}; "
-                "correct or remove it"
+                f"line {number}: the number of atoms of a frame is due, and it is {_short(line)}; correct or remove it"
             )
         n_atoms = int(line)
         frame = [line, *(text for _, text in islice(lines, n_atoms + 1))]
@@ -95,9 +94,7 @@ def parse_header(line: str) -> dict[str, Any]:
         text = "T" if entry[2] is None else _plain(entry[2])
         if texts.setdefault(key, text) != text:
             raise ValueError(f"the key {key!r} is given twice, with different values; keep one")
-    info: dict[str, Any] = {
-        key: text if key == "config_id" else _value(text) for key, text in texts.items()
-    }
+    info: dict[str, Any] = {key: text if key == "config_id" else _value(text) for key, text in texts.items()}
     if "Lattice" in texts:
         info["Lattice"] = _lattice(texts["Lattice"])
     elif _LATTICE.search(line):
@@ -116,9 +113,7 @@ def parse_header(line: str) -> dict[str, Any]:
 
 def _plain(text: str) -> str:
     """Without quotes, brackets and escapes."""
-    return _PIECE.sub(
-        lambda piece: re.sub(r"\\(.)", r"\1", piece[0][1:-1] if piece[1] else piece[0]), text
-    )
+    return _PIECE.sub(lambda piece: re.sub(r"\\(.)", r"\1", piece[0][1:-1] if piece[1] else piece[0]), text)
 
 
 def _value(text: str) -> Any:
@@ -131,9 +126,7 @@ def _lattice(text: str) -> np.ndarray:
     try:
         return np.array(re.findall(r"[^\s,]+", text), float).reshape((3, 3), order="F")
     except ValueError:
-        raise ValueError(
-            f"Lattice is {_short(text)}; it must be the nine numbers of three cell vectors"
-        ) from None
+        raise ValueError(f"Lattice is {_short(text)}; it must be the nine numbers of three cell vectors") from None
 
 
 def _pbc(text: str) -> list[bool]:
@@ -150,9 +143,7 @@ def _properties(text: str) -> str:
     fields = text.split(":")
     names = [COLUMNS.get(name.lower(), name) for name in fields[::3]]
     if len(fields) % 3 or not all(count.isdecimal() for count in fields[2::3]):
-        raise ValueError(
-            f"Properties is {_short(text)}; write name:type:columns of each, as in species:S:1:pos:R:3"
-        )
+        raise ValueError(f"Properties is {_short(text)}; write name:type:columns of each, as in species:S:1:pos:R:3")
     if len(set(names)) < len(names):
         raise ValueError(f"Properties is {_short(text)}, with one name twice; rename one of them")
     fields[::3] = names

@@ -40,9 +40,7 @@ def isolated_atoms(frames: Sequence[Atoms]) -> dict[str, float]:
     return found
 
 
-def isolated_energies(
-    frames: Sequence[Atoms], given: Mapping[str, float] | None
-) -> dict[str, float] | None:
+def isolated_energies(frames: Sequence[Atoms], given: Mapping[str, float] | None) -> dict[str, float] | None:
     """Energies (eV) of free atoms by element: those that are given, and those that the frames hold; None without any.
 
     Raises `StructureError` where both say something else of an element.

@@ -69,9 +69,7 @@ def open_dft_and_pool(
     dft: Paths, pool: Paths | None, energy_key: str | None = None, require_energy: bool = True
 ) -> tuple[StructureStore, StructureStore]:
     """The frames of the DFT files, with energies, and those of the pool files, without labels; no id is in both."""
-    known = open_structures(
-        dft, energy_key=energy_key, require_energy=require_energy, beside=pool or None
-    )
+    known = open_structures(dft, energy_key=energy_key, require_energy=require_energy, beside=pool or None)
     return known, open_pool(pool, dft, known)
 
 

@@ -94,9 +94,7 @@ def read_structures(
     coincident atoms; an id given twice.
     """
     paths = resolve_all(files)
-    return read_files(id_prefixes(paths), Options(energy_key, forces_key, labels, require_energy))[
-        0
-    ]
+    return read_files(id_prefixes(paths), Options(energy_key, forces_key, labels, require_energy))[0]
 
 
 def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Atoms], list[int]]:
@@ -126,9 +124,7 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
             frames.append(atoms)
         counts.append(len(frames) - first)
         if not counts[-1]:
-            raise StructureError(
-                f"{path}: holds no frames; give a file with at least one structure"
-            )
+            raise StructureError(f"{path}: holds no frames; give a file with at least one structure")
         if options.require_energy:
             _check_not_all_zero(frames[first:], path)
     if options.labels:
@@ -179,9 +175,7 @@ def _frames_of_format(path: Path) -> Iterator[Atoms]:
 def _check_elements(dump: Path) -> None:
     """Raise where a LAMMPS dump has atom types alone: ASE takes them for atomic numbers."""
     with open_with_compression(str(dump)) as stream:
-        columns = next(
-            (set(line.split()) for line in stream if line.startswith("ITEM: ATOMS")), None
-        )
+        columns = next((set(line.split()) for line in stream if line.startswith("ITEM: ATOMS")), None)
     if columns is not None and not {"element", "mass"} & columns:
         raise StructureError(
             "the dump does not say which elements its atoms are; write it with the column element or mass"
@@ -196,9 +190,7 @@ def _structure(raw: Atoms, default_id: str, where: str) -> Atoms:
     name = str(raw.info.get("config_id", default_id))
     atoms.info["config_id"] = name
     if not name or any(c in name for c in "\r\n,"):
-        raise StructureError(
-            f"{where} ({name}): a config_id holds no comma or line break and is not empty"
-        )
+        raise StructureError(f"{where} ({name}): a config_id holds no comma or line break and is not empty")
     if problem := geometry_problem(atoms) or lost_cell(atoms):
         raise StructureError(f"{where} ({name}): {problem}")
     return atoms
@@ -206,12 +198,8 @@ def _structure(raw: Atoms, default_id: str, where: str) -> Atoms:
 
 def _labels(raw: Atoms, where: str, options: Options) -> dict[str, Any]:
     recognised = dict(raw.calc.results) if raw.calc is not None else {}
-    found_energy = _label(
-        {**raw.info, **recognised}, "energy", ENERGY_KEYS, options.energy_key, where
-    )
-    found_forces = _label(
-        {**raw.arrays, **recognised}, "forces", FORCES_KEYS, options.forces_key, where
-    )
+    found_energy = _label({**raw.info, **recognised}, "energy", ENERGY_KEYS, options.energy_key, where)
+    found_forces = _label({**raw.arrays, **recognised}, "forces", FORCES_KEYS, options.forces_key, where)
     results: dict[str, Any] = {}
     if found_energy is not None:
         results["energy"] = _checked(found_energy, (), "energy", where)
@@ -222,9 +210,7 @@ def _labels(raw: Atoms, where: str, options: Options) -> dict[str, Any]:
     return results
 
 
-def _label(
-    entries: dict[str, Any], kind: str, keys: Sequence[str], named: str | None, where: str
-) -> Any:
+def _label(entries: dict[str, Any], kind: str, keys: Sequence[str], named: str | None, where: str) -> Any:
     """The label under the named key, or the only one under `keys`, in any case; None where the frame has none."""
     if named is not None and named in entries:
         return entries[named]
@@ -257,9 +243,7 @@ def _checked(value: Any, shape: tuple[int, ...], kind: str, where: str) -> Any:
             f"{where}: {kind} is {value!r}, not a number; correct the file or name another {kind}_key"
         ) from None
     if array.shape != shape:
-        raise StructureError(
-            f"{where}: {kind} has the shape {array.shape}, not {shape}; name another {kind}_key"
-        )
+        raise StructureError(f"{where}: {kind} has the shape {array.shape}, not {shape}; name another {kind}_key")
     if not np.isfinite(array).all():
         raise StructureError(f"{where}: {kind} is NaN or infinite; correct or remove this frame")
     return array if shape else float(array)

@@ -70,17 +70,13 @@ def read_split(path: str | Path) -> Split:
         rows = csv.reader(stream)
         header = next(rows, [])
         if header != HEADER:
-            raise SplitError(
-                f"{path}: line 1 is {','.join(header)!r}; the header must be 'configs,mark'"
-            )
+            raise SplitError(f"{path}: line 1 is {','.join(header)!r}; the header must be 'configs,mark'")
         for line, row in enumerate(rows, start=2):
             if not row:
                 continue
             name, mark = _entry(row, path, line)
             if name in seen:
-                raise SplitError(
-                    f"{path}: line {line}: id {name!r} is on line {seen[name]} already; keep one"
-                )
+                raise SplitError(f"{path}: line {line}: id {name!r} is on line {seen[name]} already; keep one")
             seen[name] = line
             parts[MARKS[mark]].append(name)
     return Split(**{part: tuple(ids) for part, ids in parts.items()})
@@ -91,9 +87,7 @@ def _entry(row: list[str], path: str | Path, line: int) -> tuple[str, str]:
         raise SplitError(f"{path}: line {line} has {len(row)} columns; it must be 'id,mark'")
     name, mark = row
     if mark not in MARKS:
-        raise SplitError(
-            f"{path}: line {line}: unknown mark {mark!r}; use one of {', '.join(MARKS)}"
-        )
+        raise SplitError(f"{path}: line {line}: unknown mark {mark!r}; use one of {', '.join(MARKS)}")
     return name, mark
 
 
@@ -106,9 +100,7 @@ def random_split(dft_ids: Sequence[str], pool_ids: Sequence[str], seed: int) -> 
     n_test = int(len(dft_ids) * TEST_SHARE)
     n_val = int((len(dft_ids) - n_test) * VAL_SHARE)
     if n_val == 0:
-        raise SplitError(
-            f"{len(dft_ids)} DFT frames are too few for a train/val/test split; give at least 6"
-        )
+        raise SplitError(f"{len(dft_ids)} DFT frames are too few for a train/val/test split; give at least 6")
     order = np.random.default_rng(seed).permutation(len(dft_ids))
     test, val, train = np.split(order, [n_test, n_test + n_val])
 

@@ -68,9 +68,7 @@ class StructureStore(Sequence[Atoms]):
         files: Sequence[tuple[Path, int]] = (),
     ) -> None:
         self.ids, self.files = tuple(ids), files
-        self.offsets, self.numbers, self.positions, self.forces = (
-            arrays[name] for name in ("offsets", *PER_ATOM)
-        )
+        self.offsets, self.numbers, self.positions, self.forces = (arrays[name] for name in ("offsets", *PER_ATOM))
         self.cells, self.pbc, self.checksums, self.isolated, self.energies, self.stresses = (
             arrays[name] for name in PER_STRUCTURE
         )
@@ -82,9 +80,7 @@ class StructureStore(Sequence[Atoms]):
             return frames
         sizes = [len(atoms) for atoms in frames]
         results = [atoms.calc.results if atoms.calc is not None else {} for atoms in frames]
-        forces = [
-            r.get("forces", np.full((n, 3), np.nan)) for r, n in zip(results, sizes, strict=True)
-        ]
+        forces = [r.get("forces", np.full((n, 3), np.nan)) for r, n in zip(results, sizes, strict=True)]
         arrays = {
             "offsets": _offsets(np.array(sizes, dtype=np.int64)),
             "numbers": _joined([atoms.numbers for atoms in frames], (), np.uint8),
@@ -106,10 +102,7 @@ class StructureStore(Sequence[Atoms]):
     @classmethod
     def joined(cls, parts: Sequence["StructureStore"]) -> "StructureStore":
         """Several (at least one) as one, in their order."""
-        arrays = {
-            name: _together([getattr(part, name) for part in parts])
-            for name in (*PER_ATOM, *PER_STRUCTURE)
-        }
+        arrays = {name: _together([getattr(part, name) for part in parts]) for name in (*PER_ATOM, *PER_STRUCTURE)}
         arrays["offsets"] = _offsets(np.concatenate([part.sizes for part in parts]))
         return cls([name for part in parts for name in part.ids], arrays)
 
@@ -252,9 +245,7 @@ class StructureStore(Sequence[Atoms]):
     def atoms(self, row: int) -> Atoms:
         """One structure with its ``config_id`` and, where there are any, its labels in a calculator."""
         part = slice(self.offsets[row], self.offsets[row + 1])
-        atoms = Atoms(
-            self.numbers[part], self.positions[part], cell=self.cells[row], pbc=self.pbc[row]
-        )
+        atoms = Atoms(self.numbers[part], self.positions[part], cell=self.cells[row], pbc=self.pbc[row])
         atoms.info["config_id"] = self.ids[row]
         if self.isolated[row]:
             atoms.info["config_type"] = ISOLATED

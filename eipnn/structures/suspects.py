@@ -44,11 +44,7 @@ def outlying_energies(frames: Sequence[Atoms], energies: np.ndarray) -> list[tup
 def same_structures(first: Sequence[Atoms], second: Sequence[Atoms]) -> list[tuple[str, str]]:
     """Ids of the structures of `second` that are in `first` too, atom by atom, each with its twin's."""
     known = {_geometry(atoms): atoms.info["config_id"] for atoms in first}
-    return [
-        (known[key], atoms.info["config_id"])
-        for atoms in second
-        if (key := _geometry(atoms)) in known
-    ]
+    return [(known[key], atoms.info["config_id"]) for atoms in second if (key := _geometry(atoms)) in known]
 
 
 def _geometry(atoms: Atoms) -> tuple[bytes, ...]:

@@ -32,9 +32,7 @@ BASE = Path(__file__).parents[1] / "base" / "gemnet.yaml"
 
 def main() -> None:
     """Make the frames, train, test, and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", type=Path, dest="output", required=True, help="folder")
     parser.add_argument("--frames", type=int, default=96, help="number of frames (default: 96)")
     parser.add_argument("--micro-batch", type=int, default=2, help="frames at once (default: 2)")

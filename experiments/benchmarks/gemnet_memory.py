@@ -25,9 +25,7 @@ CUTOFF = 7.0
 
 def main() -> None:
     """Print a line for each setting, and write them all to the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4], help="micro-batches")
     parser.add_argument("--triplet-cutoffs", type=float, nargs="+", default=[4.0, 7.0], help="A")
@@ -80,9 +78,7 @@ def measure(device: str, triplet_cutoff: float, batch: int, checkpointing: bool)
         atoms = bulk("Al", cubic=True, a=4.05) * (3, 3, 3)
         atoms.rattle(0.1, seed=seed)
         items.append(net.inputs(atoms))
-    batches = [
-        Batch.from_data_list(items[k : k + batch]).to(device) for k in range(0, frames, batch)
-    ]
+    batches = [Batch.from_data_list(items[k : k + batch]).to(device) for k in range(0, frames, batch)]
     before = resident_gib()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

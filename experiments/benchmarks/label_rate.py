@@ -27,17 +27,13 @@ from eipnn.structures import read_structures
 
 def main() -> None:
     """Print the rates and ratios of each round and their medians."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of the three (default: 3)")
     parser.add_argument("--frames", type=int, default=6000, help="frames (default: 6000)")
     options = parser.parse_args()
     structures, eips = frames(options.frames), load_eips("silicon")
     labels = len(structures) * len(eips)
-    print(
-        f"{len(structures)} frames x {len(eips)} EIPs = {labels} labels; load {os.getloadavg()[0]:.1f}"
-    )
+    print(f"{len(structures)} frames x {len(eips)} EIPs = {labels} labels; load {os.getloadavg()[0]:.1f}")
     rounds = []
     for number in range(1, options.rounds + 1):
         plain, energies = plain_loop(structures, eips)
@@ -82,15 +78,11 @@ def plain_loop(structures: Sequence[Atoms], eips: Sequence[EIP]) -> tuple[float,
     return seconds, energies
 
 
-def engine(
-    structures: Sequence[Atoms], eips: Sequence[EIP], workers: int
-) -> tuple[float, np.ndarray]:
+def engine(structures: Sequence[Atoms], eips: Sequence[EIP], workers: int) -> tuple[float, np.ndarray]:
     """Seconds and energies of one run of the engine into a new store."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        store: LabelStore = label_structures(
-            structures, eips, Path(folder) / "store", workers=workers
-        )
+        store: LabelStore = label_structures(structures, eips, Path(folder) / "store", workers=workers)
         seconds = time.perf_counter() - start
         return seconds, np.array(store.energies)
 

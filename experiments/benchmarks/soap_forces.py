@@ -25,9 +25,7 @@ from eipnn.representations import SOAPNet
 
 def main() -> None:
     """Print the times of each round, their medians and the largest difference of a force."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of the two (default: 5)")
     options = parser.parse_args()
     atoms = bulk("Si", "diamond", 5.43, cubic=True).repeat(2)

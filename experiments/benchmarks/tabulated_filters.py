@@ -52,9 +52,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="of a fine-tuned SchNet for silicon")
     parser.add_argument("--atoms", type=int, nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument("--rounds", type=int, default=15)
@@ -88,9 +86,7 @@ def errors(checkpoint: str | Path) -> list[dict]:
     return rows
 
 
-def properties(
-    potential: Potential, frames: list[Atoms], dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+def properties(potential: Potential, frames: list[Atoms], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Energies an atom (B,), forces (N, 3) and virials an atom (B, 3, 3), in float64."""
     batch = Batch.from_data_list([potential.representation.inputs(a, dtype) for a in frames])
     found = potential.predict(graph_of(batch), ("forces", "stress"), cohesive=True)
@@ -116,9 +112,7 @@ def row(points: str, dtype: str, found: tuple[Tensor, ...], exact: tuple[Tensor,
 def speed(checkpoint: str | Path, atoms: int, options: argparse.Namespace) -> dict:
     """Steps a second with exact and tabulated filters."""
     exact, table = (dynamics(checkpoint, atoms, tabulate) for tabulate in (False, True))
-    times = [
-        (timed(exact, options.steps), timed(table, options.steps)) for _ in range(options.rounds)
-    ]
+    times = [(timed(exact, options.steps), timed(table, options.steps)) for _ in range(options.rounds)]
     ratios = [a / b for a, b in times]
     return {
         "atoms": atoms,

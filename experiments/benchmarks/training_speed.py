@@ -96,9 +96,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=15)
@@ -158,9 +156,7 @@ def training_step(contender: Contender, system: System) -> tuple[Callable[[], No
 
 def step_of(prepared: Prepared, sizes: list[int]) -> Callable[[], None]:
     """Energies with a readout, loss, gradients and Adam."""
-    head = nn.Sequential(
-        nn.Linear(prepared.dim, prepared.dim), nn.SiLU(), nn.Linear(prepared.dim, 1)
-    )
+    head = nn.Sequential(nn.Linear(prepared.dim, prepared.dim), nn.SiLU(), nn.Linear(prepared.dim, 1))
     weights = [*prepared.network.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(weights, lr=1e-4)
     frame = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))  # (N,)

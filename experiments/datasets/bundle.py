@@ -31,9 +31,7 @@ ISOLATED = {"Al": -0.29646709349057404, "Ag": -0.06402814175255137, "Au": -0.095
 
 def main() -> None:
     """Write what is asked for, and say what was left out."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", type=Path, help="files of dft_mini.py")
     parser.add_argument("-o", dest="folder", type=Path, required=True)
     parser.add_argument("--hidden", type=float, default=0.5, help="share of hidden frames")

@@ -68,10 +68,7 @@ def not_finite(frames: list[Atoms]) -> list[str]:
 
 def large_forces(frames: list[Atoms], limit: float = FORCE_LIMIT) -> dict[str, float]:
     """The largest force (eV/A) of frames where it is above `limit`."""
-    largest = {
-        a.info["config_id"]: float(np.linalg.norm(a.calc.results["forces"], axis=1).max())
-        for a in frames
-    }
+    largest = {a.info["config_id"]: float(np.linalg.norm(a.calc.results["forces"], axis=1).max()) for a in frames}
     return {name: force for name, force in largest.items() if force > limit}
 
 
@@ -128,9 +125,7 @@ def gpaw_energy(atoms: Atoms, family: str) -> float:
     return float(work.calc.results["energy"])
 
 
-def force_errors(
-    frames: list[Atoms], n_frames: int, n_components: int, energy: Energy
-) -> list[dict[str, Any]]:
+def force_errors(frames: list[Atoms], n_frames: int, n_components: int, energy: Energy) -> list[dict[str, Any]]:
     """Forces of the set (eV/A) and central differences of energies, for frames spread over the set.
 
     The components are those of random atoms and axes, always the same. `energy` takes atoms and family.
@@ -160,9 +155,7 @@ def force_errors(
                     "error": force - numerical,
                 }
             )
-            print(
-                f"{name} atom {atom} {'xyz'[axis]}: {force:.4f}, {numerical:.4f} eV/A", flush=True
-            )
+            print(f"{name} atom {atom} {'xyz'[axis]}: {force:.4f}, {numerical:.4f} eV/A", flush=True)
     return lines
 
 
@@ -183,15 +176,11 @@ def equation_of_state(element: str, energy: Energy) -> dict[str, Any]:
         "crystal": f"{element} {structure}",
         "volumes": volumes.tolist(),
         "energies": energies.tolist(),
-        "lattice_constant": float(
-            (4 * v0) ** (1 / 3)
-        ),  # fcc and diamond have four cells in the cube
+        "lattice_constant": float((4 * v0) ** (1 / 3)),  # fcc and diamond have four cells in the cube
         "bulk_modulus": float(modulus / GPa),
         "roughness": float(1000 * np.abs(rest).max()),
     }
-    print(
-        f"{line['crystal']}: a {line['lattice_constant']:.3f} A, B {line['bulk_modulus']:.0f} GPa"
-    )
+    print(f"{line['crystal']}: a {line['lattice_constant']:.3f} A, B {line['bulk_modulus']:.0f} GPa")
     return line
 
 
@@ -216,15 +205,10 @@ def problems(found: dict[str, Any]) -> list[str]:
     worst = max((abs(line["error"]) for line in found.get("forces", [])), default=0.0)
     said = {
         "NaN or infinite values": found["not_finite"],
-        f"energies further than {ENERGY_SPREAD:g} eV/atom from the median": found[
-            "absurd_energies"
-        ],
+        f"energies further than {ENERGY_SPREAD:g} eV/atom from the median": found["absurd_energies"],
         "frames that are there twice": [p for p in found["near_duplicates"] if p[2] < SAME],
-        f"forces further than {FORCE_ERROR:g} eV/A from differences of energies": worst
-        > FORCE_ERROR,
-        "a rough equation of state": [
-            c for c in found.get("equation_of_state", []) if c["roughness"] > ROUGHNESS
-        ],
+        f"forces further than {FORCE_ERROR:g} eV/A from differences of energies": worst > FORCE_ERROR,
+        "a rough equation of state": [c for c in found.get("equation_of_state", []) if c["roughness"] > ROUGHNESS],
     }
     return [text for text, wrong in said.items() if wrong]
 
@@ -283,9 +267,7 @@ def _write(file: Path, text: str) -> None:
 
 def main() -> int:
     """The command line; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("file", type=Path)
     add("--system", choices=list(SYSTEMS), help="which crystals --eos takes")

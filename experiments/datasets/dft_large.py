@@ -44,9 +44,7 @@ def configuration(system: str, index: int) -> tuple[Atoms | None, str]:
     rng = np.random.default_rng([sum(map(ord, system + "large")), index])
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     if kind == "random":
-        atoms = random_packing(
-            rng, system, int(rng.integers(16, 25)), PACKING[system], SHORTEST[system] + 0.1
-        )
+        atoms = random_packing(rng, system, int(rng.integers(16, 25)), PACKING[system], SHORTEST[system] + 0.1)
         return distort(rng, atoms, 0.03, 0.01, (0.97, 1.05), SHORTEST[system]), kind
     structure, a, cubic, repeats = CRYSTALS[system][rng.integers(len(CRYSTALS[system]))]
     atoms = bulk(system, structure, a, cubic=cubic).repeat(repeats)
@@ -57,9 +55,7 @@ def configuration(system: str, index: int) -> tuple[Atoms | None, str]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("system", choices=list(CRYSTALS))
     parser.add_argument("out", type=Path)
     parser.add_argument("--start", type=int, default=0, help="first configuration (default: 0)")

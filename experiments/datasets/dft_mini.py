@@ -68,9 +68,7 @@ def configuration(system: str, index: int) -> tuple[Atoms | None, str]:
     return metal(rng, ["Ag", "Au"], 4.13, 2.4)
 
 
-def random_cluster(
-    rng: np.random.Generator, symbols: list[str], shortest: float, longest: float
-) -> Atoms:
+def random_cluster(rng: np.random.Generator, symbols: list[str], shortest: float, longest: float) -> Atoms:
     """Atoms added one by one at a bond's length (A) from an earlier one, none too close to another."""
     positions = [np.zeros(3)]
     while len(positions) < len(symbols):
@@ -151,9 +149,7 @@ def silicon_crystal(rng: np.random.Generator, kind: str) -> Atoms:
             return bulk("Si", "diamond", 5.47, cubic=True)
         case "betatin":
             cell = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) * np.array([4.8, 4.8, 2.65]) / 2
-            return Atoms(
-                "Si2", scaled_positions=[[0, 0, 0], [0.25, 0.75, 0.5]], cell=cell, pbc=True
-            )
+            return Atoms("Si2", scaled_positions=[[0, 0, 0], [0.25, 0.75, 0.5]], cell=cell, pbc=True)
         case "sc":
             return bulk("Si", "sc", 2.53).repeat([(1, 1, 2), (1, 2, 2)][rng.integers(2)])
         case "fcc":
@@ -183,9 +179,7 @@ def silicon_crystal(rng: np.random.Generator, kind: str) -> Atoms:
     )
 
 
-def metal(
-    rng: np.random.Generator, symbols: list[str], a_fcc: float, shortest: float
-) -> tuple[Atoms | None, str]:
+def metal(rng: np.random.Generator, symbols: list[str], a_fcc: float, shortest: float) -> tuple[Atoms | None, str]:
     """A distorted periodic cell of a metal or an alloy; lengths in A."""
     kind = str(rng.choice(list(METAL_KINDS), p=list(METAL_KINDS.values())))
     if kind == "random":
@@ -259,9 +253,7 @@ def isolated_atoms() -> dict[str, float]:
         )
         energies[element] = float(atoms.get_potential_energy())
         moment = atoms.calc.get_magnetic_moment()
-        print(
-            f"{element} {energies[element]:.6f} eV, moment {moment} ({ISOLATED[element]} by Hund)"
-        )
+        print(f"{element} {energies[element]:.6f} eV, moment {moment} ({ISOLATED[element]} by Hund)")
     return energies
 
 
@@ -300,9 +292,7 @@ def generate(
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("system", nargs="?", choices=["Si", "Al", "AgAu"])
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--start", type=int, default=0, help="first configuration (default: 0)")

@@ -90,9 +90,7 @@ def random_candidate(
         order = torch.Generator().manual_seed(seed)
         inputs = prepare(frames, net.inputs, cache)
         with torch.no_grad():
-            net.calibrate(
-                Graphs(DataLoader(inputs, batch_size=BATCH, shuffle=True, generator=order))
-            )
+            net.calibrate(Graphs(DataLoader(inputs, batch_size=BATCH, shuffle=True, generator=order)))
     return Candidate("random", seed, net)
 
 
@@ -202,9 +200,7 @@ def embedding(
     return pd.concat(places.values(), ignore_index=True), smoothness
 
 
-def _line(
-    name: str, seed: int | None, errors: np.ndarray, known: pd.DataFrame, k: int
-) -> dict[str, object]:
+def _line(name: str, seed: int | None, errors: np.ndarray, known: pd.DataFrame, k: int) -> dict[str, object]:
     test = (known["part"] == "test").to_numpy()
     return {
         "representation": name,
@@ -236,16 +232,11 @@ def picture(places: pd.DataFrame, smoothness: pd.DataFrame, title: str, file: Pa
             points = _scatter(axis, shown, Normalize(*ends))
             errors = smoothness[smoothness["representation"] == name]
             axis.set_title(f"{name} (seed {shown['seed'].iloc[0]})\n{_error_text(errors)}")
-        label = "DFT energy (eV/atom); colours end at\nthe {}nd and {}th percentile".format(
-            *CLIPPED
-        )
+        label = "DFT energy (eV/atom); colours end at\nthe {}nd and {}th percentile".format(*CLIPPED)
         figure.colorbar(points, ax=axes, extend="both", label=label, shrink=0.9)
         figure.suptitle(title)
         kinds = [MARKERS[n] for n in MARKERS if (places["periodic"] == n).any()]
-        handles = [
-            Line2D([], [], color="0.3", marker=marker, linestyle="", label=kind)
-            for marker, kind in kinds
-        ]
+        handles = [Line2D([], [], color="0.3", marker=marker, linestyle="", label=kind) for marker, kind in kinds]
         n = len(handles)
         figure.legend(handles=handles, loc="outside lower center", ncols=n, frameon=False)
         figure.savefig(file)
@@ -290,12 +281,8 @@ def pretrained_fold(run: Path, split: int | None = None, seed: int | None = None
         return min(wanted, key=lambda f: (f.split, f.seed))
     if folds:
         there = ", ".join(f"split {f.split} seed {f.seed}" for f in folds)
-        raise ReportError(
-            f"{run}: no finished pretraining of that split and seed; there is {there}"
-        )
-    if inside := sorted(
-        {file.parents[3] for file in run.glob("*/split-*/seed-*/pretrain/done.json")}
-    ):
+        raise ReportError(f"{run}: no finished pretraining of that split and seed; there is {there}")
+    if inside := sorted({file.parents[3] for file in run.glob("*/split-*/seed-*/pretrain/done.json")}):
         raise ReportError(f"{run}: holds several runs; name one of them, for example {inside[0]}")
     raise ReportError(
         f"{run}: no finished pretraining in it (no split-K/seed-S/pretrain/done.json); "
@@ -316,9 +303,7 @@ def write_embedding(fold: Fold, seeds: Sequence[int], output: Path) -> str:
     cache = config["data"]["init_args"].get("cache")
     folder = Path(cache) if cache else None
     source = source_of(settings)
-    pretrained = PretrainModule.load_from_checkpoint(
-        stage / "checkpoints" / "best.ckpt"
-    ).representation
+    pretrained = PretrainModule.load_from_checkpoint(stage / "checkpoints" / "best.ckpt").representation
     shape, pool = pretrained.config(), source.structures(source.split.pool)
     candidates = [
         *(random_candidate(shape, seed, pool, folder) for seed in dict.fromkeys(seeds)),
@@ -329,9 +314,7 @@ def write_embedding(fold: Fold, seeds: Sequence[int], output: Path) -> str:
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "embedding.csv", places.to_csv(index=False))
     write_atomically(output / "smoothness.csv", smoothness.to_csv(index=False))
-    title = (
-        f"{type(pretrained).__name__}, split {fold.split}: {smoothness['n'].iloc[0]} configurations"
-    )
+    title = f"{type(pretrained).__name__}, split {fold.split}: {smoothness['n'].iloc[0]} configurations"
     picture(places, smoothness, title, output / "embedding.png")
     fingerprint = read_json(stage / "done.json").get("fingerprint")
     about = {"split": fold.split, "seed": fold.seed, "pretraining": fingerprint}

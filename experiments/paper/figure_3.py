@@ -186,8 +186,7 @@ def kept_text(table: pd.DataFrame) -> str:
     for threshold in THRESHOLDS:
         found, kept = table[f"outliers_{threshold:g}"], table[f"kept_{threshold:g}"]
         share = [
-            f"{100 * kept[part].sum() / found[part].sum():.0f} %" if found[part].sum() else "none"
-            for part in ends
+            f"{100 * kept[part].sum() / found[part].sum():.0f} %" if found[part].sum() else "none" for part in ends
         ]
         shares.append(f"{threshold:g} eV/atom from {share[0]} to {share[1]}")
     spread = [table["spread"].iloc[part].mean() for part in ends]
@@ -229,9 +228,7 @@ class Sections:
             "Table 4 of the paper: the same trainings with the squared error in place of Eq. 4.",
         )
 
-    def _rows(
-        self, needed: Sequence[str], rows: Sequence[str], name: str, title: str, text: str
-    ) -> Iterator[str]:
+    def _rows(self, needed: Sequence[str], rows: Sequence[str], name: str, title: str, text: str) -> Iterator[str]:
         if not any(self.experiment.row(strategy) for strategy in needed):
             return
         measured = tables.rows(self.experiment, rows)
@@ -287,9 +284,7 @@ def write_figure(run: Path, folder: Path) -> None:
         raise ReportError(
             f"{run}: none of the rows of Fig. 3 and Table 4, which are those of experiments/paper/al_hidden.yaml"
         )
-    write_atomically(
-        folder / "figure_3.md", "\n\n".join(["# Fig. 3, Tables 4 and 6", *parts]) + "\n"
-    )
+    write_atomically(folder / "figure_3.md", "\n\n".join(["# Fig. 3, Tables 4 and 6", *parts]) + "\n")
 
 
 def main() -> None:

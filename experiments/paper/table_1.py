@@ -51,10 +51,7 @@ def write_table(reports: Sequence[Report], folder: Path) -> None:
             f"{twice[1]} was trained on {twice[0]} with two kinds of settings; give the runs of one of them"
         )
     table = pd.concat(
-        [
-            r.table.assign(data=sets[r.experiment.dft], backbone=r.experiment.backbone)
-            for r in reports
-        ],
+        [r.table.assign(data=sets[r.experiment.dft], backbone=r.experiment.backbone) for r in reports],
         ignore_index=True,
     )
     table.loc[table["row"] == table["backbone"], "row"] = DFT_ALONE
@@ -138,9 +135,7 @@ def main() -> None:
     """The command line."""
     p = argparse.ArgumentParser(description="Table 1 of Shui et al. 2022 on several data sets.")
     p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="as for `eipnn report`")
-    p.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="DIR", help="where the files go"
-    )
+    p.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="where the files go")
     options = p.parse_args()
     try:
         write_table(write_report(options.runs, options.output), options.output)

@@ -55,9 +55,7 @@ def main() -> int:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("run", type=Path, metavar="RUN", help="folder of `eipnn run`")
-    p.add_argument(
-        "--fmax", type=float, default=0.01, help="largest force, also on the cell, eV/A (0.01)"
-    )
+    p.add_argument("--fmax", type=float, default=0.01, help="largest force, also on the cell, eV/A (0.01)")
     p.add_argument("--steps", type=int, default=300, help="most steps (300)")
     p.add_argument("--seed", type=int, default=0, help="of the distortion (0)")
     return p
@@ -71,13 +69,9 @@ def choose(trainings: list[Training]) -> Training:
     """
     alone = [t for t in trainings if not t.kind.delta]
     if not alone:
-        raise InputError(
-            "all potentials of this run need an EIP beside them; train one of baseline, la, mp"
-        )
+        raise InputError("all potentials of this run need an EIP beside them; train one of baseline, la, mp")
     chosen = min(alone, key=lambda t: t.result["best_score"])
-    print(
-        f"potential: {chosen.folder} (validation config MAE {chosen.result['best_score']:.3f} eV)"
-    )
+    print(f"potential: {chosen.folder} (validation config MAE {chosen.result['best_score']:.3f} eV)")
     return chosen
 
 
@@ -97,9 +91,7 @@ def relax(atoms: Atoms, fmax: float, steps: int) -> tuple[list[Atoms], bool]:
 
     def keep() -> None:
         frame = atoms.copy()
-        frame.calc = SinglePointCalculator(
-            frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces()
-        )
+        frame.calc = SinglePointCalculator(frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
         path.append(frame)
 
     optimizer = BFGS(FrechetCellFilter(atoms), logfile=None, maxstep=MAX_STEP)
@@ -144,13 +136,9 @@ def verdict(atoms: Atoms, converged: bool, fmax: float) -> int:
     constant, lengths = lattice_constant(atoms), bonds(atoms)
     print(f"converged: forces on atoms and cell below {fmax:g} eV/A")
     if not cubic(atoms):
-        print(
-            "the cell is not cubic: the potential is poor at shear; the lattice constant is that of its volume"
-        )
+        print("the cell is not cubic: the potential is poor at shear; the lattice constant is that of its volume")
     print(f"lattice constant {constant:.3f} A (PBE: {PBE}, {100 * (constant / PBE - 1):+.1f} %)")
-    print(
-        f"bonds {lengths.min():.3f} to {lengths.max():.3f} A (diamond: all {constant * 3**0.5 / 4:.3f})"
-    )
+    print(f"bonds {lengths.min():.3f} to {lengths.max():.3f} A (diamond: all {constant * 3**0.5 / 4:.3f})")
     return 0
 
 

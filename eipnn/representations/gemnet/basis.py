@@ -91,9 +91,5 @@ def zonal_harmonics(cosine: Tensor, orders: int) -> list[Tensor]:
     """``Y_l0 = sqrt((2l+1) / 4 pi) P_l(cosine)`` for l = 0 ... orders - 1, each of the argument's shape."""
     legendre = [torch.ones_like(cosine), cosine]
     for order in range(2, orders):
-        legendre.append(
-            ((2 * order - 1) * cosine * legendre[-1] - (order - 1) * legendre[-2]) / order
-        )
-    return [
-        math.sqrt((2 * order + 1) / (4 * math.pi)) * p for order, p in enumerate(legendre[:orders])
-    ]
+        legendre.append(((2 * order - 1) * cosine * legendre[-1] - (order - 1) * legendre[-2]) / order)
+    return [math.sqrt((2 * order + 1) / (4 * math.pi)) * p for order, p in enumerate(legendre[:orders])]

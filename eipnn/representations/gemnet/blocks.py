@@ -40,9 +40,7 @@ class Surroundings(NamedTuple):
     rbf_atom: Tensor  # (P, rbf) embedded radial basis, for atom updates
     rbf_out: Tensor  # (P, rbf) the same for outputs
     rbf_triplet: Tensor  # (Q, rbf) and for triplets, with their cutoff
-    cbf: list[
-        Tensor
-    ]  # (N_g, K_g * cbf, K_g) embedded circular basis of the triplets; 0 where b is c
+    cbf: list[Tensor]  # (N_g, K_g * cbf, K_g) embedded circular basis of the triplets; 0 where b is c
 
 
 class EdgeEmbedding(nn.Module):

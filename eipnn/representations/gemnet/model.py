@@ -100,9 +100,7 @@ class GemNet(Representation):
         self.rbf_out = dense(radial, rbf_features)
         self.rbf_triplet = dense(radial, rbf_features)
         # (L, N, cbf)
-        self.cbf = nn.Parameter(
-            dense(spherical * radial, cbf_features).weight.T.reshape(spherical, radial, -1)
-        )
+        self.cbf = nn.Parameter(dense(spherical * radial, cbf_features).weight.T.reshape(spherical, radial, -1))
         self.embedding = nn.Embedding(MAX_Z + 1, features)
         nn.init.uniform_(self.embedding.weight, -math.sqrt(3), math.sqrt(3))
         self.edge_embedding = EdgeEmbedding(features, radial, edge_features)
@@ -189,9 +187,7 @@ class GemNet(Representation):
 def check(max_neighbours: int | None, radial: int) -> None:
     """Raise `InputError` for settings under which there are no triplets, or no weights."""
     if max_neighbours is not None and max_neighbours < 2:
-        raise InputError(
-            f"max_neighbours must be at least 2, not {max_neighbours}: a triplet has two; null: all"
-        )
+        raise InputError(f"max_neighbours must be at least 2, not {max_neighbours}: a triplet has two; null: all")
     if radial < 2:
         raise InputError(f"radial must be at least 2, not {radial}")
 

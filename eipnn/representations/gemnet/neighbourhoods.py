@@ -31,10 +31,7 @@ class Neighbourhoods(NamedTuple):
         shape = edges.shape[2:]
         sizes = [atoms * neighbours for atoms, neighbours in self.tables]
         rows = edges.new_zeros(sum(sizes), *shape).index_copy(0, self.place, edges.flatten(0, 1))
-        return [
-            part.view(*table, *shape)
-            for part, table in zip(rows.split(sizes), self.tables, strict=True)
-        ]
+        return [part.view(*table, *shape) for part, table in zip(rows.split(sizes), self.tables, strict=True)]
 
     def collect(self, tables: list[Tensor]) -> Tensor:
         """Tables (N_g, K_g, F) -> (2, Q, F), the reverse of `spread`."""

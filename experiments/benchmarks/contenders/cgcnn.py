@@ -31,8 +31,7 @@ class PygStack(nn.Module):
         self.embedding = nn.Embedding(MAX_Z + 1, sizes.features)
         self.expansion = GaussianExpansion(cutoff, sizes.gaussians, sizes.gamma)
         self.convolutions = nn.ModuleList(
-            CGConv(sizes.features, sizes.gaussians, batch_norm=True)
-            for _ in range(sizes.convolutions)
+            CGConv(sizes.features, sizes.gaussians, batch_norm=True) for _ in range(sizes.convolutions)
         )
 
     def forward(self, graph: FullGraph, edges: Tensor) -> Tensor:

@@ -15,9 +15,7 @@ from torch_geometric.utils import scatter
 class SparseTensor:
     """Values of a sparse matrix by rows; ``matrix[rows].storage`` holds those of the rows, one after the other."""
 
-    def __init__(
-        self, row: Tensor, col: Tensor, value: Tensor, sparse_sizes: tuple[int, int]
-    ) -> None:
+    def __init__(self, row: Tensor, col: Tensor, value: Tensor, sparse_sizes: tuple[int, int]) -> None:
         order = (row * sparse_sizes[1] + col).argsort(stable=True)
         self.values = value[order]
         self.counts = torch.bincount(row, minlength=sparse_sizes[0])

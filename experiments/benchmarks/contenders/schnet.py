@@ -97,18 +97,14 @@ class DglKernelBlock(nn.Module):
         import dgl.function as fn
 
         with edges.local_scope():
-            edges.edata["weight"] = self.filter(expanded) * cosine_cutoff(
-                distance, self.cutoff
-            ).unsqueeze(-1)
+            edges.edata["weight"] = self.filter(expanded) * cosine_cutoff(distance, self.cutoff).unsqueeze(-1)
             edges.srcdata["source"] = self.source(h)
             edges.update_all(fn.u_mul_e("source", "weight", "m"), fn.sum("m", "message"))
             return self.update(edges.dstdata["message"])
 
 
 def mlp(inputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, FEATURES), ShiftedSoftplus(), nn.Linear(FEATURES, FEATURES)
-    )
+    return nn.Sequential(nn.Linear(inputs, FEATURES), ShiftedSoftplus(), nn.Linear(FEATURES, FEATURES))
 
 
 def dgl_cfconv(frames: list[Atoms], cutoff: float) -> Prepared:
@@ -126,9 +122,7 @@ def dgl_kernels(frames: list[Atoms], cutoff: float) -> Prepared:
 
 
 def schnetpack(frames: list[Atoms], cutoff: float) -> Prepared:
-    if not hasattr(
-        dataloader, "T_co"
-    ):  # schnetpack 2.1.1 imports the name, which newer torch has not
+    if not hasattr(dataloader, "T_co"):  # schnetpack 2.1.1 imports the name, which newer torch has not
         dataloader.T_co = dataloader._T_co
     from schnetpack import properties
     from schnetpack.nn import CosineCutoff, GaussianRBF
