@@ -1,6 +1,7 @@
 """Small files, written whole or not at all; disks that are full; work that one process does at a time."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -65,6 +66,12 @@ def read_yaml(file: str | Path) -> Any:
         raise InputError(f"{file}: not YAML{line}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def digest_file(file: Path, algorithm: str = "sha256") -> str:
+    """Checksum of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def remove_parts(folder: Path) -> None:

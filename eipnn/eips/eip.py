@@ -10,7 +10,6 @@ An argument that names a file is, as all paths, relative to the folder in which 
 a checkpoint keep it as it is written, with a checksum of the file: they can be moved, and another file is found out.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ import yaml
 from eipnn.eips import class_path, kim
 from eipnn.eips.in_cell import InCell
 from eipnn.errors import InputError
+from eipnn.files import digest_file
 from eipnn.own_code import source_digests
 
 SOURCES = ("kim", "ase")
@@ -64,7 +64,7 @@ class EIP:
             "arguments": self.arguments,
         }
         named = {value: self._file(value) for value in _strings(self.arguments)}
-        files = {name: _sha256(file) for name, file in named.items() if file}
+        files = {name: digest_file(file) for name, file in named.items() if file}
         code = source_digests([self.target]) if self.source == "ase" else {}
         return described | ({"files": files} if files else {}) | ({"code": code} if code else {})
 
@@ -148,11 +148,6 @@ def _strings(arguments: Any) -> list[str]:
         return [arguments] if isinstance(arguments, str) else []
     items = arguments.values() if isinstance(arguments, dict) else arguments
     return [text for item in items for text in _strings(item)]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sets() -> Path:

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from eipnn.errors import InputError
-from eipnn.files import alone, write_atomically, write_json
+from eipnn.files import alone, digest_file, write_atomically, write_json
 from eipnn.own_code import class_paths, source_digests
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
@@ -202,12 +202,6 @@ def record_command(run: Path, command: str) -> None:
     if not file.exists() or command not in file.read_text().splitlines():
         with file.open("a") as stream:
             stream.write(f"{command}\n")
-
-
-def digest_file(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def digest_files(files: Sequence[Path]) -> str:

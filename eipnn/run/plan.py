@@ -6,9 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from eipnn.files import digest_file
 from eipnn.labels import LabelStore
 from eipnn.run.choices import choose, single_eip, write_selection
-from eipnn.run.execute import Stage, digest_file, run_stage
+from eipnn.run.execute import Stage, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, zero_modes
 from eipnn.run.strategy import PRETRAINING_FOLDERS, Labels, Pretraining
 from eipnn.stages.sampling import plan_batches

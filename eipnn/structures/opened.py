@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from eipnn.cache import STRUCTURES, cache_folder, cache_limit, prune, remove
 from eipnn.errors import InputError
-from eipnn.files import DiskFullError
+from eipnn.files import DiskFullError, digest_file
 from eipnn.structures.paths import Paths, StructureError, check_different, id_prefixes, resolve_all
 from eipnn.structures.read import Options, read_files
 from eipnn.structures.store import StructureStore
@@ -130,10 +130,8 @@ def _mapped(folder: Path, paths: list[Path]) -> StructureStore | None:
 def _digest(prefixes: dict[Path, str], options: Options) -> str:
     digest = hashlib.sha256(f"{_reader()} {options}".encode())
     for path, prefix in prefixes.items():
-        with path.open("rb") as stream:
-            whole = hashlib.file_digest(stream, "sha256").hexdigest()
         # a file's name may say its format
-        digest.update(f"\n{path.name} {prefix} {whole}".encode())
+        digest.update(f"\n{path.name} {prefix} {digest_file(path)}".encode())
     return digest.hexdigest()
 
 
