@@ -16,6 +16,7 @@ from ase import Atoms, units
 from scipy.stats import spearmanr
 
 from eipnn.labels.store import LabelStore
+from eipnn.reference import fit_composition
 from eipnn.structures import energy
 from eipnn.yardstick import yardsticks
 
@@ -169,8 +170,8 @@ def energy_ratio(energies: np.ndarray, counts: np.ndarray, references: np.ndarra
         if known.sum() < FEW:
             continue
         n_atoms = counts[known].sum(axis=1)
-        x = left_over(column[known], counts[known]) / n_atoms
-        y = left_over(energies[known], counts[known]) / n_atoms
+        x = fit_composition(counts[known], column[known]).left / n_atoms
+        y = fit_composition(counts[known], energies[known]).left / n_atoms
         if min(spread(x), spread(y)) > ROUNDING:
             found.append((max(float(spearmanr(x, y)[0]), 0.0), spread(y) / spread(x)))
     ratios = [ratio for _, ratio in _good(found)]
@@ -194,7 +195,7 @@ def is_per_atom(energies: np.ndarray, counts: np.ndarray, references: np.ndarray
             continue
         terms = np.column_stack([counts, column])[known]
         for k, scaled in enumerate((terms, terms / n_atoms[known, None])):
-            best[k] = min(best[k], spread(left_over(energies[known], scaled)))
+            best[k] = min(best[k], spread(fit_composition(scaled, energies[known]).left))
     return best[1] < PER_ATOM * best[0]
 
 
@@ -228,11 +229,6 @@ def _good(found: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Of (correlation, ratio) pairs those that go with DFT best and about as well, the best first."""
     found = sorted(found, key=lambda pair: -abs(pair[0]))
     return [p for p in found if abs(p[0]) >= max(CORRELATED, abs(found[0][0]) - AS_GOOD)]
-
-
-def left_over(values: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """What a least-squares fit by the terms (n, m) leaves of the values (n,)."""
-    return values - terms @ np.linalg.lstsq(terms, values, rcond=None)[0]
 
 
 def spread(values: np.ndarray) -> float:

@@ -23,8 +23,8 @@ from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph, Graph, graph_of
 from eipnn.potential import Potential
 from eipnn.potential.potential import derivatives
+from eipnn.reference import Reference
 from eipnn.representations import Representation
-from eipnn.stages.module import shift_table
 
 CUTOFF = 4.5  # more than the default of a triplet cutoff, so that both count
 ELEMENTS = ["C", "Si"]
@@ -83,7 +83,7 @@ def make_potential(cls: type[Representation]) -> FinetuneModule:
     net = module.representation
     with torch.no_grad():
         spread = module.head.mlp(net(graph(net, *FRAMES.values()))).std()
-    module.head.set_scale((1 / spread).view(1), shift_table([{14: -2.0, 6: 1.5}]))
+    module.head.set_scale([(1 / spread).item()], [Reference("least_squares", {"Si": -2.0, "C": 1.5})])
     module.elements = list(ELEMENTS)
     module.zeros = {"dft": {"mode": "isolated_atoms", "energies": {"C": -10.25, "Si": -100.5}}}
     return module

@@ -38,8 +38,8 @@ from eipnn import FinetuneDataModule, FinetuneModule
 from eipnn.errors import InputError
 from eipnn.losses import tukey_scale
 from eipnn.potential.heads import EnergyHead
+from eipnn.reference import Reference
 from eipnn.representations import SchNet
-from eipnn.stages.module import shift_table
 from eipnn.stages.source import EnergyZero
 
 
@@ -501,7 +501,7 @@ def test_large_totals_lose_no_digits(tiny, tmp_path, free):
 
 def test_the_shift_stays_float64_and_old_checkpoints_load():
     head = EnergyHead(4)
-    head.set_scale(torch.ones(1), shift_table([{29: -500.123456789}]))
+    head.set_scale([1.0], [Reference("least_squares", {"Cu": -500.123456789})])
     for moved in (head.float(), head.double().float(), head.to(torch.bfloat16)):
         assert moved.shift.dtype == torch.float64
         assert moved.shift[29].item() == -500.123456789

@@ -18,8 +18,8 @@ from eipnn.labels.leaderboard import (
     leaderboard,
     write_leaderboard,
 )
+from eipnn.reference import ZeroError
 from eipnn.structures import Split, read_split, read_structures
-from eipnn.zeros import ZeroError
 
 ISOLATED = {"Si": -0.8499664305825116}
 EIPS = ("good", "bad", "late")

@@ -11,8 +11,8 @@ from torch_geometric.data import Batch
 
 from eipnn import EIPNNCalculator, FinetuneModule
 from eipnn.errors import InputError
+from eipnn.reference import Reference
 from eipnn.representations import CGCNN, SchNet
-from eipnn.stages.module import shift_table
 
 CUTOFF = 4.0
 
@@ -26,7 +26,7 @@ def rattled(repeat=1) -> Atoms:
 def finetuned(representation) -> FinetuneModule:
     """Untrained, with energies of the order of 1 eV an atom."""
     module = FinetuneModule(representation)
-    module.head.set_scale(torch.tensor([3.0]), shift_table([{14: -2.0, 6: 1.5}]))
+    module.head.set_scale([3.0], [Reference("least_squares", {"Si": -2.0, "C": 1.5})])
     module.elements = ["C", "Si"]
     module.zeros = {"dft": {"mode": "isolated_atoms", "energies": {"C": 0.0, "Si": 0.0}}}
     return module.double().eval().requires_grad_(False)

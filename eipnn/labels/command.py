@@ -31,6 +31,7 @@ from eipnn.labels.leaderboard import (
 )
 from eipnn.labels.ledger import Ledger, require_labels
 from eipnn.labels.store import DONE, LabelStore
+from eipnn.reference import MODES, ZeroError, fit_reference
 from eipnn.structures import (
     Split,
     StructureError,
@@ -41,7 +42,6 @@ from eipnn.structures import (
     resolve,
 )
 from eipnn.units import energy_warning, force_warning, label_references, sample
-from eipnn.zeros import MODES, ZeroError, fit_zero
 
 SHOWN = 10  # reasons of failure that are printed; the ledger has them all
 
@@ -175,7 +175,7 @@ def _check_dft(
     if split is not None:
         split.check(dft.ids, split.pool, split_file)
         train = dft.take(dft.rows(split.train))
-    fit_zero(energy_zero, train, train.energies, isolated).totals(dft)
+    fit_reference(energy_zero, train, train.energies, isolated).totals(dft)
 
 
 def _report_comparison(comparison: Comparison, split: Split | None, folder: Path) -> None:

@@ -15,8 +15,8 @@ from ase import Atoms
 
 from eipnn.files import write_atomically
 from eipnn.labels.store import LabelError, LabelStore
+from eipnn.reference import fit_reference
 from eipnn.structures import Split, StructureStore
-from eipnn.zeros import fit_zero
 
 log = logging.getLogger("eipnn")
 
@@ -80,8 +80,8 @@ def compare(
 ) -> Comparison:
     """Align the frames that have a DFT energy with their EIP labels.
 
-    The modes are those of `eipnn.zeros`; fits are made on the split's training frames, without a split
-    on all frames. Raises `LabelError` where no frame has an energy, and `ZeroError` as `fit_zero` does.
+    The modes are those of `eipnn.reference`; fits are made on the split's training frames, without a split
+    on all frames. Raises `LabelError` where no frame has an energy, and `ZeroError` as `fit_reference` does.
     """
     structures = StructureStore.of(structures)
     given = structures.take(np.flatnonzero(np.isfinite(structures.energies)))
@@ -90,7 +90,7 @@ def compare(
     ids, dft = given.ids, given.energies
     train = np.isin(ids, split.train) if split else np.ones(len(ids), dtype=bool)
     fitted = given.take(np.flatnonzero(train))
-    dft_zero = fit_zero(energy_zero, fitted, dft[train], isolated)
+    dft_zero = fit_reference(energy_zero, fitted, dft[train], isolated)
     aligned = dft_zero.aligned(given, dft, "DFT")
     labels = store.energies_of(ids, store.eips)
     notes = [dft_zero.note]
@@ -98,7 +98,7 @@ def compare(
         if not np.isfinite(labels[train, column]).any():
             labels[:, column] = np.nan  # no zero, nothing to compare
             continue
-        zero = fit_zero(eip_zero, fitted, labels[train, column], eip_isolated, aligned[train], source=eip)
+        zero = fit_reference(eip_zero, fitted, labels[train, column], eip_isolated, aligned[train], source=eip)
         labels[:, column] = zero.aligned(given, labels[:, column], eip)
         notes.append(zero.note)
     for note in filter(None, notes):

@@ -1,12 +1,15 @@
 """f_pred: from per-atom features to energies or EIP classes (Shui et al. 2022; sizes of the authors' code)."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import global_add_pool
 
 from eipnn.batch_norm import BatchNorm
+from eipnn.reference import Reference
 from eipnn.representations.base import MAX_Z
 
 
@@ -31,10 +34,10 @@ class EnergyHead(nn.Module):
         self.scale: Tensor
         self.shift: Tensor
 
-    def set_scale(self, scale: Tensor, shift: Tensor) -> None:
-        """Set the scale (K,) and the shift per atomic number (MAX_Z + 1, K), both in eV."""
-        self.scale.copy_(scale)
-        self.shift.copy_(shift)
+    def set_scale(self, scales: Sequence[float], shifts: Sequence[Reference]) -> None:
+        """Set the scale, in eV, and the shift of each energy; elements without one have 0."""
+        self.scale.copy_(torch.tensor(scales))
+        self.shift.copy_(torch.from_numpy(np.stack([shift.table() for shift in shifts], axis=1)).nan_to_num())
 
     def forward(self, features: Tensor, z: Tensor) -> Tensor:
         """features (N, d), z (N,) -> energies of the atoms (N, K) in eV, float64."""

@@ -11,10 +11,10 @@ from eipnn.eips import load_eips
 from eipnn.errors import InputError
 from eipnn.files import read_yaml
 from eipnn.labels import LabelStore
+from eipnn.reference import MODES
 from eipnn.run.execute import digest_files
 from eipnn.run.strategy import STRATEGIES, Strategy, own_strategies
 from eipnn.structures import open_dft_and_pool, resolve_all, without_isolated_atoms
-from eipnn.zeros import MODES
 
 STAGES = ("classify", "pretrain", "finetune")
 

@@ -19,9 +19,10 @@ from eipnn.collectives import process_rank, world_size
 from eipnn.errors import InputError
 from eipnn.inputs import Graphs, prepare
 from eipnn.inputs.cache import InputSet
+from eipnn.reference import Mode, Reference
 from eipnn.stages.handover import Facts, Handover, Training
 from eipnn.stages.sampling import BatchPlan, EvaluationSampler, MixedSampler, plan_batches
-from eipnn.stages.source import EnergyZero, Source, SourceConfig, ZeroMode
+from eipnn.stages.source import EnergyZero, Source, SourceConfig
 from eipnn.structures import StructureStore, open_structures
 
 log = logging.getLogger("eipnn")
@@ -109,10 +110,10 @@ class StageDataModule(LightningDataModule):
         self,
         dft: str | list[str],
         split: str,
-        energy_zero: ZeroMode | EnergyZero,
+        energy_zero: Mode | EnergyZero,
         pool: str | list[str] | None = None,
         labels: str | None = None,
-        eip_energy_zero: ZeroMode | dict[str, EnergyZero] = "none",
+        eip_energy_zero: Mode | dict[str, EnergyZero] = "none",
         energy_key: str | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 128,
@@ -210,7 +211,7 @@ class StageDataModule(LightningDataModule):
         loader = DataLoader(self.train_set, self.batch_size, shuffle=True, generator=order)
         return Training(self.elements, *self.scales(), Graphs(loader))
 
-    def scales(self) -> tuple[list[float], list[dict[int, float]]]:
+    def scales(self) -> tuple[list[float], list[Reference]]:
         """Scale and shift of each energy that is learned (see `scale_and_shift`)."""
         return [], []
 

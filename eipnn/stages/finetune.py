@@ -18,12 +18,13 @@ from eipnn.errors import InputError
 from eipnn.inputs import graph_of
 from eipnn.potential import Potential
 from eipnn.potential.heads import EnergyHead
+from eipnn.reference import Mode, Reference, scale_and_shift
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule, joined
 from eipnn.stages.handover import Handover
 from eipnn.stages.module import SchedulerCallable, StageModule
 from eipnn.stages.schedules import LinearDecay
-from eipnn.stages.source import DFT, EnergyZero, ZeroMode, scale_and_shift, selected
+from eipnn.stages.source import DFT, EnergyZero, selected
 from eipnn.stages.terms import EnergyMSE, EnergyTerm, EnergyTukey, Term
 from eipnn.structures import StructureStore
 
@@ -158,10 +159,10 @@ class FinetuneDataModule(StageDataModule):
         self,
         dft: str | list[str],
         split: str,
-        energy_zero: ZeroMode | EnergyZero,
+        energy_zero: Mode | EnergyZero,
         pool: str | list[str] | None = None,
         labels: str | None = None,
-        eip_energy_zero: ZeroMode | dict[str, EnergyZero] = "none",
+        eip_energy_zero: Mode | dict[str, EnergyZero] = "none",
         energy_key: str | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 128,
@@ -307,7 +308,7 @@ class FinetuneDataModule(StageDataModule):
         }
         return self.configurations(frames, targets)
 
-    def scales(self) -> tuple[list[float], list[dict[int, float]]]:
+    def scales(self) -> tuple[list[float], list[Reference]]:
         """Scale and shift of the DFT training energies (see `scale_and_shift`)."""
         train = self.source.split.train
         scale, shift = scale_and_shift(self.source.structures(train), self._dft_energies(train))

@@ -7,6 +7,7 @@ from typing import Any
 from eipnn.errors import InputError
 from eipnn.inputs import Graphs
 from eipnn.inputs.base import Inputs
+from eipnn.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,8 @@ class Training:
     """Symbols of their elements, sorted."""
     scales: list[float]
     """Of each energy that is learned, eV (see `scale_and_shift`)."""
-    shifts: list[dict[int, float]]
-    """Of each energy that is learned: eV by atomic number."""
+    shifts: list[Reference]
+    """Of each energy that is learned."""
     graphs: Graphs
     """The configurations, each once, for `Representation.calibrate`."""
 

@@ -24,7 +24,7 @@ from eipnn.potential.checkpoints import (
 )
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import UNITS
-from eipnn.representations.base import MAX_Z, Representation
+from eipnn.representations.base import Representation
 from eipnn.stages.handover import Handover
 from eipnn.stages.keeping import adapt_states, keeping
 from eipnn.stages.schedules import SpanningSchedule
@@ -102,7 +102,7 @@ class StageModule(LightningModule):
         self.elements, self.zeros = training.elements, facts.zeros
         self.check_data()  # not after the first epoch
         if isinstance(self.head, EnergyHead):
-            self.head.set_scale(torch.tensor(training.scales), shift_table(training.shifts))
+            self.head.set_scale(training.scales, training.shifts)
         if self.init_from is not None:
             self._load_representation(self.init_from)
         elif getattr(self._trainer, "ckpt_path", None) is None:  # a resumed checkpoint holds it
@@ -345,12 +345,3 @@ def finite(output: Tensor) -> Tensor:
             "lower the learning rate (model.init_args.optimizer.init_args.lr)"
         )
     return output
-
-
-def shift_table(shifts: Sequence[dict[int, float]]) -> Tensor:
-    """Shifts by atomic number, one dict an output -> (MAX_Z + 1, K), float64."""
-    table = torch.zeros(MAX_Z + 1, len(shifts), dtype=torch.float64)
-    for k, shift in enumerate(shifts):
-        for z, value in shift.items():
-            table[z, k] = value
-    return table

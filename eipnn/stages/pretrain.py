@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from eipnn.errors import InputError
 from eipnn.inputs import graph_of
 from eipnn.potential.heads import EnergyHead
+from eipnn.reference import Reference, scale_and_shift
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.module import (
@@ -23,7 +24,6 @@ from eipnn.stages.module import (
     require_positive,
 )
 from eipnn.stages.schedules import SlantedTriangular
-from eipnn.stages.source import scale_and_shift
 from eipnn.stages.terms import MultiEnergyMSE
 
 log = logging.getLogger("eipnn")
@@ -136,7 +136,7 @@ class PretrainDataModule(StageDataModule):
             log.warning("of %d configurations, labels left out as missing or outliers: %s", len(ids), counts)
         return self.configurations(self.source.structures(ids), {"energies": energies, "known": known})
 
-    def scales(self) -> tuple[list[float], list[dict[int, float]]]:
+    def scales(self) -> tuple[list[float], list[Reference]]:
         """Scale and shift of each EIP's energies in the pool (see `scale_and_shift`)."""
         ids = self.source.split.pool
         energies, known = self._energies(ids)

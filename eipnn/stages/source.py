@@ -5,16 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from ase import Atoms
 
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import Comparison, alignment_warning
 from eipnn.labels.ledger import require_labels
+from eipnn.reference import Mode, Reference, fit_reference
 from eipnn.structures import (
     Split,
     StructureStore,
@@ -32,14 +32,11 @@ from eipnn.units import (
     sample,
     yardstick_references,
 )
-from eipnn.zeros import Zero, fit_zero
 
 log = logging.getLogger("eipnn")
 
 DFT = "dft"
 """In place of an EIP's name in a selection: the label is the structure's own DFT energy, hidden from all other rows."""
-
-ZeroMode = Literal["isolated_atoms", "least_squares", "none"]
 
 
 @dataclass
@@ -56,7 +53,7 @@ class EnergyZero:
         InputError: energies with another mode, which would not use them.
     """
 
-    mode: ZeroMode = "none"
+    mode: Mode = "none"
     energies: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
@@ -110,7 +107,7 @@ class Source:
         self.split.check(self.dft.ids, self.split.pool, config.split)
         self._store: LabelStore | None = None
         self.zero = self._fit_dft_zero()
-        self._eip_zeros: dict[str, Zero] = {}
+        self._eip_zeros: dict[str, Reference] = {}
 
     @property
     def store(self) -> LabelStore:
@@ -257,7 +254,7 @@ class Source:
         if ids and eips:
             require_labels(self.store, ids, eips)
 
-    def eip_zeros(self, eips: Sequence[str]) -> dict[str, Zero]:
+    def eip_zeros(self, eips: Sequence[str]) -> dict[str, Reference]:
         for name in eips:
             if name not in self._eip_zeros:
                 self._eip_zeros[name] = self._fit_eip_zero(name)
@@ -266,13 +263,13 @@ class Source:
     def zero_record(self, eips: Sequence[str]) -> dict[str, dict[str, Any]]:
         """All zeros as plain values for the checkpoint, DFT under ``dft``."""
         zeros = {"dft": self.zero} | self.eip_zeros(eips)
-        return {n: {"mode": z.mode, "energies": dict(z.energies)} for n, z in zeros.items()}
+        return {name: zero.record() for name, zero in zeros.items()}
 
-    def _fit_dft_zero(self) -> Zero:
+    def _fit_dft_zero(self) -> Reference:
         config = self.config.energy_zero
         isolated = isolated_energies(self.dft, config.energies)
         train = self._zero_frames
-        return fit_zero(config.mode, train, train.energies, isolated=isolated)
+        return fit_reference(config.mode, train, train.energies, isolated=isolated)
 
     @property
     def _zero_frames(self) -> StructureStore:
@@ -284,41 +281,20 @@ class Source:
         self.store.check(self.structures(ids))
         return self.store.energies_of(ids, eips)
 
-    def _fit_eip_zero(self, name: str) -> Zero:
+    def _fit_eip_zero(self, name: str) -> Reference:
         configs = self.config.eip_energy_zero
         config = configs.get(name, configs.get("*"))
         if config is None:
             raise InputError(f"eip_energy_zero names neither {name!r} nor '*' (all others)")
         train = self._zero_frames
-        return fit_zero(
+        return fit_reference(
             config.mode,
             train,
             self._raw_eip_energies(train.ids, [name])[:, 0],
             isolated=config.energies,
-            reference=self.dft_energies(train.ids),
+            beside=self.dft_energies(train.ids),
             source=name,
         )
-
-
-def scale_and_shift(structures: Sequence[Atoms], energies: np.ndarray) -> tuple[float, dict[int, float]]:
-    """Per-atom scale and per-element shift of energies, for the energy head.
-
-    The shift is the least-squares energy an element, the scale the root mean square of what is left, an atom.
-
-    Args:
-        structures: n configurations.
-        energies: (n,), eV; NaN rows are left out.
-
-    Returns:
-        scale in eV (1 where nothing is left to scale), shift in eV by atomic number.
-    """
-    known = np.isfinite(energies)
-    numbers, composition = StructureStore.of(structures).composition()
-    counts = composition[known].astype(np.float64)
-    shift = np.linalg.lstsq(counts, energies[known], rcond=None)[0]
-    left = (energies[known] - counts @ shift) / counts.sum(axis=1)
-    scale = float(np.sqrt(np.mean(left**2)))
-    return (scale if scale > 1e-6 else 1.0), dict(zip(numbers.tolist(), shift.tolist(), strict=True))
 
 
 def source_of(settings: Mapping[str, Any]) -> Source:
