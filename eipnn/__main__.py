@@ -10,7 +10,6 @@ from eipnn.errors import UsageError, exit_code
 from eipnn.processes import die_with_caller
 
 COMMANDS = {
-    "fetch": ("eipnn.published.command", "a published data set: structures, labels and splits"),
     "eips": ("eipnn.labels.command", "the OpenKIM models that cover given elements"),
     "generate": ("eipnn.generate.command", "structures without labels, from frames or crystals"),
     "label": ("eipnn.labels.command", "energies and forces of structures under EIPs"),

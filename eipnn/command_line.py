@@ -17,6 +17,7 @@ Parameters before the ``*`` are positional arguments, those after it options: ``
 
 import argparse
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -27,7 +28,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
-from eipnn.errors import UsageError
+from eipnn.errors import UsageError, exit_code
 from eipnn.settings import in_one_line
 
 
@@ -58,22 +59,28 @@ class Parser(ArgumentParser):
         raise UsageError(f"{said} (`{self.prog} --help` tells all)") from ex
 
 
-def call(function: Callable[..., None], arguments: Sequence[str]) -> None:
-    """Call `function` with the arguments of a command line.
+def script(function: Callable[..., None]) -> int:
+    """Call `function` as the command that the running script is; the exit code (see `eipnn.errors.exit_code`)."""
+    name = Path(sys.argv[0]).name
+    return exit_code(function.__name__, lambda: call(function, sys.argv[1:], name), name)
+
+
+def call(function: Callable[..., None], arguments: Sequence[str], name: str = "") -> None:
+    """Call `function` with the arguments of a command line, which `name` stands before (default: eipnn FUNCTION).
 
     Raises:
         UsageError: an argument is unknown, missing or not of its type.
     """
-    given = vars(parser_of(function).parse_args(list(arguments)))
+    given = vars(parser_of(function, name).parse_args(list(arguments)))
     pairs = {name for name, hint in get_type_hints(function).items() if get_origin(hint) is tuple}
     function(**{name: tuple(value) if name in pairs else value for name, value in given.items()})
 
 
-def parser_of(function: Callable[..., None]) -> Parser:
+def parser_of(function: Callable[..., None], name: str = "") -> Parser:
     """The parser of the command that `function` is."""
     text = parse(inspect.getdoc(function) or "")
     parser = Parser(
-        prog=f"eipnn {function.__name__}",
+        prog=name or f"eipnn {function.__name__}",
         description="\n\n".join(filter(None, (text.short_description, text.long_description))),
         formatter_class=argparse.HelpFormatter,
     )

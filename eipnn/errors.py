@@ -39,23 +39,24 @@ def sigterm_said(command: str) -> str:
     return f"ended by SIGTERM{GOES_ON.get(command, '')}"
 
 
-def exit_code(command: str, work: Callable[[], None]) -> int:
-    """Do the work of a command: 0, or what its end is told with.
+def exit_code(command: str, work: Callable[[], None], name: str = "") -> int:
+    """Do the work of a command, told of as `name` (default: eipnn COMMAND): 0, or what its end is told with.
 
     1 or 2 after an `InputError` or `OSError`, 130 when stopped from the keyboard, 143 when stopped by SIGTERM. Other
     exceptions are defects and go through.
     """
+    name = name or f"eipnn {command}"
     try:
         with sigterm_raises():
             work()
     except KeyboardInterrupt:
-        return _tell(command, f"stopped{GOES_ON.get(command, '')}", 130)
+        return _tell(name, f"stopped{GOES_ON.get(command, '')}", 130)
     except Terminated:
-        return _tell(command, sigterm_said(command), 143)
+        return _tell(name, sigterm_said(command), 143)
     except InputError as error:
-        return _tell(command, str(error), error.code)
+        return _tell(name, str(error), error.code)
     except OSError as error:
-        return _tell(command, str(error), 1)
+        return _tell(name, str(error), 1)
     return 0
 
 
@@ -78,6 +79,6 @@ def _terminate(number: int, frame: object) -> NoReturn:
     raise Terminated
 
 
-def _tell(command: str, message: str, code: int) -> int:
-    print(f"eipnn {command}: {message}", file=sys.stderr)
+def _tell(name: str, message: str, code: int) -> int:
+    print(f"{name}: {message}", file=sys.stderr)
     return code

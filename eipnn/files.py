@@ -119,7 +119,7 @@ def alone(lock: Path, place: Path, command: str) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except Timeout:
-        log.warning("%s: another `eipnn %s` is at work there; waiting for it", place, command)
+        log.warning("%s: another `%s` is at work there; waiting for it", place, command)
         held.acquire()
     try:
         yield

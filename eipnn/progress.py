@@ -6,14 +6,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -58,12 +56,3 @@ def progress_bar(
             progress.update(task, advance=more, note=note)
 
         yield move
-
-
-@contextmanager
-def byte_bar(description: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """As `progress_bar` for bytes, of which `done` are there already; without a `total` there is no end to show."""
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn(description), *columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=total, completed=done)
-        yield lambda more: progress.advance(task, more)

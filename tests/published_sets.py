@@ -1,14 +1,16 @@
 """Small data sets in the three published layouts, with invented energies."""
 
 import json
+import sys
 from pathlib import Path
+from unittest.mock import patch
 
+import fetch as command
 import h5py
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
-from tiny import exit_code
 
 EIPS = ("edip", "sw", "CF_MOD", "Tersoff_T3")
 CLUSTERS, CRYSTALS = 30, 12
@@ -16,9 +18,10 @@ CLUSTERS, CRYSTALS = 30, 12
 
 
 def fetch(name: str, folder: Path, *archives: Path) -> int:
-    """`eipnn fetch NAME -o FOLDER --archive ...`."""
+    """`fetch.py NAME -o FOLDER --archive ...`."""
     given = ["--archive", *map(str, archives)] if archives else []
-    return exit_code("fetch", name, "-o", str(folder), *given)
+    with patch.object(sys, "argv", [command.__file__, name, "-o", str(folder), *given]):
+        return command.main()
 
 
 def rattled(rng: np.random.Generator, symbol: str, a: float, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -96,8 +96,6 @@ OPTIONS = [
         "generate -o new.extxyz --elements Cu --rattle 1 --split a.csv",
         "--split chooses among the fr",
     ),
-    ("fetch silicon -o data", "NAME: 'silicon' is not one of ani-al, kim-si, agau"),
-    ("fetch kim-si -o data --archive absent.zip", "absent.zip"),
     ("run absent.yaml -o run", "absent.yaml: no such experiment file"),
     ("run absent.yaml -o run --seed -1", "--seed: '-1' is not a whole number from 0 to 4294967295"),
     ("run absent.yaml -o run --split -1", "--split: '-1' is not a whole number from 0 on"),

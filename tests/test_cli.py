@@ -489,7 +489,7 @@ def test_usage(capsys):
         eipnn("lable")
 
 
-@pytest.mark.parametrize("command", ["label", "eips", "generate", "fetch"])
+@pytest.mark.parametrize("command", ["label", "eips", "generate"])
 def test_commands_without_a_network_start_without_torch(command):
     code = (
         f"import sys; from eipnn.__main__ import main; sys.argv = ['eipnn', '{command}', '--help']\n"

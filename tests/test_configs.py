@@ -13,13 +13,13 @@ from tiny import eipnn, exit_code, in_process, read_json
 
 from eipnn.eips import load_eips
 from eipnn.potential.checkpoints import build_representation
-from eipnn.published import NAMES
 from eipnn.run import execute
 from eipnn.run.checks import check_plans
 from eipnn.run.experiment import STAGES, Experiment, read_experiment
 from eipnn.run.plan import Plan
 from eipnn.run.strategy import MAIN
 from eipnn.structures import Split, read_split, read_structures, write_split
+from eipnn.structures.paths import PUBLISHED as NAMES
 
 ROOT = Path(__file__).parents[1]
 BASES = sorted((ROOT / "experiments" / "base").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""`eipnn fetch`: archives, what is done or half done, and folders with something else in them."""
+"""`experiments/published/fetch.py`: archives, what is done or half done, and folders with something else in them."""
 
 import io
 import json
@@ -10,12 +10,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from published_sets import agau, ani_al, fetch, kim_si
+from published_sets import agau, ani_al, command, fetch, kim_si
+from sets import COMMAND
 from tiny import held_for
 
 from eipnn.labels import LabelError, LabelStore
-from eipnn.published import NAMES, command, fetch_hint
 from eipnn.structures import StructureError, read_structures
+from eipnn.structures.paths import PUBLISHED, fetch_hint
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(silicon, tmp_pat
 
     out = tmp_path / "a"
     with monkeypatch.context() as patched:
-        patched.setattr("eipnn.published.convert._write_labels", killed)
+        patched.setattr("sets.convert._write_labels", killed)
         assert fetch("kim-si", out, silicon) == 130
     assert not [path for path in out.iterdir() if path.name not in (".lock", ".converting")]
     assert fetch("kim-si", out, silicon) == 0
@@ -164,7 +165,7 @@ def test_files_of_another_origin_are_left_alone(silicon, tmp_path, capsys):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "dft.extxyz").write_text("mine")
     assert fetch("kim-si", tmp_path / "a", silicon) == 1
-    assert "dft.extxyz: was not made by `eipnn fetch`" in capsys.readouterr().err
+    assert f"dft.extxyz: was not made by `{COMMAND}`" in capsys.readouterr().err
     assert (tmp_path / "a" / "dft.extxyz").read_text() == "mine"
     assert fetch("kim-si", tmp_path / "b", silicon) == 0
     assert fetch("agau", tmp_path / "b", silicon) == 1
@@ -177,13 +178,13 @@ def test_files_of_another_origin_are_left_alone(silicon, tmp_path, capsys):
 def test_two_runs_at_once(silicon, tmp_path, caplog):
     with held_for(tmp_path / ".lock", 0.5):
         assert fetch("kim-si", tmp_path, silicon) == 0
-    assert "another `eipnn fetch` is at work there; waiting for it" in caplog.text
+    assert "another `fetch.py` is at work there; waiting for it" in caplog.text
 
 
 def test_the_command_without_a_network(tmp_path):
     """As a person calls it; AgAu has no address, so nothing reaches for the network."""
     done = subprocess.run(
-        [sys.executable, "-m", "eipnn", "fetch", "agau", "-o", str(tmp_path)],
+        [sys.executable, command.__file__, "agau", "-o", str(tmp_path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -192,11 +193,27 @@ def test_the_command_without_a_network(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_an_unknown_set(tmp_path, capsys):
+    assert fetch("silicon", tmp_path) == 2
+    assert capsys.readouterr().err.startswith("fetch.py: NAME: 'silicon' is not one of ani-al, kim-si, agau")
+
+
+def test_the_help_explains_all_and_comes_without_torch():
+    code = "import sys, fetch\ntry: fetch.main()\nfinally: print('torch' in sys.modules)"
+    folder = Path(command.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], cwd=folder, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "False"
+    for text in ("Download a published data set", "the data set; of: ani-al", "folder of the files", "the published"):
+        assert text in " ".join(done.stdout.split())
+
+
 def test_missing_files_name_the_command(tmp_path, monkeypatch):
-    assert tuple(s.name for s in command.SETS) == NAMES
+    assert tuple(s.name for s in command.SETS) == PUBLISHED
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StructureError, match="no such file; make it with `eipnn fetch ani-al -o data/ani_al`"):
+    with pytest.raises(StructureError, match=f"no such file; make it with `{COMMAND} ani-al -o data/ani_al`"):
         read_structures("data/ani_al/dft.extxyz")
-    with pytest.raises(LabelError, match="make it with `eipnn fetch kim-si -o data/kim_si`"):
+    with pytest.raises(LabelError, match=f"make it with `{COMMAND} kim-si -o data/kim_si`"):
         LabelStore.open("data/kim_si/labels")
     assert fetch_hint("data/mine/dft.extxyz") is None

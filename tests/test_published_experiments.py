@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from published_sets import EIPS, agau, ani_al, fetch, kim_si
+from sets import COMMAND
 from tiny import exit_code, in_process, read_json
 
 from eipnn.eips import named_sets
@@ -89,7 +90,7 @@ def test_a_fold_and_the_authors_own_split(there):
 def test_without_the_data_the_command_is_named(name, there, capfd):
     assert exit_code("run", str(shipped(name)), "-o", "run") == 1
     folder = f"data/{name.replace('-', '_')}"
-    assert f"make it with `eipnn fetch {name} -o {folder}`" in capfd.readouterr().err
+    assert f"make it with `{COMMAND} {name} -o {folder}`" in capfd.readouterr().err
 
 
 def test_a_later_labelling_needs_a_folder_of_its_own(there, capfd):

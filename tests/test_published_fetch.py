@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from eipnn.published.agau import AgAu
-from eipnn.published.ani_al import AniAl
-from eipnn.published.base import PublishedSet, RemoteFile, UnreachableError
-from eipnn.published.fetch import DownloadError, download, obtain
-from eipnn.published.kim_si import KimSi
+from sets import COMMAND
+from sets.agau import AgAu
+from sets.ani_al import AniAl
+from sets.base import PublishedSet, RemoteFile, UnreachableError
+from sets.download import DownloadError, download, obtain
+from sets.kim_si import KimSi
 
 CONTENT = bytes(range(256)) * 40
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -198,7 +198,7 @@ def test_without_a_network_it_is_said_what_to_do(tmp_path):
     for part in (
         "cannot be reached",
         f"download {file.url} on any machine, put it at {folder / 'data.tgz'}",
-        f"eipnn fetch ani-al -o {tmp_path / 'al'} --archive FILE",
+        f"{COMMAND} ani-al -o {tmp_path / 'al'} --archive FILE",
     ):
         assert part in str(error.value)
     (folder / "data.tgz").write_bytes(CONTENT)

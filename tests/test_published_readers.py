@@ -12,11 +12,11 @@ from ase.io import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from published_sets import CLUSTERS, CRYSTALS, EIPS, agau, ani_al, fetch, folds, kim_si, write_folds
+from sets.agau import AgAu
+from sets.ani_al import AniAl
+from sets.base import LayoutError
 
 from eipnn.labels import LabelStore
-from eipnn.published.agau import AgAu
-from eipnn.published.ani_al import AniAl
-from eipnn.published.base import LayoutError
 from eipnn.structures import energy, read_split, read_structures
 
 MAKERS = {"ani-al": ani_al, "kim-si": kim_si, "agau": agau}
@@ -33,7 +33,7 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def converted(made, tmp_path_factory) -> Path:
-    """The three sets after `eipnn fetch`; tests only read them."""
+    """The three sets after `fetch.py`; tests only read them."""
     root = tmp_path_factory.mktemp("converted")
     for name in MAKERS:
         assert fetch(name, root / name, made / name) == 0
@@ -51,7 +51,7 @@ def copy(made, tmp_path):
 
 
 def refusal(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What `eipnn fetch` says of a set that it refuses; it leaves no data."""
+    """What `fetch.py` says of a set that it refuses; it leaves no data."""
     out = folder.parent / "out"
     assert fetch(name, out, folder) == 1
     assert not (out / "dft.extxyz").exists()

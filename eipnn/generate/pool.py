@@ -40,7 +40,7 @@ def make_pool(recipe: Recipe, counts: Mapping[str, int], file: Path, workers: in
     file.parent.mkdir(parents=True, exist_ok=True)
     digests = {kind: recipe.digest(kind) for kind in KINDS if counts.get(kind)}
     lock = file.with_name(f".{file.name}.lock")
-    with alone(lock, file, "generate"):
+    with alone(lock, file, "eipnn generate"):
         try:
             return _make_under_lock(recipe, digests, counts, file, workers, shown)
         finally:

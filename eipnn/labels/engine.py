@@ -77,7 +77,7 @@ def label_structures(
     _check_ids(structures)
     _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder / LOCK, folder, "label"):
+    with alone(folder / LOCK, folder, "eipnn label"):
         remove_parts(folder)
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         _create_or_check(folder, structures, eips)

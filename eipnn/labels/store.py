@@ -18,7 +18,7 @@ sums.json        text                        CRC-32 of the other files but failu
 The last two are written when all labels are there; a store of an older version has none.
 
 Nothing in it depends on time, machine or order of work: two runs on the same input give the same bytes.
-Labels are those of the frames wrapped into the cell along their periodic axes. A store that `eipnn fetch` made of
+Labels are those of the frames wrapped into the cell along their periodic axes. A store that was made of
 published energies has no forces: they are NaN.
 """
 
@@ -39,8 +39,8 @@ from ase import Atoms
 from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.files import DiskFullError, check_room, told_when_full, write_atomically, write_json
-from eipnn.published import fetch_hint
 from eipnn.structures import StructureError, StructureStore, resolve
+from eipnn.structures.paths import fetch_hint
 
 VERSION = 1
 PENDING, DONE, FAILED, IN_WORK = 0, 1, 2, 3

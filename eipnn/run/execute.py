@@ -109,7 +109,7 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
         StageError: a process of the stage failed; what it had reached stays and is resumed by the next call.
     """
     stage.folder.mkdir(parents=True, exist_ok=True)
-    with alone(stage.folder.with_name(f".{stage.folder.name}.lock"), stage.folder, "run"):
+    with alone(stage.folder.with_name(f".{stage.folder.name}.lock"), stage.folder, "eipnn run"):
         fingerprint = stage.fingerprint()
         _move_outdated_aside(stage, fingerprint)
         if done := _done_before(stage):

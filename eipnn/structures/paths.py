@@ -8,9 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 from eipnn.errors import InputError
-from eipnn.published import fetch_hint
 
 BUNDLED = "bundled:"
+
+PUBLISHED = ("ani-al", "kim-si", "agau")
+"""Sets that `experiments/published` fetches."""
 
 Paths = str | Path | Sequence[str | Path]
 """One file, or several; each may be a pattern or `bundled:NAME`."""
@@ -27,8 +29,16 @@ def resolve(path: str | Path) -> Path:
     """
     found = _real(path)
     if not found.exists():
-        raise StructureError(f"{path}: no such file; {fetch_hint(str(path)) or 'check the path'}")
+        raise StructureError(f"{path}: no such file; {fetch_hint(path) or 'check the path'}")
     return found
+
+
+def fetch_hint(path: str | Path) -> str | None:
+    """The command that makes the file `path`, if it lies in a folder named after a published set (`data/kim_si`)."""
+    for folder in Path(path).parents:
+        if (name := folder.name.replace("_", "-")) in PUBLISHED:
+            return f"make it with `python experiments/published/fetch.py {name} -o {folder}`"
+    return None
 
 
 def resolve_all(paths: Paths) -> list[Path]:

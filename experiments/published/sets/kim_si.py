@@ -16,17 +16,18 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import iread
 
-from eipnn.published.base import (
+from eipnn.structures import Split
+from sets.base import (
     LayoutError,
     PublishedFrame,
     PublishedSet,
     RemoteFile,
     UnreachableError,
+    fold_split,
     found_below,
+    random_splits,
 )
-from eipnn.published.fetch import read_json_of
-from eipnn.published.splits import fold_split, random_splits
-from eipnn.structures import Split
+from sets.download import read_json_of
 
 REFERENCE, PREFIX = "energy_reference", "energy_"
 FOLDS, CROSS_VALIDATION = "random_five_fold/folds/all_folds.json", "cross_validation"

@@ -9,7 +9,8 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
 from eipnn.errors import InputError
-from eipnn.progress import byte_bar, progress_bar
+from eipnn.progress import progress_bar
+from sets.progress import byte_bar
 
 SUFFIXES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz"}
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError)

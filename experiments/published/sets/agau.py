@@ -22,7 +22,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 
-from eipnn.published.base import (
+from eipnn.structures import Split
+from sets.base import (
     LayoutError,
     PublishedFrame,
     PublishedSet,
@@ -30,9 +31,8 @@ from eipnn.published.base import (
     UnreachableError,
     common_folder,
     found_below,
+    hidden_pool_splits,
 )
-from eipnn.published.splits import hidden_pool_splits
-from eipnn.structures import Split
 
 OTHER_LAYOUTS = {
     "nopbc": "marks open boundaries, and this set is periodic",

@@ -22,16 +22,16 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 
-from eipnn.published.base import (
+from eipnn.structures import Split
+from sets.base import (
     LayoutError,
     PublishedFrame,
     PublishedSet,
     RemoteFile,
     common_folder,
     found_below,
+    hidden_pool_splits,
 )
-from eipnn.published.splits import hidden_pool_splits
-from eipnn.structures import Split
 
 NEEDED = ("energy", "cell", "species", "coordinates", "force")
 DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for a file that is cut short

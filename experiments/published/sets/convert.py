@@ -22,9 +22,9 @@ from eipnn.files import write_json
 from eipnn.labels.ledger import Ledger
 from eipnn.labels.store import DONE, FAILED, create, describe, open_array, seal
 from eipnn.progress import progress_bar
-from eipnn.published.base import LayoutError, PublishedFrame, PublishedSet
 from eipnn.structures import read_structures, write_split
 from eipnn.structures.check import geometry_problem
+from sets.base import LayoutError, PublishedFrame, PublishedSet
 
 MARKER = "dataset.json"
 OUTPUTS = ("dft.extxyz", "pool.extxyz", "labels", "splits")

@@ -1,6 +1,5 @@
 """Published files: downloaded, resumed, checked; or put in place by hand."""
 
-import hashlib
 import json
 import re
 from http import HTTPStatus
@@ -11,8 +10,10 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from eipnn.errors import InputError
-from eipnn.progress import byte_bar
-from eipnn.published.base import PublishedSet, RemoteFile, UnreachableError
+from eipnn.files import digest_file
+from sets import COMMAND
+from sets.base import PublishedSet, RemoteFile, UnreachableError
+from sets.progress import byte_bar
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60.0  # s without an answer
@@ -38,7 +39,7 @@ def obtain(published: PublishedSet, folder: Path) -> list[Path]:
             raise UnreachableError(f"{error}. {_by_hand(published.page, folder / 'FILE', published)}") from error
         print(f"{error}: taking what is in {folder}, without a list to compare it with")
         for path in found:
-            print(f"{path}: SHA-256 {digest(path)}")
+            print(f"{path}: SHA-256 {digest_file(path)}")
         return found
     return [_obtained(file, folder, published) for file in remote]
 
@@ -62,7 +63,7 @@ def _put_by_hand(folder: Path) -> list[Path]:
 def _by_hand(url: str, path: Path, published: PublishedSet) -> str:
     return (
         f"By hand: download {url} on any machine, put it at {path} and give the same command again, or name it: "
-        f"`eipnn fetch {published.name} -o {path.parent.parent} --archive FILE`"
+        f"`{COMMAND} {published.name} -o {path.parent.parent} --archive FILE`"
     )
 
 
@@ -167,13 +168,7 @@ def _difference(file: RemoteFile, path: Path) -> str | None:
     if file.size is not None and size != file.size:
         return f"has {size:,} bytes, and a file of {file.size:,} bytes"
     if not file.md5:
-        print(f"{path.name}: SHA-256 {digest(path)}; no checksum is published to compare it with")
-    elif (found := digest(path, "md5")) != file.md5:
+        print(f"{path.name}: SHA-256 {digest_file(path)}; no checksum is published to compare it with")
+    elif (found := digest_file(path, "md5")) != file.md5:
         return f"has the MD5 sum {found}, and {file.md5}"
     return None
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Checksum of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, algorithm).hexdigest()

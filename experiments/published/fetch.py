@@ -1,20 +1,27 @@
-"""The command `eipnn fetch`."""
+"""Download a published data set of the paper and write it as the files that `eipnn` takes.
+
+python experiments/published/fetch.py NAME -o FOLDER        # NAME: ani-al, kim-si or agau; see README.md
+"""
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from sets import COMMAND
+from sets.agau import AgAu
+from sets.ani_al import AniAl
+from sets.archive import unpack
+from sets.base import PublishedSet
+from sets.convert import MARKER, OUTPUTS, convert
+from sets.download import obtain
+from sets.kim_si import KimSi
+
+from eipnn.command_line import script
 from eipnn.errors import InputError
-from eipnn.files import alone
-from eipnn.published.agau import AgAu
-from eipnn.published.ani_al import AniAl
-from eipnn.published.archive import unpack
-from eipnn.published.base import PublishedSet
-from eipnn.published.convert import MARKER, OUTPUTS, convert
-from eipnn.published.fetch import digest, obtain
-from eipnn.published.kim_si import KimSi
+from eipnn.files import alone, digest_file
 
 SETS: tuple[PublishedSet, ...] = (AniAl(), KimSi(), AgAu())
 DOWNLOAD, STAGING, SCRATCH, LOCK = "download", ".converting", ".unpacked", ".lock"
@@ -24,8 +31,8 @@ def fetch(name: Annotated[str, [s.name for s in SETS]], *, output: Path, archive
     """Download a published data set and write it as the files that the other commands take.
 
     These are dft.extxyz, pool.extxyz, labels and splits. What is done is skipped, a download that broke off goes on.
-    The archives stay in OUTPUT/download; a file that was put there by hand is not downloaded. The README tells of the
-    sets.
+    The archives stay in OUTPUT/download; a file that was put there by hand is not downloaded. README.md beside
+    this file tells of the sets.
 
     Args:
         name: the data set.
@@ -34,7 +41,7 @@ def fetch(name: Annotated[str, [s.name for s in SETS]], *, output: Path, archive
     """
     published = next(s for s in SETS if s.name == name)
     output.mkdir(parents=True, exist_ok=True)
-    with alone(output / LOCK, output, "fetch"):
+    with alone(output / LOCK, output, "fetch.py"):
         make_files(published, output, archive or [])
 
 
@@ -75,7 +82,7 @@ def _done(published: PublishedSet, folder: Path) -> bool:
     strangers = [name for name in OUTPUTS if (folder / name).exists()]
     if strangers and not staged:
         raise InputError(
-            f"{folder / strangers[0]}: was not made by `eipnn fetch` and would be overwritten; give another folder"
+            f"{folder / strangers[0]}: was not made by `{COMMAND}` and would be overwritten; give another folder"
         )
     return False
 
@@ -110,4 +117,13 @@ def _summary(about: dict[str, Any]) -> str:
 def _source(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return {"folder": path.name}
-    return {"file": path.name, "size": path.stat().st_size, "sha256": digest(path)}
+    return {"file": path.name, "size": path.stat().st_size, "sha256": digest_file(path)}
+
+
+def main() -> int:
+    """The command line; the exit code."""
+    return script(fetch)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
