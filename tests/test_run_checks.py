@@ -29,7 +29,6 @@ from eipnn.run.execute import Stage, StageError, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, read_experiment
 from eipnn.run.plan import Plan
 from eipnn.stages.source import EnergyZero
-from eipnn.structures import read_split
 
 DATA = {"dft": "dft.extxyz", "energy_zero": "none"}
 
@@ -112,7 +111,7 @@ def test_a_weight_of_eip_labels_is_positive(capsys):
 
 
 def test_a_stage_may_name_its_eips(tiny, tmp_path):
-    data = {k: v for k, v in tiny.data.items() if k not in ("split", "labels")}
+    data = {k: v for k, v in tiny.data.items() if k != "split"}
     named = {"model": {"eips": ["au"]}}
     experiment = Experiment(data, REPRESENTATION, splits=tiny.data["split"], pretrain=named)
     plan = Plan(experiment, tmp_path, 1, 0, Path(tiny.data["labels"]))
@@ -134,7 +133,7 @@ def test_structures_added_to_the_file_belong_to_a_random_split(tmp_path):
 
     sizes = []
     for n in (10, 10, 20):
-        split = read_split(plan(n).split_path)
+        split = plan(n).parts
         sizes.append(len(split.train) + len(split.val) + len(split.test))
     assert sizes == [10, 10, 20]
 

@@ -4,8 +4,7 @@ import json
 from collections.abc import Sequence
 
 from eipnn.potential.checkpoints import read_checkpoint, read_record
-from eipnn.run.plan import Plan
-from eipnn.structures import read_split
+from eipnn.run.plan import Late, Plan, filled, in_order, without
 
 
 def check_plans(plans: Sequence[Plan], strategies: Sequence[str]) -> None:
@@ -21,20 +20,21 @@ def check_plans(plans: Sequence[Plan], strategies: Sequence[str]) -> None:
     from eipnn.cli import check_config
 
     experiment = plans[0].experiment
-    with_pool = set(strategies) != {"baseline"}
     for plan in plans:
-        split = read_split(plan.split_path)
-        if with_pool or experiment.splits == "random":
+        split = plan.parts
+        if set(strategies) != {"baseline"} or experiment.splits == "random":
             dft, pool = experiment.ids
-            known = [*pool, *dft] if experiment.data.get("pool") else split.pool
-            split.check(dft, known, plan.split_path)
+            split.check(dft, [*pool, *dft] if experiment.data.get("pool") else split.pool, plan.split_path)
+    for name in ("classify", "pretrain"):
+        if init_from := experiment.stage(name, "model").get("init_from"):
+            read_record(read_checkpoint(init_from), init_from, "pretrain")
+    examples = {"steps": 1, "single_eip": (*experiment.eip_names, "EIP")[0]}
     checked = set()
-    for plan in plans:
-        for config in plan.trials(strategies):
-            same = json.dumps(config["model"], sort_keys=True)
-            if same in checked:  # plans differ in seeds and files alone
-                continue
+    for stage in in_order(
+        plans[0].finetune(name, experiment.alpha[0]) for name in strategies
+    ):  # others differ in seeds
+        late = ("model.init_args.init_from",) if isinstance(stage.inputs.get("init_from"), Late) else ()
+        config = without(filled(stage.config, lambda value: examples[value.what]), (*late, "data.init_args.selection"))
+        if (same := json.dumps(config["model"], sort_keys=True)) not in checked:
             checked.add(same)
-            if init_from := config["model"]["init_args"].get("init_from"):
-                read_record(read_checkpoint(init_from), init_from, "pretrain")
             check_config(config | {"seed_everything": False})  # which would say so

@@ -1,17 +1,49 @@
-"""Labels that the classifier does not choose: one EIP for all, or, for comparison, what hidden DFT energies say."""
+"""What a plan leaves open: values that are known once labels are made and the stages before are done."""
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from eipnn.files import write_atomically
+from eipnn.files import digest_file
+from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import best_eip
 from eipnn.run.experiment import ExperimentError
-from eipnn.run.strategy import Labels
-from eipnn.stages.source import DFT, Source, compare, selected
+from eipnn.run.plan import Late, Stage, digest_text, filled
+from eipnn.stages.source import DFT, Source, compare, selected, source_of
+
+
+def settled(stage: Stage, bring: Callable[[Stage, str], str]) -> Stage:
+    """The stage with every `Late` replaced by its value.
+
+    Args:
+        stage: its split is written.
+        bring: has a stage come to its end, for what is asked of it, and gives its fingerprint.
+    """
+
+    @cache
+    def value(late: Late) -> Any:
+        fingerprint = bring(late.of, late.what) if late.of else None
+        match late.what:
+            case "fingerprint":
+                return fingerprint
+            case "labels":
+                return LabelStore.open(_data(stage)["labels"]).fingerprint
+            case "single_eip":
+                return single_eip(source_of(_data(late.of or stage)))
+            case "selection":
+                file = Path(_data(stage)["selection"])
+                return digest_text(value(stage.written[file])) if file in stage.written else digest_file(file)
+        chosen = selected(late.of.selection) if late.of else None
+        return stage.batches(len(chosen or ())) if late.what == "steps" else _choose(_data(stage), late.what, chosen)
+
+    parts = {name: filled(getattr(stage, name), value) for name in ("inputs", "config", "about", "written")}
+    return replace(stage, **parts)
 
 
 def single_eip(source: Source) -> str:
@@ -19,39 +51,31 @@ def single_eip(source: Source) -> str:
     return best_eip(compare(source), source.split).eip
 
 
-def choose(source: Source, kind: Labels, selection: Path | None) -> dict[str, str]:
-    """Structure id -> label source.
+def _data(stage: Stage) -> dict[str, Any]:
+    return stage.config["data"]["init_args"]
 
-    Args:
-        source: structures, split and labels.
-        kind: ``single``: the best EIP for every structure of the pool; ``best``: for the structures of `selection` the
-            EIP closest to DFT; ``dft``: for these DFT itself.
-        selection: what the classifier chose; not needed for ``single``.
+
+def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None) -> str:
+    """A selection that is not the classifier's: the best EIP for the whole pool (``single``), or, where the classifier
+    found an EIP, the one that is truly the closest (``best``) or DFT itself (``dft``).
 
     Raises:
         ExperimentError: a selected structure has no DFT energy.
     """
-    if kind == "single" or selection is None:
-        return dict.fromkeys(source.split.pool, single_eip(source))
-    ids = list(selected(selection))
-    if missing := [name for name in ids if name not in source.dft]:
+    source = source_of(data)
+    ids = list(source.split.pool if chosen is None else chosen)
+    if kind == "single":
+        labels = [single_eip(source)] * len(ids)
+    elif missing := [name for name in ids if name not in source.dft]:
         raise ExperimentError(
             f"{missing[0]}: strategies with eip_labels best or dft need the hidden DFT energies of the pool, and this "
             f"structure of the pool has none in {source.config.dft}; take a pool of DFT frames alone, which the split "
             "marks as pretrain"
         )
-    if kind == "dft":
-        return dict.fromkeys(ids, DFT)
-    eips = source.store.eips
-    error = np.abs(source.eip_energies(ids, eips) - source.dft_energies(ids)[:, None])
-    best = np.where(np.isfinite(error), error, np.inf).argmin(axis=1)
-    return {name: eips[place] for name, place in zip(ids, best, strict=True)}
-
-
-def write_selection(chosen: Mapping[str, str], file: Path) -> None:
-    """Write choices as the classifier's prediction writes its own."""
+    else:
+        error = np.abs(source.eip_energies(ids, source.store.eips) - source.dft_energies(ids)[:, None])
+        closest = np.where(np.isfinite(error), error, np.inf).argmin(axis=1)
+        labels = [DFT if kind == "dft" else source.store.eips[place] for place in closest]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["config_id", "eip"])
-    writer.writerows(chosen.items())
-    write_atomically(file, text.getvalue())
+    csv.writer(text, lineterminator="\n").writerows([("config_id", "eip"), *zip(ids, labels, strict=True)])
+    return text.getvalue()

@@ -19,7 +19,7 @@ from eipnn.errors import UsageError
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
 from eipnn.run.checks import check_plans
-from eipnn.run.execute import console, record_command, say
+from eipnn.run.execute import console, record_command, run_stage, say
 from eipnn.run.experiment import (
     ALL,
     RUN,
@@ -86,14 +86,14 @@ def run(
     prepared = []
     for file, content in experiments.items():
         root, what = output / file.stem if several else output, chosen(given, content)
-        plans = make_plans(content, root, what, threads)
+        plans = make_plans(content, root, what)
         check_plans(plans, what["strategy"])
         prepared.append((file, content, root, plans, what["strategy"]))
     rows: list[dict[str, Any]] = []
     for file, content, root, plans, strategies in prepared:
         record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
         alphas = tuple(dict.fromkeys(alpha or content.alpha))
-        results = run_experiment(content, root, plans, strategies, alphas, workers)
+        results = run_experiment(content, root, plans, strategies, alphas, workers, threads)
         head = {"experiment": file.stem} if several else {}
         rows += [head | row for row in results]
     console.print(results_table(rows))
@@ -107,17 +107,15 @@ def chosen(given: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     return {key: list(dict.fromkeys(value)) for key, value in values.items()}
 
 
-def make_plans(experiment: Experiment, root: Path, chosen: dict[str, Any], threads: int | None) -> list[Plan]:
-    """A plan for each split, seed and number of DFT frames."""
-    labels = None
-    if given := experiment.data.get("labels"):
-        labels = given
-    elif experiment.eips is not None:
-        labels = root / "labels"
-    return [
-        make_plan(experiment, root, labels, threads, *place)
-        for place in product(chosen["split"], chosen["seed"], chosen["frames"])
-    ]
+def make_plans(experiment: Experiment, root: Path, chosen: dict[str, Any]) -> list[Plan]:
+    """A plan for each split, seed and number of DFT frames, with its folder."""
+    labels = experiment.data.get("labels") or (root / "labels" if experiment.eips is not None else None)
+    plans = []
+    for split, seed, count in product(chosen["split"], chosen["seed"], chosen["frames"]):
+        fold = root / f"split-{split}" / f"seed-{seed}"
+        folder, frames = (fold, None) if count == ALL else (fold / f"frames-{count}", int(count))
+        plans.append(Plan(experiment, folder, split, seed, labels, frames))
+    return plans
 
 
 def run_experiment(
@@ -127,6 +125,7 @@ def run_experiment(
     strategies: Sequence[str],
     alphas: Sequence[float],
     workers: int,
+    threads: int | None,
 ) -> list[dict[str, Any]]:
     """One experiment in the folder `root`."""
     write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(experiment), sort_keys=False))
@@ -135,25 +134,8 @@ def run_experiment(
     rows = []
     for number, (plan, strategy) in enumerate(product(plans, strategies), start=1):
         say(f"{root}: row {number} of {len(plans) * len(strategies)}")
-        rows.append(run_strategy(plan, strategy, alphas))
+        rows.append(run_strategy(plan, strategy, alphas, threads))
     return rows
-
-
-def make_plan(
-    experiment: Experiment,
-    root: Path,
-    labels: Path | None,
-    threads: int | None,
-    split: int,
-    seed: int,
-    count: int | str,
-) -> Plan:
-    """The plan of one split, seed and number of DFT frames, with its folder."""
-    folder = root / f"split-{split}" / f"seed-{seed}"
-    if count != ALL:
-        folder = folder / f"frames-{count}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Plan(experiment, folder, split, seed, labels, threads, None if count == ALL else int(count))
 
 
 def check_strategies(strategies: Sequence[str], experiment: Experiment, file: Path) -> None:
@@ -171,17 +153,15 @@ def check_strategies(strategies: Sequence[str], experiment: Experiment, file: Pa
     raise ExperimentError(f"{file}: {what}")
 
 
-def run_strategy(plan: Plan, strategy: str, alphas: Sequence[float]) -> dict[str, Any]:
+def run_strategy(plan: Plan, strategy: str, alphas: Sequence[float], threads: int | None) -> dict[str, Any]:
     """Train one row; with several alphas, the best on validation is the row's."""
-    kind = plan.experiment.rows[strategy]
-    searched = alphas if kind.eip_labels else alphas[:1]
-    stages = [plan.finetune(strategy, alpha) for alpha in searched]
-    trained = [plan.run(stage) for stage in stages]
+    stages = plan.row(strategy, alphas)
+    trained = [run_stage(stage, threads) for stage in stages]
     row = best_trained(trained)
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
     write_json(plan.folder / f"result-{strategy}.json", row | {"alphas": scores})
     best = str(stages[trained.index(row)].best)
-    return row | {"checkpoint": best, "hidden_dft": kind.hidden_dft}
+    return row | {"checkpoint": best, "hidden_dft": plan.experiment.rows[strategy].hidden_dft}
 
 
 def best_trained(trained: Sequence[dict[str, Any]]) -> dict[str, Any]:

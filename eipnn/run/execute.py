@@ -1,10 +1,7 @@
 """Run one stage in processes of its own: skipped when done, resumed when cut off."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,93 +10,23 @@ from rich.console import Console
 
 from eipnn.errors import InputError
 from eipnn.files import alone, digest_file, write_atomically, write_json
-from eipnn.own_code import class_paths, source_digests
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
+from eipnn.run.choices import settled
+from eipnn.run.plan import Stage
 
 console = Console()
 
-
 COMMANDS = "commands.txt"
 """In the folder of a run: the commands that were given for it."""
-
-OUTPUTS = {"test": "test.json", "predict": "selection.csv"}
-"""What a command after the training leaves in the folder of the stage; only the classifier predicts."""
-
-
-NOT_COMPARED = (
-    "trainer.default_root_dir",
-    "trainer.max_time",
-    "model.init_args.init_from",
-    *(f"data.init_args.{name}" for name in ("dft", "pool", "split", "labels", "selection")),
-)
-"""Places of files in a configuration, which enter a fingerprint by their content, and how long one process trains."""
 
 
 class StageError(InputError):
     """The process of a stage failed."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A training and what follows it.
-
-    Args:
-        folder: everything that the stage writes.
-        config: of the LightningCLI, plain values.
-        inputs: name -> digest of what the stage reads.
-        after: commands with the best checkpoint: ``test``, ``predict``.
-        about: goes into the result as it is.
-    """
-
-    folder: Path
-    config: dict[str, Any]
-    inputs: dict[str, str]
-    after: tuple[str, ...]
-    about: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "checkpoints" / "best.ckpt"
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "checkpoints" / "last.ckpt"
-
-    @property
-    def fit_file(self) -> Path:
-        """Written when the training has come to its end."""
-        return self.folder / "fit.json"
-
-    @property
-    def done_file(self) -> Path:
-        """Written when all is there."""
-        return self.folder / "done.json"
-
-    def outputs(self) -> list[Path]:
-        """What a finished stage has left for others."""
-        return [self.best, *(self.folder / OUTPUTS[command] for command in self.after)]
-
-    def lost(self, digests: dict[str, str]) -> list[Path]:
-        """The outputs that are gone, or are no longer what they were at the end of the stage."""
-        return [file for file in self.outputs() if not file.is_file() or digests.get(file.name) != digest_file(file)]
-
-    def fingerprint(self) -> str:
-        """Digest of the settings, of what is read and of the source of own classes.
-
-        Where files lie does not enter, nor how long one process trains.
-        """
-        content = {
-            "config": without(self.config, NOT_COMPARED),
-            "inputs": self.inputs,
-            "after": self.after,
-            "code": source_digests(class_paths(self.config)),
-        }
-        return digest_text(json.dumps(content, sort_keys=True))
-
-
 def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
-    """Bring a stage to its end and return its result (the content of ``done.json``).
+    """Bring a stage, after those that it builds on, to its end and return its result (the content of ``done.json``).
 
     A stage that is done with the same settings and inputs is skipped; one that was cut off goes on from its last
     epoch; an older one with other settings is moved aside, not overwritten. Where a file of a finished stage is gone or
@@ -108,6 +35,10 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
     Raises:
         StageError: a process of the stage failed; what it had reached stays and is resumed by the next call.
     """
+    brought = cache(lambda before: run_stage(before, threads)["fingerprint"])
+    _write(stage)
+    stage = settled(stage, lambda before, what: brought(before))
+    _write(stage)
     stage.folder.mkdir(parents=True, exist_ok=True)
     with alone(stage.folder.with_name(f".{stage.folder.name}.lock"), stage.folder, "eipnn run"):
         fingerprint = stage.fingerprint()
@@ -119,11 +50,7 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
         write_atomically(config, yaml.safe_dump(stage.config, sort_keys=False))
         _train(stage, threads)
         for command in stage.after:
-            _call(
-                stage,
-                [command, "--config", str(config), "--ckpt_path", str(stage.best)],
-                threads,
-            )
+            _call(stage, [command, "--config", str(config), "--ckpt_path", str(stage.best)], threads)
         result = stage.about | {
             "fingerprint": fingerprint,
             "files": {file.name: digest_file(file) for file in stage.outputs()},
@@ -131,6 +58,13 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
         }
         write_json(stage.done_file, result)
         return result
+
+
+def _write(stage: Stage) -> None:
+    """The small files that are written for a stage, as far as they are known."""
+    for file, text in stage.written.items():
+        if isinstance(text, str) and not (file.exists() and file.read_bytes() == text.encode()):
+            write_atomically(file, text)
 
 
 def _done_before(stage: Stage) -> dict[str, Any] | None:
@@ -198,21 +132,11 @@ def _check_ended(stage: Stage) -> None:
 
 def record_command(run: Path, command: str) -> None:
     """Add a command to those of a run, once."""
+    run.mkdir(parents=True, exist_ok=True)
     file = run / COMMANDS
     if not file.exists() or command not in file.read_text().splitlines():
         with file.open("a") as stream:
             stream.write(f"{command}\n")
-
-
-def digest_files(files: Sequence[Path]) -> str:
-    """SHA-256 of one file's content, or of several ones', in their order."""
-    digests = [digest_file(file) for file in files]
-    return digests[0] if len(digests) == 1 else digest_text(" ".join(digests))
-
-
-def digest_text(text: str) -> str:
-    """SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def say(text: str) -> None:
@@ -282,16 +206,3 @@ def _move_outdated_aside(stage: Stage, fingerprint: str) -> None:
     stage.folder.rename(aside)
     stage.folder.mkdir()
     say(f"{stage.folder}: made with other settings or data; moved to {aside}")
-
-
-def without(config: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-    """A copy of a configuration without the values at these paths of keys, such as ``data.init_args.dft``."""
-    copy = deepcopy(config)
-    for path in paths:
-        *way, last = path.split(".")
-        inner: Any = copy
-        for key in way:
-            inner = inner.get(key, {}) if isinstance(inner, dict) else {}
-        if isinstance(inner, dict):
-            inner.pop(last, None)
-    return copy

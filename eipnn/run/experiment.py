@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from hashlib import sha256
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from eipnn.eips import load_eips
 from eipnn.errors import InputError
-from eipnn.files import read_yaml
+from eipnn.files import digest_file, read_yaml
 from eipnn.labels import LabelStore
 from eipnn.reference import MODES
-from eipnn.run.execute import digest_files
 from eipnn.run.strategy import STRATEGIES, Strategy, own_strategies
 from eipnn.structures import open_dft_and_pool, resolve_all, without_isolated_atoms
 
@@ -111,9 +111,10 @@ class Experiment:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the DFT files and of the pool's."""
-        given = {kind: self.data[kind] for kind in ("dft", "pool") if self.data.get(kind)}
-        return {kind: digest_files(resolve_all(files)) for kind, files in given.items()}
+        """SHA-256 of the DFT files and of the pool's; of several files, that of their digests in a row."""
+        given = [kind for kind in ("dft", "pool") if self.data.get(kind)]
+        digests = {kind: [digest_file(file) for file in resolve_all(self.data[kind])] for kind in given}
+        return {k: d[0] if len(d) == 1 else sha256(" ".join(d).encode()).hexdigest() for k, d in digests.items()}
 
     @cached_property
     def eip_names(self) -> tuple[str, ...]:

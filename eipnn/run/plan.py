@@ -1,26 +1,120 @@
-"""From an experiment, a split and a seed to the stages of each strategy."""
+"""From an experiment, a split and a seed to the stages of each strategy, as plain data: nothing is written."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from eipnn.files import digest_file
-from eipnn.labels import LabelStore
-from eipnn.run.choices import choose, single_eip, write_selection
-from eipnn.run.execute import Stage, run_stage
+from eipnn.own_code import class_paths, source_digests
 from eipnn.run.experiment import Experiment, ExperimentError, zero_modes
-from eipnn.run.strategy import PRETRAINING_FOLDERS, Labels, Pretraining
+from eipnn.run.strategy import PRETRAINING_FOLDERS, Pretraining
 from eipnn.stages.sampling import plan_batches
-from eipnn.stages.source import Source, selected, source_of
-from eipnn.structures import (
-    fewer_frames,
-    random_split,
-    read_split,
-    resolve,
-    write_split,
+from eipnn.structures import Split, fewer_frames, random_split, read_split, resolve, split_text
+
+OUTPUTS = {"test": "test.json", "predict": "selection.csv"}
+"""What a command after the training leaves in the folder of the stage; only the classifier predicts."""
+
+NOT_COMPARED = (
+    "trainer.default_root_dir",
+    "trainer.max_time",
+    "model.init_args.init_from",
+    *(f"data.init_args.{name}" for name in ("dft", "pool", "split", "labels", "selection")),
 )
+"""Places of files in a configuration, which enter a fingerprint by their content, and how long one process trains."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A training and what follows it. A `Late` may stand in place of a value.
+
+    Args:
+        folder: everything that the stage writes.
+        config: of the LightningCLI, plain values.
+        inputs: name -> digest of what the stage reads.
+        after: commands with the best checkpoint: ``test``, ``predict``.
+        about: goes into the result as it is.
+        written: content of the small files that are written for it to read.
+        split: the parts of its data.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    after: tuple[str, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+    written: dict[Path, Any] = field(default_factory=dict)
+    split: Split = field(default_factory=lambda: Split((), (), (), ()))
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def selection(self) -> Path:
+        """What the classifier chose."""
+        return self.folder / OUTPUTS["predict"]
+
+    @property
+    def fit_file(self) -> Path:
+        """Written when the training has come to its end."""
+        return self.folder / "fit.json"
+
+    @property
+    def done_file(self) -> Path:
+        """Written when all is there."""
+        return self.folder / "done.json"
+
+    def outputs(self) -> list[Path]:
+        """What a finished stage has left for others."""
+        return [self.best, *(self.folder / OUTPUTS[command] for command in self.after)]
+
+    def lost(self, digests: dict[str, str]) -> list[Path]:
+        """The outputs that are gone, or are no longer what they were at the end of the stage."""
+        return [file for file in self.outputs() if not file.is_file() or digests.get(file.name) != digest_file(file)]
+
+    def fingerprint(self) -> str:
+        """Digest of the settings, of what is read and of the source of own classes.
+
+        Where files lie does not enter, nor how long one process trains.
+        """
+        content = {
+            "config": without(self.config, NOT_COMPARED),
+            "inputs": self.inputs,
+            "after": self.after,
+            "code": source_digests(class_paths(self.config)),
+        }
+        return digest_text(json.dumps(content, sort_keys=True))
+
+    def batches(self, n_eip: int, processes: int = 1) -> int:
+        """Batches of an epoch with so many EIP labels beside the DFT frames for training."""
+        data = self.config["data"]["init_args"]
+        size, fraction = data.get("batch_size", 32), data.get("dft_fraction", 0.25)
+        return plan_batches(len(self.split.train), n_eip, size, fraction, processes).batches
+
+
+@dataclass(frozen=True)
+class Late:
+    """Stands where a value will that is known once labels are made and the stage `of` is done (see `settled`).
+
+    Args:
+        what: ``labels``: digest of the label store; ``single_eip``: the best EIP on train and validation;
+            ``fingerprint``: of the stage; ``steps``: gradient steps of an epoch with the labels that it chose;
+            ``selection``: digest of the selection that is read; ``single``, ``best``, ``dft``: text of a selection that
+            is not the classifier's (see `Strategy`).
+        of: the stage that comes before.
+    """
+
+    what: str
+    of: Stage | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +127,6 @@ class Plan:
         split: number of the split.
         seed: of weights and sample order.
         labels: label store of all structures; none: only ``baseline`` can be trained.
-        threads: of each stage's process.
         frames: DFT frames for training and validation together; none: all of the split.
     """
 
@@ -42,53 +135,42 @@ class Plan:
     split: int
     seed: int
     labels: Path | None = None
-    threads: int | None = None
     frames: int | None = None
 
     @cached_property
-    def split_path(self) -> str:
-        """The split as the stages' configurations name it; a random or reduced one is written to the folder.
-
-        It is drawn each time: structures that were added to a file since belong to it.
-        """
-        named = self.experiment.splits.format(split=self.split)
-        if self.experiment.splits != "random" and self.frames is None:
-            return named
+    def parts(self) -> Split:
+        """The split. It is drawn each time: structures that were added to a file since belong to it."""
         random = self.experiment.splits == "random"
-        split = random_split(*self.experiment.ids, self.split) if random else read_split(named)
-        if self.frames is not None:
-            split = fewer_frames(split, self.frames, self.seed)
-        file = self.folder / "split.csv"
-        write_split(split, file)
-        return str(file)
+        split = random_split(*self.experiment.ids, self.split) if random else read_split(self._named_split)
+        return split if self.frames is None else fewer_frames(split, self.frames, self.seed)
 
     @property
-    def split_file(self) -> Path:
-        return resolve(self.split_path)
+    def split_path(self) -> str:
+        """The split as the stages' configurations name it."""
+        return str(next(iter(self._drawn), self._named_split))
+
+    @property
+    def _named_split(self) -> str:
+        return self.experiment.splits.format(split=self.split)
 
     @cached_property
-    def store(self) -> LabelStore:
-        if self.labels is None:
-            raise ExperimentError(
-                "the experiment has neither data.labels nor eips: label augmentation and pretraining need one"
-            )
-        return LabelStore.open(self.labels)
+    def _drawn(self) -> dict[Path, str]:
+        """A random or reduced split, which is written to the folder."""
+        drawn = self.experiment.splits == "random" or self.frames is not None
+        return {self.folder / "split.csv": split_text(self.parts)} if drawn else {}
 
     @cached_property
-    def source(self) -> Source:
-        """Structures and energies, for choices that no network makes."""
-        assert self.store
-        return source_of(self.experiment.data | {"split": self.split_path, "labels": str(self.labels)})
+    def _split_digest(self) -> str:
+        texts = list(self._drawn.values())
+        return digest_text(texts[0]) if texts else digest_file(resolve(self._named_split))
 
-    @cached_property
-    def single_eip(self) -> str:
-        """The best EIP on train and validation."""
-        return single_eip(self.source)
+    def row(self, name: str, alphas: Sequence[float]) -> list[Stage]:
+        """The fine-tunings of one row: one for each weight of the EIP labels, the best on validation is the row's."""
+        return [self.finetune(name, a) for a in (alphas if self.experiment.rows[name].eip_labels else alphas[:1])]
 
     def classify(self) -> Stage:
         """Train the classifier, let it choose for the pool."""
-        eips = self._eips("classify", self.store.eips)
-        return self._stage("classify", "Classifier", eips, {}, ("test", "predict"))
+        return self._stage("classify", "Classifier", self._eips("classify"), after=("test", "predict"))
 
     def pretrain(self, kind: Pretraining = "all") -> Stage:
         """Pretrain on all EIPs, or on the single best.
@@ -96,136 +178,134 @@ class Plan:
         It needs no DFT energy: all numbers of DFT frames share the pretraining on all EIPs. Where the zeros of the EIPs
         are fitted to DFT it does, and each number has its own.
         """
-        single = kind == "single"
-        if self.frames is not None and not single and not self._zeros_are_fitted():
+        fitted = "least_squares" in zero_modes(self.experiment.data.get("eip_energy_zero", "none"))
+        if self.frames is not None and kind == "all" and not fitted:
             return replace(self, folder=self.folder.parent, frames=None).pretrain()
-        eips = {"eips": [self.single_eip]} if single else self._eips("pretrain", self.store.eips)
-        return self._stage("pretrain", "Pretrain", eips, {}, (), PRETRAINING_FOLDERS[kind])
+        eips = self._eips("pretrain") if kind == "all" else {"eips": [Late("single_eip")]}
+        return self._stage("pretrain", "Pretrain", eips, folder=PRETRAINING_FOLDERS[kind])
 
     def finetune(self, name: str, alpha: float) -> Stage:
-        """Train the potential; the stages that it builds on are run first."""
+        """Train the potential."""
         strategy = self.experiment.rows[name]
         model: dict[str, Any] = {}
         data: dict[str, Any] = {}
-        inputs: dict[str, str] = {}
+        inputs: dict[str, Any] = {}
+        about: dict[str, Any] = {"strategy": name, "alpha": alpha if strategy.eip_labels else None}
+        written: dict[Path, Any] = {}
         if strategy.pretraining:
             pretrain = self.pretrain(strategy.pretraining)
-            inputs["init_from"] = self.run(pretrain)["fingerprint"]
             model["init_from"] = str(pretrain.best)
+            inputs["init_from"] = Late("fingerprint", pretrain)
         if strategy.eip_labels:
             model["alpha"] = alpha
             if strategy.loss != "tukey":
                 model["eip_loss"] = strategy.loss
-            selection = self.selection(strategy.eip_labels)
-            data["selection"] = str(selection)
-            inputs["selection"] = digest_file(selection)
+            classify = self.classify() if strategy.eip_labels != "single" else None
+            file = self.folder / f"selection-{strategy.eip_labels}.csv"
+            if classify and strategy.eip_labels == "predicted":
+                file = classify.selection
+            else:
+                written[file] = Late(strategy.eip_labels, classify)
+            data["selection"] = str(file)
+            inputs["selection"] = Late("selection", classify)
         if strategy.long:
-            data["epoch_steps"] = self.augmented_steps()
+            data["epoch_steps"] = Late("steps", self.classify())
         if strategy.delta:
-            data["delta_eip"] = self.single_eip
-        folder = f"{name}/alpha-{alpha:g}" if strategy.eip_labels else name
-        stage = self._stage("finetune", "Finetune", model, data, ("test",), folder, inputs)
-        about = {"strategy": name, "alpha": alpha if strategy.eip_labels else None}
+            data["delta_eip"] = Late("single_eip")
         if strategy.single:
-            about["single_eip"] = self.single_eip
-        return replace(stage, about=stage.about | about)
-
-    def selection(self, labels: Labels = "predicted") -> Path:
-        """Where the labels of label augmentation come from; the classifier is trained first where it is needed."""
-        chosen = None
-        if labels != "single":
-            classify = self.classify()
-            self.run(classify)
-            chosen = classify.folder / "selection.csv"
-            if labels == "predicted":
-                return chosen
-        file = self.folder / f"selection-{labels}.csv"
-        write_selection(choose(self.source, labels, chosen), file)
-        return file
-
-    def augmented_steps(self) -> int:
-        """Gradient steps of an epoch of label augmentation."""
-        n_train = len(read_split(self.split_file).train)
-        n_eip = len(selected(self.selection()))
-        data = self.experiment.data | self.experiment.stage("finetune", "data")
-        size, fraction = data.get("batch_size", 32), data.get("dft_fraction", 0.25)
-        return plan_batches(n_train, n_eip, size, fraction).batches
-
-    def run(self, stage: Stage) -> dict[str, Any]:
-        """See `run_stage`."""
-        return run_stage(stage, self.threads)
-
-    def trials(self, strategies: Sequence[str]) -> list[dict[str, Any]]:
-        """A configuration of each stage of these strategies, without what the stages before will say."""
-        rows = [self.experiment.rows[name] for name in strategies]
-        configs = [self._config("finetune", "Finetune", self.folder, {}, {})]
-        if any(row.pretraining for row in rows):
-            eips = self._eips("pretrain", self.experiment.eip_names)
-            configs.append(self._config("pretrain", "Pretrain", self.folder, eips, {}))
-        if any(row.long or row.eip_labels not in (None, "single") for row in rows):
-            eips = self._eips("classify", self.experiment.eip_names)
-            configs.append(self._config("classify", "Classifier", self.folder, eips, {}))
-        return configs
+            about["single_eip"] = Late("single_eip", pretrain if strategy.pretraining == "single" else None)
+        folder = f"{name}/alpha-{alpha:g}" if strategy.eip_labels else name
+        return self._stage("finetune", "Finetune", model, data, ("test",), folder, inputs, about, written)
 
     def _stage(
         self,
         name: str,
         prefix: str,
         model: dict[str, Any],
-        data: dict[str, Any],
-        after: tuple[str, ...],
+        data: dict[str, Any] | None = None,
+        after: tuple[str, ...] = (),
         folder: str | None = None,
-        inputs: dict[str, str] | None = None,
+        inputs: dict[str, Any] | None = None,
+        about: dict[str, Any] | None = None,
+        written: dict[Path, Any] | None = None,
     ) -> Stage:
-        root = self.folder / (folder or name)
-        config = self._config(name, prefix, root, model, data)
-        about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames}
-        return Stage(root, config, self._digests(name, config) | (inputs or {}), after, about)
-
-    def _config(
-        self, name: str, prefix: str, root: Path, model: dict[str, Any], data: dict[str, Any]
-    ) -> dict[str, Any]:
-        """The configuration of a stage, for the LightningCLI."""
-        experiment = self.experiment
-        files = {"split": self.split_path}
-        if name != "finetune" or "selection" in data or "delta_eip" in data:
-            files["labels"] = str(self.labels)
-        return {
-            "seed_everything": self.seed,
-            "trainer": experiment.trainer | experiment.stage(name, "trainer") | {"default_root_dir": str(root)},
-            "model": {
-                "class_path": f"eipnn.{prefix}Module",
-                "init_args": {"representation": experiment.representation} | experiment.stage(name, "model") | model,
-            },
-            "data": {
-                "class_path": f"eipnn.{prefix}DataModule",
-                "init_args": experiment.data | {"seed": self.seed} | experiment.stage(name, "data") | files | data,
-            },
-        }
-
-    def _digests(self, name: str, config: dict[str, Any]) -> dict[str, str]:
-        """Of the files that a stage reads; of the stages before, these know themselves."""
-        data, model = config["data"]["init_args"], config["model"]["init_args"]
-        digests = {"split": digest_file(self.split_file)} | self.experiment.digests
-        if name == "finetune" and "selection" not in data:
+        experiment, root, own = self.experiment, self.folder / (folder or name), data or {}
+        parts = {part: experiment.stage(name, part) for part in ("trainer", "model", "data")}
+        settings = experiment.data | {"seed": self.seed} | parts["data"] | {"split": self.split_path} | own
+        digests = {"split": self._split_digest} | experiment.digests | (inputs or {})
+        if name == "finetune" and "selection" not in own:
             digests.pop("pool", None)  # it is not read
-        if "labels" in data:
-            digests["labels"] = self.store.fingerprint
-        if name != "finetune" and model.get("init_from"):  # of a pretraining elsewhere
-            digests["init_from"] = digest_file(Path(model["init_from"]))
-        return digests
+        if name != "finetune" or "selection" in own or "delta_eip" in own:
+            settings["labels"] = str(self.labels)
+        if "labels" in settings:
+            digests["labels"] = Late("labels")
+        if name != "finetune" and (elsewhere := parts["model"].get("init_from")):
+            digests["init_from"] = digest_file(Path(elsewhere))
+        init = {"representation": experiment.representation} | parts["model"] | model
+        config = {
+            "seed_everything": self.seed,
+            "trainer": experiment.trainer | parts["trainer"] | {"default_root_dir": str(root)},
+            "model": {"class_path": f"eipnn.{prefix}Module", "init_args": init},
+            "data": {"class_path": f"eipnn.{prefix}DataModule", "init_args": settings},
+        }
+        about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames} | (about or {})
+        written = self._drawn | (written or {})
+        return Stage(root, config, digests, after, about, written, self.parts)
 
-    def _zeros_are_fitted(self) -> bool:
-        """Whether any EIP's zero comes from a fit to DFT energies."""
-        return "least_squares" in zero_modes(self.experiment.data.get("eip_energy_zero", "none"))
-
-    def _eips(self, stage: str, known: Sequence[str]) -> dict[str, Any]:
-        """The EIPs that the experiment names for a stage, or all that are known.
+    def _eips(self, stage: str) -> dict[str, list[str]]:
+        """The EIPs that the experiment names for a stage, or all that there are.
 
         Raises:
             ExperimentError: it names another.
         """
+        known = self.experiment.eip_names
         named = self.experiment.stage(stage, "model").get("eips") or list(known)
         if strangers := [name for name in named if name not in known]:
             raise ExperimentError(f"{stage}.model.eips names {strangers[0]!r}; the EIPs are {', '.join(known)}")
         return {"eips": named}
+
+
+def filled(content: Any, value: Callable[[Late], Any]) -> Any:
+    """A copy of plain values with what `value` gives in place of each `Late`."""
+    if isinstance(content, Late):
+        return value(content)
+    if isinstance(content, dict):
+        return {key: filled(part, value) for key, part in content.items()}
+    return [filled(part, value) for part in content] if isinstance(content, list) else content
+
+
+def lates(content: Any) -> Iterator[Late]:
+    """Every `Late` in plain values, in order."""
+    if isinstance(content, Late):
+        yield content
+    elif isinstance(content, dict | list):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from lates(part)
+
+
+def in_order(stages: Iterable[Stage]) -> list[Stage]:
+    """These stages and those that they build on, each once, after what it reads."""
+    found: dict[Path, Stage] = {}
+    for stage in stages:
+        before = [late.of for late in lates([stage.inputs, stage.config]) if late.of]
+        for one in (*(in_order(before) if before else ()), stage):
+            found.setdefault(one.folder, one)
+    return list(found.values())
+
+
+def digest_text(text: str) -> str:
+    """SHA-256 of a text."""
+    return sha256(text.encode()).hexdigest()
+
+
+def without(config: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """A copy of a configuration without the values at these paths of keys, such as ``data.init_args.dft``."""
+    copy = deepcopy(config)
+    for path in paths:
+        *way, last = path.split(".")
+        inner: Any = copy
+        for key in way:
+            inner = inner.get(key, {}) if isinstance(inner, dict) else {}
+        if isinstance(inner, dict):
+            inner.pop(last, None)
+    return copy

@@ -20,6 +20,7 @@ from eipnn.structures.split import (
     fewer_frames,
     random_split,
     read_split,
+    split_text,
     write_split,
 )
 from eipnn.structures.store import StructureStore, is_isolated_atom
@@ -46,6 +47,7 @@ __all__ = [
     "read_structures",
     "resolve",
     "resolve_all",
+    "split_text",
     "without_isolated_atoms",
     "write_split",
 ]

@@ -135,9 +135,14 @@ def fewer_frames(split: Split, frames: int, seed: int) -> Split:
 
 def write_split(split: Split, path: str | Path) -> None:
     """Write `split` in the authors' format; the file appears whole or not at all."""
+    write_atomically(Path(path), split_text(split))
+
+
+def split_text(split: Split) -> str:
+    """The content of its file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     for mark, field in MARKS.items():
         writer.writerows((name, mark) for name in getattr(split, field))
-    write_atomically(Path(path), text.getvalue())
+    return text.getvalue()
