@@ -6,6 +6,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -106,10 +107,12 @@ def test_cell_vectors_of_open_axes_are_zero():
 
 @dataclass(frozen=True)
 class Counted(Inputs):
-    """A graph that counts how often it is built."""
+    """A graph, taken for a costly input, that counts how often it is built."""
 
     cutoff: float = 4.0
     built: list = field(default_factory=list)
+
+    costly: ClassVar[bool] = True
 
     def __call__(self, atoms: Atoms, dtype: torch.dtype = torch.float32) -> Data:
         self.built.append(atoms)
@@ -137,11 +140,16 @@ def assert_same(data: Data, expected: Data) -> None:
 
 
 def test_prepared_inputs_are_those_of_each_frame(tmp_path):
-    for _ in range(2):  # built, then read
-        prepared = prepare(frames(), Graph(4.0), tmp_path)
+    for inputs in (Graph(4.0), Counted(), Counted()):  # built when asked for; built before; read
+        prepared = prepare(frames(), inputs, tmp_path)
         assert len(prepared) == 4
         for k, atoms in enumerate(frames()):
             assert_same(prepared[k], Graph(4.0)(atoms))
+
+
+def test_graphs_are_made_when_asked_for_and_not_kept(tmp_path):
+    assert_same(prepare(frames(), Graph(4.0), tmp_path)[2], Graph(4.0)(frames()[2]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_hit_builds_nothing(tmp_path):
@@ -170,13 +178,36 @@ def changed(what: str) -> list[Atoms]:
     return others
 
 
-@pytest.mark.parametrize("what", ["position", "species", "cell", "periodicity", "order", "a frame less"])
-def test_other_structures_are_built(tmp_path, what):
+@pytest.mark.parametrize(
+    ("what", "built"),
+    [("position", 1), ("species", 1), ("cell", 1), ("periodicity", 1), ("order", 0), ("a frame less", 0)],
+)
+def test_of_a_changed_list_the_others_are_read(tmp_path, what, built):
     inputs = Counted()
     prepare(frames(), inputs, tmp_path)
     inputs.built.clear()
-    prepare(changed(what), inputs, tmp_path)
-    assert len(inputs.built) == len(changed(what))
+    prepared = prepare(changed(what), inputs, tmp_path)
+    assert len(inputs.built) == built
+    for k, atoms in enumerate(changed(what)):
+        assert_same(prepared[k], Graph(4.0)(atoms))
+
+
+def test_the_same_structure_twice_is_built_once(tmp_path):
+    inputs = Counted()
+    prepared = prepare([*frames(), frames()[2]], inputs, tmp_path)
+    assert len(inputs.built) == 4
+    assert_same(prepared[4], prepared[2])
+
+
+def test_blocks_of_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "BLOCK", 3)
+    inputs = Counted()
+    for structures, files in ((frames(), 2), (frames()[1:], 2), ([*silicon(4), *frames()], 4)):
+        prepared = prepare(structures, inputs, tmp_path)
+        assert len(list(tmp_path.glob("*.pt"))) == files
+        for k, atoms in enumerate(structures):
+            assert_same(prepared[k], Graph(4.0)(atoms))
+    assert len(inputs.built) == 8
 
 
 def test_other_settings_are_built(tmp_path):
@@ -208,38 +239,38 @@ def test_a_damaged_file_is_said_and_built_again(tmp_path, caplog, damage):
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path, caplog):
     """A damaged file is built again, and said; else its numbers are those that were built."""
-    prepare(frames(), Graph(4.0), tmp_path)
+    prepare(frames(), Counted(), tmp_path)
     (file,) = tmp_path.glob("*.pt")
     for damaged in flipped(file, tmp_path, 60):
         damaged.replace(file)
-        prepared = prepare(frames(), Graph(4.0), tmp_path)
+        prepared = prepare(frames(), Counted(), tmp_path)
         for k, atoms in enumerate(frames()):
             assert_same(prepared[k], Graph(4.0)(atoms))
     assert caplog.text.count("damaged file of the input cache") > 40
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path, monkeypatch):
-    prepare(frames(), Graph(3.0), tmp_path)
+    prepare(frames(), Counted(3.0), tmp_path)
     (first,) = tmp_path.glob("*.pt")
-    prepare(frames(), Graph(3.1), tmp_path)
+    prepare(frames(), Counted(3.1), tmp_path)
     (second,) = set(tmp_path.glob("*.pt")) - {first}
     os.utime(first, (1, 1))
     os.utime(second, (2, 2))
-    prepare(frames(), Graph(3.0), tmp_path)  # used: now the second was not for longest
+    prepare(frames(), Counted(3.0), tmp_path)  # used: now the second was not for longest
     monkeypatch.setenv("EIPNN_CACHE_GB", str(2.5 * first.stat().st_size / 1e9))
     (tmp_path / "killed.1.part").write_bytes(b"half of a file")
     os.utime(tmp_path / "killed.1.part", (3, 3))
-    prepare(frames(), Graph(3.2), tmp_path)
+    prepare(frames(), Counted(3.2), tmp_path)
     assert first.exists()
     assert not second.exists()
     assert len(list(tmp_path.glob("*.pt"))) == 2
     monkeypatch.setenv("EIPNN_CACHE_GB", "1e-9")  # no room for any: what is used now stays
-    prepare(frames(), Graph(3.3), tmp_path)
+    prepare(frames(), Counted(3.3), tmp_path)
     assert len(list(tmp_path.glob("*.pt"))) == 1
     assert not list(tmp_path.glob("*.part"))
     monkeypatch.setenv("EIPNN_CACHE_GB", "much")
     with pytest.raises(InputError, match="EIPNN_CACHE_GB=much: must be a positive number of GB"):
-        prepare(frames(), Graph(3.0), tmp_path)
+        prepare(frames(), Counted(3.0), tmp_path)
 
 
 def test_a_full_disk_costs_the_cache_alone(tmp_path, monkeypatch, caplog):
@@ -248,7 +279,7 @@ def test_a_full_disk_costs_the_cache_alone(tmp_path, monkeypatch, caplog):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    assert_same(prepare(frames(), Graph(4.0), tmp_path)[2], Graph(4.0)(frames()[2]))
+    assert_same(prepare(frames(), Counted(), tmp_path)[2], Graph(4.0)(frames()[2]))
     assert f"model inputs are not kept: {tmp_path}: the disk is full" in caplog.text
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
 
@@ -261,7 +292,8 @@ def silicon(n: int) -> list[Atoms]:
     return structures
 
 
-def test_two_workers_build_what_one_builds(tmp_path):
+def test_two_workers_build_what_one_builds(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "BLOCK", 20)
     structures, inputs = silicon(70), Soap(("Si",), 3.0, n_max=3, l_max=2)
     one = prepare(structures, inputs, tmp_path / "one", workers=1)
     two = prepare(structures, inputs, tmp_path / "two", workers=2)
@@ -277,9 +309,8 @@ def test_two_workers_build_what_one_builds(tmp_path):
     [
         (Soap(("Si",), 3.0, n_max=2, l_max=0), 8, 7),
         (Soap(("Si",), 3.0, n_max=2, l_max=0), 9, 1),
-        (Graph(3.0), 8, 1),
     ],
-    ids=["costly and many", "costly and few", "many"],
+    ids=["many", "few"],
 )
 def test_every_core_builds_where_it_is_worth_it(tmp_path, monkeypatch, inputs, atoms, workers):
     asked = []
@@ -296,10 +327,11 @@ def test_every_core_builds_where_it_is_worth_it(tmp_path, monkeypatch, inputs, a
 
 
 def test_long_work_shows_its_rate_and_its_end(tmp_path, monkeypatch, capsys):
-    prepare(silicon(40), Graph(3.0), tmp_path)
+    prepare(silicon(40), Counted(3.0), tmp_path)
     assert not capsys.readouterr().err
     monkeypatch.setattr(cache, "MANY", 41)
-    prepare(silicon(41), Graph(3.0), tmp_path)
+    monkeypatch.setattr(cache, "BLOCK", 10)
+    prepare(silicon(41), Counted(3.1), tmp_path)
     assert re.search(r"model inputs.* 41/41 [\d,]+ structures/s 0:00:00", capsys.readouterr().err)
 
 
@@ -314,7 +346,7 @@ def test_of_processes_that_train_together_one_builds(tmp_path):
 
 def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("EIPNN_CACHE", str(tmp_path / "here"))
-    prepare(frames(), Graph(4.0))
+    prepare(frames(), Counted())
     assert len(list((tmp_path / "here").glob("*.pt"))) == 1
 
 

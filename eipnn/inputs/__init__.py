@@ -1,4 +1,4 @@
-"""Atoms -> PyG Data, built once and cached."""
+"""Atoms -> PyG Data."""
 
 from eipnn.inputs.base import AtomicGraph, Graphs, Inputs, graph_of, joined, pair_vectors
 from eipnn.inputs.cache import prepare

@@ -96,7 +96,7 @@ class Inputs(ABC):
     """
 
     costly: ClassVar[bool] = False
-    """Whether one takes milliseconds; many are then built by several processes."""
+    """Whether one takes milliseconds: they are then made before the training, by several processes, and cached."""
 
     @abstractmethod
     def __call__(self, atoms: Atoms, dtype: torch.dtype = torch.float32) -> Data:
@@ -104,4 +104,4 @@ class Inputs(ABC):
 
     @abstractmethod
     def key(self) -> str:
-        """A text that names the kind and its settings; inputs are cached under it."""
+        """A text that names the kind and its settings; costly inputs are cached under it."""

@@ -1,11 +1,11 @@
-"""Model inputs of many configurations, built once and kept on disk."""
+"""Model inputs of many configurations: each made when it is asked for, costly ones made once and kept on disk."""
 
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,100 +30,105 @@ log = logging.getLogger("eipnn")
 MANY = 1000
 """Structures from which on there is a progress bar."""
 MANY_ATOMS = 50_000
-"""Atoms from which on costly inputs are built by several processes; for fewer it takes as long to start them."""
-BLOCK = 32
-"""Structures that a process builds in one go."""
+"""Atoms from which on inputs are made by several processes; for fewer it takes as long to start them."""
+BLOCK = 200
+"""Structures that a process takes on in one go, and of one file of the cache."""
 
 
 class InputSet(Dataset[Data]):
-    """Inputs of many configurations in a few flat tensors (so that 10^6 configurations are no 10^6 objects)."""
+    """Inputs of many configurations, each made when it is asked for."""
 
-    def __init__(self, data: Data, slices: dict[str, torch.Tensor]) -> None:
-        self.data, self.slices = data, slices
+    def __init__(self, structures: StructureStore, inputs: Inputs) -> None:
+        self.structures, self.inputs = structures, inputs
 
     def __len__(self) -> int:
-        return len(self.slices["n_atoms"]) - 1
+        return len(self.structures)
 
-    def __getitem__(self, index: int) -> Data:
-        return separate(Data, self.data, index, self.slices, decrement=False)
+    def __getitem__(self, row: int) -> Data:
+        return self.inputs(self.structures[row])
+
+
+class _Block(NamedTuple):
+    """Inputs of several structures in a few flat tensors: no object for each."""
+
+    checksums: list[int]
+    data: dict[str, Any]
+    slices: dict[str, torch.Tensor]
+
+
+class _Kept(InputSet):
+    """Inputs that were made before."""
+
+    def __init__(self, structures: StructureStore, inputs: Inputs, blocks: Sequence[_Block]) -> None:
+        super().__init__(structures, inputs)
+        self._places = {c: (block, place) for block in blocks for place, c in enumerate(block.checksums)}
+
+    def __getitem__(self, row: int) -> Data:
+        block, place = self._places[int(self.structures.checksums[row])]
+        return separate(Data, Data.from_dict(block.data), place, block.slices, decrement=False)
 
 
 def prepare(
-    structures: Sequence[Atoms],
-    inputs: Inputs,
-    folder: Path | None = None,
-    workers: int | None = None,
+    structures: Sequence[Atoms], inputs: Inputs, folder: Path | None = None, workers: int | None = None
 ) -> InputSet:
-    """Inputs of the structures, in their order; from the cache where the same were built before.
+    """Inputs of the structures, in their order; costly ones from the cache where they were made before.
 
     Args:
         structures: not empty.
         inputs: the kind of input and its settings.
         folder: of the cache; `cache_folder()` where none is given.
-        workers: processes that build them; where none is given, one for each core if it is worth it.
+        workers: processes that make costly ones; where none is given, one for each core if it is worth it.
     """
-    cache_limit()  # a wrong one is said before the work
     structures = StructureStore.of(structures)
-    file = (folder or cache_folder()) / f"{_digest(structures, inputs)}.pt"
-    if (found := _read(file)) is not None:
-        return found
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):  # of several processes that train together one builds
-        if (found := _read(file)) is not None:
-            return found
-        if workers is None:
-            atoms = len(structures.numbers) if inputs.costly else 0
-            workers = cpu_count() if atoms >= MANY_ATOMS else 1
-        items = list(_build(structures, inputs, workers))
-        data, slices = _flat(items)
-        try:
-            write_tensors(file, {"data": data.to_dict(), "slices": slices})
-            prune(file.parent)
-        except DiskFullError as error:
-            log.warning("model inputs are not kept: %s", error)
-    return InputSet(data, slices)
+    if not inputs.costly:
+        return InputSet(structures, inputs)
+    cache_limit()  # a wrong one is said before the work
+    folder = folder or cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = hashlib.sha256(inputs.key().encode()).hexdigest()[:16]
+    rows = {checksum: row for row, checksum in enumerate(structures.checksums.tolist())}
+    with FileLock(folder / f"{kind}.lock"):  # of several processes that train together one makes them
+        blocks = [block for file in folder.glob(f"{kind}-*.pt") if (block := _read(file, rows))]
+        known = {checksum for block in blocks for checksum in block.checksums}
+        missing = structures.take(np.array([row for c, row in rows.items() if c not in known], dtype=np.int64))
+        room = True
+        for block in _make(missing, inputs, workers):
+            blocks.append(block)
+            try:
+                if room:
+                    write_tensors(folder / f"{kind}-{block.checksums[0]:016x}.pt", block._asdict())
+            except DiskFullError as error:
+                log.warning("model inputs are not kept: %s", error)
+                room = False
+        prune(folder)
+    return _Kept(structures, inputs, blocks)
 
 
-def _build(structures: Sequence[Atoms], inputs: Inputs, workers: int) -> Iterator[Data]:
-    """The inputs of each structure, with a progress bar where it takes a while."""
-    starts = range(0, len(structures), BLOCK)
-    jobs = (delayed(_block)(structures[k : k + BLOCK], inputs) for k in starts)
-    shown = workers > 1 or len(structures) >= MANY
+def _make(structures: StructureStore, inputs: Inputs, workers: int | None) -> Iterator[_Block]:
+    """The inputs of all structures, with a progress bar where it takes a while."""
+    if workers is None:
+        workers = cpu_count() if len(structures.numbers) >= MANY_ATOMS else 1
+    jobs = (delayed(_block)(structures[k : k + BLOCK], inputs) for k in range(0, len(structures), BLOCK))
+    shown = bool(structures) and (workers > 1 or len(structures) >= MANY)
     with progress_bar("model inputs", len(structures), "structures", shown) as advance:
-        for data, slices in parallel(workers, jobs):
-            block = InputSet(Data.from_dict(data), slices)
-            yield from (block[k] for k in range(len(block)))
-            advance(len(block))
+        for block in parallel(workers, jobs):
+            yield block
+            advance(len(block.checksums))
 
 
-def _block(structures: Sequence[Atoms], inputs: Inputs) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Inputs of a few structures in flat tensors: few objects, which go from process to process in little time."""
-    data, slices = _flat([inputs(atoms) for atoms in structures])
-    return data.to_dict(), slices
+def _block(structures: StructureStore, inputs: Inputs) -> _Block:
+    data, slices, _ = collate(Data, [inputs(atoms) for atoms in structures], increment=False, add_batch=False)
+    return _Block(structures.checksums.tolist(), data.to_dict(), dict(slices))
 
 
-def _flat(items: list[Data]) -> tuple[Data, dict[str, torch.Tensor]]:
-    data, slices, _ = collate(Data, items, increment=False, add_batch=False)
-    return data, dict(slices)
-
-
-def _digest(structures: StructureStore, inputs: Inputs) -> str:
-    digest = hashlib.sha256(inputs.key().encode())
-    for name in ("sizes", "numbers", "positions", "cells", "pbc"):
-        array = np.ascontiguousarray(getattr(structures, name))
-        digest.update(f"{name} {array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
-
-
-def _read(file: Path) -> InputSet | None:
-    """The inputs in the file, None where there is no such file or it is damaged."""
-    if not file.exists():
-        return None
+def _read(file: Path, wanted: Collection[int]) -> _Block | None:
+    """The inputs in the file; None where it holds none that is wanted, or is damaged."""
     try:
-        content = read_tensors(file)
+        if not any(checksum in wanted for checksum in read_tensors(file, whole=False)["checksums"]):
+            return None
+        block = _Block(**read_tensors(file))
         os.utime(file)  # the time of its last use, for `prune`
-        return InputSet(Data.from_dict(content["data"]), content["slices"])
+        return block
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s: damaged file of the input cache (%s): built again", file, error)
         file.unlink(missing_ok=True)

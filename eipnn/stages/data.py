@@ -29,7 +29,7 @@ log = logging.getLogger("eipnn")
 
 KEPT = 100_000
 """Configurations up to which a data set keeps each `Data` that it made: some kB each, and no work from the second
-epoch on. Larger sets make them anew from the flat tensors of their `InputSet`."""
+epoch on. Larger sets make them anew."""
 
 
 class Configurations(Dataset[Data]):
@@ -69,9 +69,9 @@ class Configurations(Dataset[Data]):
 
     def first_with(self) -> dict[str, str]:
         """Symbol of each element -> id of the first configuration that holds it, in the order of these."""
-        data = self.inputs.data
-        numbers, first = np.unique(data.z.numpy(), return_index=True)  # places among all atoms
-        rows = np.searchsorted(np.cumsum(data.n_atoms.numpy()), first, side="right")
+        structures = self.inputs.structures
+        numbers, first = np.unique(structures.numbers, return_index=True)  # places among all atoms
+        rows = np.searchsorted(structures.offsets, first, side="right") - 1
         symbols = [chemical_symbols[z] for z in numbers]
         return {symbol: self.ids[row] for row, symbol in sorted(zip(rows, symbols, strict=True))}
 
@@ -96,7 +96,7 @@ class StageDataModule(LightningDataModule):
         seed: of the sample order.
         structures: file, pattern or list, with structures to predict, in place of the stage's default.
         num_workers: of each loader; graphs are in memory, so that 0 is often the fastest.
-        cache: folder for prepared inputs; default ``$EIPNN_CACHE`` or the user's cache folder.
+        cache: folder for costly inputs (SOAP); default ``$EIPNN_CACHE`` or the user's cache folder.
         handover: the module's, ``module.handover``; the commands give it by themselves.
     """
 
@@ -217,8 +217,8 @@ class StageDataModule(LightningDataModule):
 
     def _check_pairs(self) -> None:
         """Raise `InputError` where the network sees no neighbour in any training structure."""
-        parts = [p.inputs.data for p in getattr(self.train_set, "datasets", [self.train_set])]
-        if all("edge_index" in data and data.edge_index.shape[1] == 0 for data in parts):
+        inputs = (self.train_set[row] for row in range(sum(map(len, self.train_ids()))))
+        if all("edge_index" in data and data.edge_index.shape[1] == 0 for data in inputs):
             raise InputError(
                 f"no two atoms of the training structures are within the cutoff of {self.handover.cutoff} A: "
                 "give the representation a larger one (cutoff)"
