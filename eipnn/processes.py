@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -34,6 +35,12 @@ def call(arguments: Sequence[str], threads: int | None = None) -> int:
             process.kill()
             process.wait()
         raise
+
+
+def interpreter(code: str) -> list[str]:
+    """The command of a bare interpreter with the search path of this one, which runs `code`."""
+    places = [str(Path(place).absolute()) for place in sys.path]
+    return [sys.executable, "-P", "-c", f"import sys; sys.path[:] = {places!r}; {code}"]
 
 
 def parallel(workers: int, jobs: Iterable[Any]) -> Iterator[Any]:

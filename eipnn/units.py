@@ -8,8 +8,8 @@ What cannot be told from eV is a factor within `SILENT` (eV/bohr, for one). Noth
 DFT.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms, units
@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from eipnn.labels.store import LabelStore
 from eipnn.reference import fit_composition
-from eipnn.structures import energy
+from eipnn.structures import StructureStore
 from eipnn.yardstick import yardsticks
 
 ENERGY_UNITS = {
@@ -58,29 +58,26 @@ FRAMES, ATOMS = 200, 5_000
 """As many are looked at: the question is one of factors."""
 
 
-@dataclass(frozen=True)
-class References:
-    """What n structures are compared with.
-
-    Args:
-        name: said in warnings: "the EIPs", for one.
-        energies: (n, k), eV, NaN where missing.
-        forces: of each structure (n_atoms, k, 3), eV/A, NaN where missing.
-        signs: whether forces against them are wrong.
-    """
+class References(NamedTuple):
+    """What n structures are compared with."""
 
     name: str
+    """Said in warnings: "the EIPs", for one."""
     energies: np.ndarray
+    """(n, k), eV, NaN where missing."""
     forces: Sequence[np.ndarray]
+    """Of each structure (n_atoms, k, 3), eV/A, NaN where missing."""
     signs: bool = True
+    """Whether forces against them are wrong."""
 
 
-def sample(structures: Sequence[Atoms]) -> list[Atoms]:
+def sample(structures: Sequence[Atoms]) -> StructureStore:
     """Evenly spread over the structures with an energy, as many as are needed."""
-    given = [atoms for atoms in structures if energy(atoms) is not None]
-    size = np.mean([len(atoms) for atoms in given]) if given else 1
-    count = int(min(len(given), FRAMES, max(ATOMS / size, FEW)))
-    return [given[k] for k in np.linspace(0, len(given) - 1, count).astype(int)] if given else []
+    store = StructureStore.of(structures)
+    rows = np.flatnonzero(np.isfinite(store.energies))
+    enough = max(ATOMS * len(rows) // max(int(store.sizes[rows].sum()), 1), FEW)
+    count = min(len(rows), FRAMES, enough)
+    return store.take(rows[np.linspace(0, len(rows) - 1, count).astype(int)])
 
 
 def yardstick_references(structures: Sequence[Atoms]) -> References:
@@ -96,11 +93,10 @@ def yardstick_references(structures: Sequence[Atoms]) -> References:
 
 def label_references(structures: Sequence[Atoms], store: LabelStore, eips: Sequence[str]) -> References:
     """The labels of these EIPs."""
-    ids = [atoms.info["config_id"] for atoms in structures]
+    ids = StructureStore.of(structures).ids
     columns = [store.eips.index(name) for name in eips]
-    forces = [store.forces(name)[:, columns] for name in ids]
     name = f"the EIP {eips[0]}" if len(eips) == 1 else "the EIPs"
-    return References(name, store.energies_of(ids, eips), forces)
+    return References(name, store.energies_of(ids, eips), [store.forces(i)[:, columns] for i in ids])
 
 
 def energy_warning(structures: Sequence[Atoms], references: References, source: str) -> str | None:
@@ -111,42 +107,42 @@ def energy_warning(structures: Sequence[Atoms], references: References, source: 
         references: of the same n structures.
         source: the file that the energies are from.
     """
-    if len(structures) < FEW:
+    store = StructureStore.of(structures)
+    if len(store) < FEW:
         return None
-    energies = np.array([energy(atoms) for atoms in structures], dtype=np.float64)
-    elements = sorted({symbol for atoms in structures for symbol in atoms.symbols})
-    counts = np.array([[np.sum(a.symbols == e) for e in elements] for a in structures], float)
-    n_atoms = counts.sum(axis=1)
-    per_atom = is_per_atom(energies, counts, references.energies)
-    weights = n_atoms if per_atom else np.ones_like(n_atoms)
-    ratio = energy_ratio(energies * weights, counts, references.energies)
-    unit = "eV" if ratio is None else likely(ratio, _with_size(n_atoms))
-    if not per_atom and unit == "eV":
-        return None
-    what = f"{source}: the energies "
-    if ratio is not None and unit != "eV":
-        what += f"vary {ratio:.2g} times as much as those of {references.name}"
+    counts = store.composition()[1].astype(np.float64)
+    per_atom = is_per_atom(store.energies, counts, references.energies)
+    totals = store.energies * (store.sizes if per_atom else 1)
+    ratio = energy_ratio(totals, counts, references.energies)
+    # where sizes do not vary, eV an atom is a unit like another one
+    alike = {"eV per atom": 1 / float(store.sizes[0])} if np.ptp(store.sizes) == 0 else {}
+    unit = "eV" if ratio is None else likely(ratio, ENERGY_UNITS | alike)
+    said, guesses = [], []
+    if unit != "eV":
+        said.append(f"vary {ratio:.2g} times as much as those of {references.name}")
+        guesses.append(f"{unit}?")
     if per_atom:
-        what += (" and " if unit != "eV" else "") + "do not grow with the number of atoms"
-        guess = "per atom?" if unit == "eV" else f"{unit}? per atom?"
-    else:
-        guess = f"{unit}?"
-    return f"{what}: {guess} Total energies in eV are due; convert the file"
+        said.append("do not grow with the number of atoms")
+        guesses.append("per atom?")
+    if not said:
+        return None
+    what = f"the energies {' and '.join(said)}: {' '.join(guesses)}"
+    return f"{source}: {what} Total energies in eV are due; convert the file"
 
 
 def force_warning(structures: Sequence[Atoms], references: References, source: str) -> str | None:
     """The same for forces, if there are any: None where they may be in eV/A."""
-    found = force_ratio(structures, references.forces)
-    if found is None:
+    if (found := force_ratio(structures, references.forces)) is None:
         return None
     cosine, ratio = found
-    what = f"{source}: the forces "
     unit = likely(ratio, FORCE_UNITS)
     if unit != "eV":
-        return f"{what}are {ratio:.2g} times those of {references.name}: {unit}? eV/A are due; convert the file"
-    if references.signs and cosine < -CORRELATED:
-        return f"{what}point against those of {references.name}: gradients? Forces are due; change the sign"
-    return None
+        what = f"are {ratio:.2g} times those of {references.name}: {unit}? eV/A are due; convert the file"
+    elif references.signs and cosine < -CORRELATED:
+        what = f"point against those of {references.name}: gradients? Forces are due; change the sign"
+    else:
+        return None
+    return f"{source}: the forces {what}"
 
 
 def likely(ratio: float, factors: dict[str, float]) -> str:
@@ -165,13 +161,9 @@ def energy_ratio(energies: np.ndarray, counts: np.ndarray, references: np.ndarra
     none does. counts: (n, elements); references: (n, k).
     """
     found = []  # (correlation, ratio)
-    for column in references.T:
-        known = np.isfinite(column) & np.isfinite(energies)
-        if known.sum() < FEW:
-            continue
+    for column, known in _told(references):
         n_atoms = counts[known].sum(axis=1)
-        x = fit_composition(counts[known], column[known]).left / n_atoms
-        y = fit_composition(counts[known], energies[known]).left / n_atoms
+        x, y = (fit_composition(counts[known], e[known]).left / n_atoms for e in (column, energies))
         if min(spread(x), spread(y)) > ROUNDING:
             found.append((max(float(spearmanr(x, y)[0]), 0.0), spread(y) / spread(x)))
     ratios = [ratio for _, ratio in _good(found)]
@@ -189,14 +181,18 @@ def is_per_atom(energies: np.ndarray, counts: np.ndarray, references: np.ndarray
     if len(np.unique(n_atoms)) < 2:
         return False
     best = [np.inf, np.inf]
-    for column in (np.zeros_like(energies), *references.T):  # the first: without a reference
-        known = np.isfinite(column) & np.isfinite(energies)
-        if known.sum() < FEW:
-            continue
+    for column, known in _told(np.column_stack([np.zeros_like(energies), references])):  # the first: no reference
         terms = np.column_stack([counts, column])[known]
         for k, scaled in enumerate((terms, terms / n_atoms[known, None])):
             best[k] = min(best[k], spread(fit_composition(scaled, energies[known]).left))
     return best[1] < PER_ATOM * best[0]
+
+
+def _told(references: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each reference (n,) of enough structures, and of which (n,)."""
+    for column in references.T:
+        if (known := np.isfinite(column)).sum() >= FEW:
+            yield column, known
 
 
 def force_ratio(structures: Sequence[Atoms], references: Sequence[np.ndarray]) -> tuple[float, float] | None:
@@ -205,22 +201,22 @@ def force_ratio(structures: Sequence[Atoms], references: Sequence[np.ndarray]) -
     The ratio is a median over the references that are about as good: directions hardly depend on the sizes. Both are
     medians over structures. None without forces, and where no reference has their directions.
     """
-    given = [
-        (atoms.calc.results["forces"], reference)
-        for atoms, reference in zip(structures, references, strict=True)
-        if "forces" in atoms.calc.results
-    ]
+    store = StructureStore.of(structures)
+    if len(store) < FEW:
+        return None
+    rows = np.repeat(np.arange(len(store)), store.sizes)
+
+    def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # of each structure (n,), NaN where one has no forces
+        return np.bincount(rows, np.sum(a * b, axis=1), len(store))
+
     found = []  # (cosine, ratio)
-    for k in range(given[0][1].shape[1] if given else 0):
-        pairs = [(f, r[:, k]) for f, r in given]
-        # (n, 2), NaN without a label
-        sizes = np.array([[np.linalg.norm(f), np.linalg.norm(r)] for f, r in pairs])
-        moving = (sizes[:, 0] > 0) & (sizes[:, 1] > [STILL * np.sqrt(f.size) for f, _ in pairs])
-        if moving.sum() < FEW:
-            continue
-        products, sizes = np.array([np.sum(f * r) for f, r in pairs])[moving], sizes[moving]
-        cosine = float(np.median(products / sizes.prod(axis=1)))
-        found.append((cosine, float(np.median(sizes[:, 0] / sizes[:, 1]))))
+    sizes = np.sqrt(dot(store.forces, store.forces))
+    for other in np.concatenate(references).transpose(1, 0, 2):
+        others = np.sqrt(dot(other, other))
+        moving = (sizes > 0) & (others > STILL * np.sqrt(3 * store.sizes))
+        if moving.sum() >= FEW:
+            own, theirs, products = sizes[moving], others[moving], dot(store.forces, other)[moving]
+            found.append((float(np.median(products / (own * theirs))), float(np.median(own / theirs))))
     good = _good(found)
     return (good[0][0], float(np.median([ratio for _, ratio in good]))) if good else None
 
@@ -234,9 +230,3 @@ def _good(found: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def spread(values: np.ndarray) -> float:
     """Median absolute deviation: a single absurd value does not count."""
     return float(np.median(np.abs(values - np.median(values))))
-
-
-def _with_size(n_atoms: np.ndarray) -> dict[str, float]:
-    """The units of energy and, where sizes do not vary, eV an atom, which is a unit like another one then."""
-    alike = {"eV per atom": 1 / float(n_atoms[0])} if np.ptp(n_atoms) == 0 else {}
-    return ENERGY_UNITS | alike

@@ -29,10 +29,11 @@ def yardstick(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
     """Energies (n_stretches,), eV, and forces (n_atoms, n_stretches, 3), eV/A, for each of `STRETCHES`."""
     import vesin  # which imports torch: seconds that a command's --help need not wait for
 
+    from eipnn.neighbours import complete_cell
+
     radii = covalent_radii[atoms.numbers]
     finder = vesin.NeighborList(cutoff=2 * REACH * max(STRETCHES) * float(radii.max()), full_list=True, n_threads=1)
-    cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
-    i, j, r, d = finder.compute(atoms.positions, cell, atoms.pbc, quantities="ijdD")
+    i, j, r, d = finder.compute(atoms.positions, complete_cell(atoms), atoms.pbc, quantities="ijdD")
     found = [_one(len(atoms), i, j, r, d, stretch * (radii[i] + radii[j])) for stretch in STRETCHES]
     return np.array([e for e, _ in found]), np.stack([f for _, f in found], axis=1)
 

@@ -69,7 +69,7 @@ def test_files_in_arguments_are_relative_to_the_folder_of_the_command(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- {name: a, ase: [", r"set.yaml: not YAML \("),
+        ("- {name: a, ase: [", r"set.yaml: not YAML in line 1: "),
         ("name: a", "set.yaml: must be a YAML list of entries such as"),
         ("[]", "must be a YAML list"),
         ("- sw", "entry 1: 'sw' must have the keys name, kim or ase, arguments only"),

@@ -47,15 +47,16 @@ class InCell(Calculator):
         self.results["free_energy"] = self.results["energy"] = float(self.results["energy"])
 
     def _check(self, atoms: int) -> None:
-        forces = self.results["forces"]
-        if not np.isfinite(self.results["energy"]):
-            raise ValueError("the energy is NaN or infinite")
-        if np.shape(forces) != (atoms, 3):
-            raise ValueError(f"forces for {len(forces)} of {atoms} atoms")
-        if not np.isfinite(forces).all():
-            raise ValueError("a force is NaN or infinite")
-        if not np.isfinite(self.results.get("stress", 0)).all():
-            raise ValueError("the stress is NaN or infinite")
+        energy, forces, stress = (self.results.get(name, 0.0) for name in ("energy", "forces", "stress"))
+        problems = {
+            "the energy is NaN or infinite": not np.isfinite(energy),
+            f"forces for {len(forces)} of {atoms} atoms": np.shape(forces) != (atoms, 3),
+            "a force is NaN or infinite": not np.isfinite(forces).all(),
+            "the stress is NaN or infinite": not np.isfinite(stress).all(),
+        }
+        for problem, found in problems.items():
+            if found:
+                raise ValueError(problem)
 
 
 def wrapped(atoms: Atoms) -> Atoms:

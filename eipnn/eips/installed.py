@@ -1,22 +1,22 @@
 """Which installed KIM models cover given elements.
 
-Models are loaded in a process of its own, in a scratch folder: one that crashes as it is loaded costs
-its own line only, and what models print stays out of the table.
+Models are loaded in a process of its own, in a scratch folder: one that crashes as it is loaded costs its own line
+only, and what models print stays out of the table.
 """
 
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from eipnn.eips import kim
+from eipnn.processes import interpreter
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """An installed KIM model. `problem` tells why it cannot be loaded; then the rest is empty."""
 
     name: str
@@ -28,17 +28,15 @@ class Model:
 def covering(elements: Sequence[str]) -> tuple[list[Model], list[Model]]:
     """The installed models that cover all of `elements`, and those that could not be loaded.
 
-    Raises ImportError without kimpy.
+    Raises `EIPError` without kimpy.
     """
     names = kim.portable_models()
     models: list[Model] = []
     with TemporaryDirectory() as scratch:
-        while len(models) < len(names):
-            rest = names[len(models) :]
-            found = _probe_apart(rest, Path(scratch))
+        while rest := names[len(models) :]:
+            models += (found := _probe_apart(rest, Path(scratch)))
             if len(found) < len(rest):
-                found.append(Model(rest[len(found)], problem="crashes as it is loaded"))
-            models += found
+                models.append(Model(rest[len(found)], problem="crashes as it is loaded"))
     broken = [model for model in models if model.problem]
     return [m for m in models if set(elements) <= set(m.elements)], broken
 
@@ -46,27 +44,11 @@ def covering(elements: Sequence[str]) -> tuple[list[Model], list[Model]]:
 def _probe_apart(names: list[str], scratch: Path) -> list[Model]:
     """What a process of its own finds about `names`, up to the first one that crashes it."""
     answers = scratch / "answers.jsonl"
-    answers.unlink(missing_ok=True)
-    code = (
-        f"import sys; sys.path[:] = {[str(Path(p).absolute()) for p in sys.path]!r}; "
-        "from eipnn.eips.installed import probe; probe()"
-    )
-    subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=scratch,
-        input="\n".join(names),
-        text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,  # a crash shows in the answers that are missing
-    )
-    lines = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
-    return [_model(line) for line in lines]
-
-
-def _model(line: str) -> Model:
-    name, elements, cutoff, problem = json.loads(line)
-    return Model(name, tuple(elements), cutoff, problem)
+    answers.write_text("", encoding="utf-8")
+    command = interpreter("from eipnn.eips.installed import probe; probe()")
+    subprocess.run(command, cwd=scratch, input="\n".join(names), text=True, capture_output=True, check=False)
+    lines = map(json.loads, answers.read_text(encoding="utf-8").splitlines())
+    return [Model(name, tuple(elements), cutoff, problem) for name, elements, cutoff, problem in lines]
 
 
 def probe() -> None:

@@ -14,9 +14,11 @@ from ase.calculators.calculator import Calculator
 from eipnn.eips.eip import EIP
 from eipnn.eips.in_cell import InCell
 from eipnn.errors import InputError
+from eipnn.structures import StructureStore
 
 SAME = 1e-4
 """Difference in eV/atom up to which two calculators are one potential: unit constants differ by less."""
+ATOMS = ("numbers", "positions", "cell", "pbc")
 
 
 def record(
@@ -24,13 +26,7 @@ def record(
 ) -> dict[str, Any]:
     """The record of an EIP, plain values; energies in eV, as the EIP gives them."""
     known = [
-        {
-            "numbers": atoms.numbers.tolist(),
-            "positions": atoms.positions.tolist(),
-            "cell": atoms.cell.array.tolist(),
-            "pbc": atoms.pbc.tolist(),
-            "energy": float(energy),
-        }
+        {key: np.asarray(getattr(atoms, key)).tolist() for key in ATOMS} | {"energy": float(energy)}
         for atoms, energy in zip(frames, energies, strict=True)
     ]
     return description | {"frames": known}
@@ -54,34 +50,37 @@ def restore(recorded: dict[str, Any] | str, given: Calculator | None = None) -> 
     Raises:
         InputError: none can be made here, or it is another potential than the recorded one.
     """
+    if given is not None and not isinstance(given, InCell):
+        given = InCell(given)
     if isinstance(recorded, str):
         if given is None:
             raise InputError(
                 f"gives DFT less {recorded} and holds no more than this name: give that EIP's ASE calculator as eip"
             )
-        return _in_cell(given)
+        return given
     name, frames = f"{recorded['name']} ({recorded['target']})", recorded["frames"]
     try:
-        calculator = _made(recorded) if given is None else _in_cell(given)
-        energies = [calculator.get_potential_energy(_atoms(frame)) for frame in frames]
+        calculator = given or _made(recorded)
+        structures = [Atoms(**{key: frame[key] for key in ATOMS}) for frame in frames]
+        energies = [calculator.get_potential_energy(atoms) for atoms in structures]
     except Exception as error:  # each potential has its own kinds
         reason = " ".join(f"{error or type(error).__name__}".split())
         raise InputError(f"the EIP {name} cannot be used here ({reason}); give its ASE calculator as eip") from error
     for frame, energy in zip(frames, energies, strict=True):
         atoms, expected = len(frame["numbers"]), frame["energy"]
         if abs(energy - expected) > SAME * atoms:
-            what = "what is made here" if given is None else type(calculator.calculator).__name__
+            what = type(given.calculator).__name__ if given else "what is made here"
             raise InputError(
                 f"{what} is not the EIP {name} of the training: {energy:.4f} eV for a training structure of {atoms} "
                 f"atoms, which had {expected:.4f} eV; give that EIP as eip"
             )
-    if given is not None and (other := _other_settings(recorded, calculator.calculator)):
+    if given and (other := _other_settings(recorded, given.calculator)):
         raise InputError(f"eip has {other}, which the EIP {name} of the training has not; give none, or the same")
     return calculator
 
 
-def _in_cell(given: Calculator) -> InCell:
-    return given if isinstance(given, InCell) else InCell(given)
+def _made(recorded: dict[str, Any]) -> InCell:
+    return EIP(*(recorded[key] for key in ("name", "source", "target", "arguments"))).calculator()
 
 
 def _other_settings(recorded: dict[str, Any], given: Calculator) -> str:
@@ -92,26 +91,14 @@ def _other_settings(recorded: dict[str, Any], given: Calculator) -> str:
         return ""
     if type(made) is not type(given):
         return ""
-    mine, theirs = dict(given.parameters), dict(made.parameters)
-    return ", ".join(
-        f"{key}={mine.get(key)!r}"
-        for key in sorted(mine.keys() | theirs.keys())
-        if repr(mine.get(key)) != repr(theirs.get(key))
-    )
-
-
-def _made(recorded: dict[str, Any]) -> InCell:
-    return EIP(*(recorded[key] for key in ("name", "source", "target", "arguments"))).calculator()
-
-
-def _atoms(frame: dict[str, Any]) -> Atoms:
-    return Atoms(**{key: frame[key] for key in ("numbers", "positions", "cell", "pbc")})
+    mine, theirs = ({key: repr(value) for key, value in c.parameters.items()} for c in (given, made))
+    keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+    return ", ".join(f"{key}={mine.get(key)}" for key in keys)
 
 
 def typical(structures: Sequence[Atoms]) -> list[int]:
     """Places of a few structures for a record: the first, middle and last one, and one of each element."""
-    last = len(structures) - 1
-    elements = np.array([symbol for atoms in structures for symbol in sorted(set(atoms.symbols))])
-    where = np.repeat(np.arange(last + 1), [len(set(atoms.symbols)) for atoms in structures])
-    firsts = where[np.unique(elements, return_index=True)[1]]
-    return sorted({0, last // 2, last, *firsts.tolist()})
+    store, last = StructureStore.of(structures), len(structures) - 1
+    firsts = np.unique(store.numbers, return_index=True)[1]  # the first atom of each element
+    rows = np.searchsorted(store.offsets, firsts, "right") - 1
+    return sorted({0, last // 2, last, *rows.tolist()})

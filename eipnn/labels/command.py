@@ -145,14 +145,7 @@ def eips(elements: list[str]) -> None:
     """
     if unknown := [e for e in elements if e not in chemical_symbols[1:]]:
         raise InputError(f"{unknown[0]!r} is no chemical symbol")
-    try:
-        models, broken = covering(elements)
-    except ImportError as error:
-        raise InputError(
-            f"kimpy cannot be imported ({error}); install the KIM API: `apt install libkim-api-dev openkim-models "
-            "pkg-config` and `pip install kimpy kim-property`, or `conda install -c conda-forge kim-api openkim-models "
-            "kimpy`"
-        ) from None
+    models, broken = covering(elements)
     for model in models:
         covered = ",".join(model.elements) if len(model.elements) <= 12 else f"{len(model.elements)}"
         print(f"{model.name:<90} {model.cutoff:6.2f} A  {covered}")
