@@ -4,12 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eipnn.report.tables import Measured, improvements, markdown, readable, summary
+from eipnn.report.tables import ERRORS, TYPES, improvements, markdown, readable, summary
 
 
-def row(name, *errors, steps=10):
-    places = tuple((split, 0) for split in range(1, len(errors) + 1))
-    return Measured(name, places, np.array(errors), (steps,) * len(errors))
+def row(name, *errors, steps=10, **given):
+    places = [{"split": split, "seed": 0} for split in range(1, len(errors) + 1)]
+    measured = [place | dict(zip(ERRORS, pair, strict=True)) for place, pair in zip(places, errors, strict=True)]
+    numbers = {"gradient_steps": steps, "epochs": None, "alpha": None, "pretraining_steps": None} | given
+    return pd.DataFrame(measured).assign(strategy=name, **numbers).astype(TYPES)
+
+
+def lines(*rows, baseline="none"):
+    """The summary of some rows."""
+    table = pd.concat(rows)
+    return summary(table, {name: name for name in table["strategy"]}, baseline)
 
 
 @pytest.mark.parametrize(
@@ -24,18 +32,18 @@ def row(name, *errors, steps=10):
 def test_improvement_is_the_papers(baseline, improved, percent):
     gain, each = improvements(row("+X", improved), row("b", baseline))
     assert 100 * gain == pytest.approx(percent, abs=0.1)  # the paper's errors are rounded
-    assert each == pytest.approx([gain])
+    assert each.to_numpy() == pytest.approx([gain])
 
 
 def test_improvement_is_of_the_means_over_shared_places():
     baseline = row("b", (1.0, 0.1), (3.0, 0.3), (100.0, 100.0))
     gain, each = improvements(row("+X", (0.5, 0.05), (3.0, 0.3)), baseline)
     assert gain == pytest.approx(1 - 3.5 / 4)
-    assert each == pytest.approx([0.5, 0.0])
+    assert each.to_numpy() == pytest.approx([0.5, 0.0])
 
 
 def test_improvement_without_shared_places_is_not_a_number():
-    other = Measured("+X", ((7, 0),), np.ones((1, 2)), (1,))
+    other = row("+X", (1.0, 1.0)).assign(split=7)
     gain, each = improvements(other, row("b", (1.0, 1.0)))
     assert np.isnan(gain)
     assert len(each) == 0
@@ -43,7 +51,7 @@ def test_improvement_without_shared_places_is_not_a_number():
 
 def test_summary_has_means_sample_deviations_and_counts():
     rows = [row("SchNet", (1.0, 0.1), (2.0, 0.3)), row("+LA", (0.5, 0.05), (1.5, 0.15))]
-    table = summary(rows, rows[0])
+    table = lines(*rows, baseline="SchNet")
     assert table["config_mae_eV"].tolist() == [1.5, 1.0]
     assert table["atom_mae_sd"][0] == pytest.approx(np.std([0.1, 0.3], ddof=1))
     assert np.isnan(table["improvement_percent"][0])
@@ -52,19 +60,18 @@ def test_summary_has_means_sample_deviations_and_counts():
 
 
 def test_summary_without_a_baseline_invents_no_improvement():
-    assert np.isnan(summary([row("+LA", (0.5, 0.05))], None)["improvement_percent"][0])
+    assert np.isnan(lines(row("+LA", (0.5, 0.05)))["improvement_percent"][0])
 
 
 def test_an_eip_has_no_steps_and_no_improvement():
-    eip = Measured("Best EIP (sw)", ((1, 0),), np.array([[1.0, 0.1]]))
-    text = readable(summary([eip, row("SchNet", (1.0, 0.1))], row("SchNet", (1.0, 0.1))))
+    eip = row("Best EIP (sw)", (1.0, 0.1), steps=None)
+    text = readable(lines(eip, row("SchNet", (1.0, 0.1)), baseline="SchNet"))
     assert text.iloc[0].tolist() == ["Best EIP (sw)", "1.0000", "0.1000", "-", "1", *("-" * 4)]
 
 
 def test_counts_that_differ_are_a_range():
-    three = row("+LA", *[(0.5, 0.05)] * 3)
-    three = Measured(three.name, three.places, three.errors, (30, 10, 20), (5, 5, 5), (0.1, 1.0, 0.1))
-    line = summary([three], None).iloc[0]
+    three = row("+LA", *[(0.5, 0.05)] * 3, steps=[30, 10, 20], epochs=5, alpha=[0.1, 1.0, 0.1])
+    line = lines(three).iloc[0]
     assert (line["gradient_steps"], line["epochs"], line["alpha"]) == ("10 to 30", "5", "0.1, 1")
 
 

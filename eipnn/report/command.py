@@ -11,8 +11,7 @@ from rich.text import Text
 from eipnn.files import write_atomically
 from eipnn.report import tables
 from eipnn.report.document import Report
-from eipnn.report.overview import overview
-from eipnn.report.page import html_page
+from eipnn.report.page import Output, html_page
 from eipnn.report.runs import read_experiments
 
 HEAD = "# Report\n\nStrategies: +LA label augmentation, +MP multi-task pretraining (Shui et al., NeurIPS 2022)."
@@ -41,25 +40,22 @@ def report(runs: list[Path], *, output: Path | None = None) -> None:
 def write_report(runs: Sequence[Path], output: Path) -> list[Report]:
     """Write ``report.md``, ``report.html``, pictures and CSV tables into `output`: a section a backbone and data set.
 
-    With several backbones, a table of all stands first, and what belongs to the data alone is told with the first of
-    them.
+    What belongs to the data alone is told with the first backbone.
 
     Raises:
         ReportError: a run folder is absent, has nothing finished, or is damaged.
     """
     experiments = read_experiments(runs)
-    reports, sections, told = [], [], set()
+    reports, sections, told = [], [HEAD], set()
     for number, experiment in enumerate(experiments, start=1):
         name = f"{number}-{experiment.backbone}/" if len(experiments) > 1 else ""
-        folder = output / name
-        folder.mkdir(parents=True, exist_ok=True)
-        report = Report(experiment, folder, name)
+        (output / name).mkdir(parents=True, exist_ok=True)
+        reports.append(Report(experiment, Output(output / name, name)))
         data = experiment.dft, tuple(experiment.splits)
-        sections.append(report.markdown(with_data=data not in told))
+        sections.append(reports[-1].markdown(with_data=data not in told))
         told.add(data)
-        reports.append(report)
-    text = "\n\n".join(filter(None, [HEAD, overview(reports, output), *sections]))
-    write_atomically(output / "report.md", text + "\n")
+    text = "\n\n".join(sections) + "\n"
+    write_atomically(output / "report.md", text)
     write_atomically(output / "report.html", html_page(text, output))
     return reports
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from eipnn.eips import NONE
@@ -12,17 +11,19 @@ from eipnn.labels import LabelError
 from eipnn.labels.leaderboard import best_eip, leaderboard
 from eipnn.report import folds, plots, tables
 from eipnn.report.duplicates import RADIUS, THRESHOLD, near_duplicates
-from eipnn.report.label_quality import label_quality
+from eipnn.report.folds import FoldData, energy_zeros, read_data
+from eipnn.report.frames import fewer_frames
 from eipnn.report.page import Output
-from eipnn.report.provenance import provenance
 from eipnn.report.runs import Experiment, Fold, ReportError
-from eipnn.report.sources import FoldData, energy_zeros, read_data
-from eipnn.report.studies import fewer_frames, one_eip
-from eipnn.report.tables import Measured, markdown
-from eipnn.run.strategy import MAIN, MAIN_AND_LONG
+from eipnn.report.tables import markdown
+from eipnn.run.execute import COMMANDS
+from eipnn.run.strategy import MAIN, MAIN_AND_LONG, STRATEGIES
 
+BEST = "best EIP"
+LONG_ROWS = ("baseline-long", "la", "mp-long", "mp+la")
 WIDER = (0.05, 0.1)  # A; shows how the number of near-duplicates depends on the threshold
 NAMED = 50  # test configurations named in the text; the CSV file has them all
+UNKNOWN = "unknown versions"
 
 IMPROVEMENT = (
     "**Improvement** is the paper's: the mean of the relative gains in config MAE and in atom MAE over the "
@@ -56,28 +57,29 @@ class Report:
 
     Args:
         experiment: trainings of one backbone on one data set.
-        folder: for pictures and CSV tables; must exist.
-        link: path from the Markdown file to `folder`, with a trailing slash, or empty.
+        output: where pictures and CSV tables go.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, link: str = "") -> None:
-        self.experiment, self.output = experiment, Output(folder, link)
+    def __init__(self, experiment: Experiment, output: Output) -> None:
+        self.experiment, self.output = experiment, output
         self.warnings: list[str] = []
-        self.rows = (*MAIN, *experiment.own)
         self.data = self._read_data()
-        self.table = self._main_table()
+        self.names = {strategy: experiment.label(strategy) for strategy in experiment.strategies}
+        self.measured = tables.measured(experiment, self._best_eip())
+        output.csv("trainings", self.measured[self.measured["strategy"] != BEST])
+        # beside the paper's rows what else was trained for as many steps
+        more = [s for s, kind in experiment.strategies.items() if (kind.delta and kind.short) or s not in STRATEGIES]
+        self.table = self._summary("table", (BEST, *MAIN, *more), "baseline")
 
     def markdown(self, with_data: bool = True) -> str:
         """All sections, below one heading; `with_data`: also those that tell of the data alone."""
         runs = ", ".join(f"`{run}`" for run in sorted({str(f.run) for f in self.experiment.folds}))
-        head = f"## {self.experiment.backbone} on `{self.experiment.dft}`\n\nRuns: {runs}."
         splits = [data.source.split for data in self.data]
         total = len(splits[0].train) + len(splits[0].val) if splits else None
         parts = [
-            head,
+            f"## {self.experiment.backbone} on `{self.experiment.dft}`\n\nRuns: {runs}.",
             *self._errors(),
             *self._equal_steps(),
-            *one_eip(self.experiment, self.output),
             *fewer_frames(self.experiment, self.output, total),
             *self._parity(),
             *self._curves(),
@@ -101,40 +103,38 @@ class Report:
                 self.warnings.append(str(error))
         return data
 
-    def _main_table(self) -> pd.DataFrame:
-        best, rows = self._best_eip_row(), tables.rows(self.experiment, self.rows)
-        shown = [best, *rows.values()] if best else [*rows.values()]
-        table = tables.summary(shown, rows.get("baseline"))
-        self.output.csv("table", table)
-        return table
-
-    def _best_eip_row(self) -> Measured | None:
+    def _best_eip(self) -> list[dict[str, Any]]:
+        """The line of each split; names the row."""
         found = {}
         for data in self.data:
-            if data.comparison is None:
-                continue
             try:
-                found[data.fold.split] = best_eip(data.comparison, data.source.split)
+                if data.comparison is not None:
+                    found[data.fold.split] = best_eip(data.comparison, data.source.split)
             except LabelError as error:
                 self.warnings.append(f"split {data.fold.split}: {error}")
-        if not found:
-            return None
-        names = ", ".join(sorted({best.eip for best in found.values()}))
-        errors = np.array([[best.config_mae, best.atom_mae] for best in found.values()])
-        return Measured(f"Best EIP ({names})", tuple((split, 0) for split in found), errors)
+        self.names[BEST] = f"Best EIP ({', '.join(sorted({best.eip for best in found.values()}))})"
+        keys = ("strategy", *tables.PLACE, *tables.ERRORS)
+        lines = [(BEST, split, 0, best.config_mae, best.atom_mae) for split, best in found.items()]
+        return [dict(zip(keys, line, strict=True)) for line in lines]
+
+    def _summary(self, name: str, strategies: Sequence[str], against: str) -> pd.DataFrame:
+        table = tables.summary(self.measured, {s: self.names[s] for s in strategies}, against)
+        self.output.csv(name, table)
+        return table
 
     def _errors(self) -> Iterator[str]:
-        self.output.csv("trainings", tables.trainings(self.experiment))
         yield "### Test errors"
         yield markdown(tables.readable(self.table))
         yield IMPROVEMENT
         yield STEPS
-        notes = tables.missing(self.experiment, self.rows)
-        if self.table["row"].str.startswith("Best EIP").any():
+        notes = tables.missing(self.experiment, MAIN)
+        if BEST in self.measured["strategy"].array:
             yield BEST_EIP
         else:
             why = "see the warnings" if self.warnings else "no stage of these runs reads labels"
             notes.insert(0, f"Best EIP: {why}")
+        if losing := self.table.loc[self.table["improvement_percent"] < 0, "row"].tolist():
+            yield f"On average {', '.join(losing)} lose to DFT alone."
         if notes:
             yield "Not in the table:\n\n" + _bullets(notes)
         search = tables.alpha_search(self.experiment)
@@ -146,20 +146,18 @@ class Report:
     def _equal_steps(self) -> Iterator[str]:
         if not self.experiment.row("baseline-long") and not self.experiment.row("mp-long"):
             return
-        rows = tables.rows(self.experiment, tables.LONG_ROWS)
-        names = {strategy: self.experiment.label(strategy) for strategy in tables.LONG_ROWS}
-        table = tables.summary([*rows.values()], rows.get("baseline-long"))
-        self.output.csv("table_equal_steps", table)
+        delta = [s for s, kind in self.experiment.strategies.items() if kind.delta and kind.long]
         yield "### At equal gradient steps of fine-tuning"
-        yield markdown(tables.readable(table))
+        yield markdown(tables.readable(self._summary("table_equal_steps", (*LONG_ROWS, *delta), "baseline-long")))
+        base, mp = self.names["baseline-long"], self.names["mp-long"]
         yield (
-            f"{names['baseline-long']} and {names['mp-long']} train on DFT alone for as many gradient steps as the +LA "
-            f"rows take. The improvement is over {names['baseline-long']}, as defined above."
+            f"{base} and {mp} train on DFT alone for as many gradient steps as the +LA rows take. The improvement is "
+            f"over {base}, as defined above."
         )
-        if "mp-long" in rows and "mp+la" in rows:
-            gain, _ = tables.improvements(rows["mp+la"], rows["mp-long"])
-            yield f"{names['mp+la']} over {names['mp-long']}: {100 * gain:.1f} %."
-        if notes := tables.missing(self.experiment, tables.LONG_ROWS):
+        both, alone = (self.measured[self.measured["strategy"] == s] for s in ("mp+la", "mp-long"))
+        if len(both) and len(alone):
+            yield f"{self.names['mp+la']} over {mp}: {100 * tables.improvements(both, alone)[0]:.1f} %."
+        if notes := tables.missing(self.experiment, LONG_ROWS):
             yield "Not in the table:\n\n" + _bullets(notes)
 
     def _parity(self) -> Iterator[str]:
@@ -168,33 +166,32 @@ class Report:
         aligned = set(data) == set(self.experiment.splits)
         panels = {}
         for strategy in MAIN_AND_LONG:
-            given = [
-                _aligned(folds.predictions(t), data[t.fold.split]) if aligned else folds.predictions(t)
-                for t in self.experiment.row(strategy)
-            ]
+            given = []
+            for t in self.experiment.row(strategy):
+                table = folds.predictions(t)
+                if aligned:
+                    source = data[t.fold.split].source
+                    zeros = source.zero.totals(source.structures(table["config_id"].tolist()))
+                    table = table.assign(energy=table["energy"] - zeros, prediction=table["prediction"] - zeros)
+                given.append(table)
             if given:
-                panels[self.experiment.label(strategy)] = pd.concat(given, ignore_index=True)
+                panels[self.names[strategy]] = pd.concat(given, ignore_index=True)
         title = f"Test configurations of {_named(self.experiment.folds)}"
-        plots.parity(panels, title, self.output.folder / "parity.png")
         yield "### Parity"
-        yield self.output.picture("parity", f"Predicted against DFT energy. {title}")
+        yield self.output.picture("parity", f"Predicted against DFT energy. {title}", plots.parity, panels, title)
         zero = "the energy zero of the training" if aligned else "the DFT file's own zero"
         yield f"Energies are on {zero}; n predictions a panel, above left config and atom MAE."
 
     def _curves(self) -> Iterator[str]:
-        curves = {}
-        for strategy in MAIN_AND_LONG:
-            found = [folds.learning_curve(t) for t in self.experiment.row(strategy)]
-            if given := [curve for curve in found if curve is not None]:
-                curves[strategy] = given
+        found = {s: [*map(folds.learning_curve, self.experiment.row(s))] for s in MAIN_AND_LONG}
+        curves = {s: given for s, all_ in found.items() if (given := [c for c in all_ if c is not None])}
         yield "### Learning curves"
         if not curves:
             yield "Not drawn: no stage wrote its metrics to a CSV log."
             return
-        names = {strategy: self.experiment.label(strategy) for strategy in curves}
-        file = self.output.folder / "learning_curves.png"
-        plots.learning_curves(curves, names, f"Validation of {_named(self.experiment.folds)}", file)
-        yield self.output.picture("learning_curves", "Validation config MAE by epoch and gradient step")
+        title = f"Validation of {_named(self.experiment.folds)}"
+        text = "Validation config MAE by epoch and gradient step"
+        yield self.output.picture("learning_curves", text, plots.learning_curves, curves, self.names, title)
         if len(self.experiment.folds) > 1:
             yield (
                 "Thick lines are means over splits and seeds, thin lines single ones; both are running means over a "
@@ -209,8 +206,8 @@ class Report:
             return
         table = folds.classification(there)
         title = f"Test configurations of {_named(there)}"
-        plots.confusion(table, folds.classes(there[0]), title, self.output.folder / "confusion.png")
-        yield self.output.picture("confusion", f"Confusion matrix of the classifier. {title}")
+        text = f"Confusion matrix of the classifier. {title}"
+        yield self.output.picture("confusion", text, plots.confusion, table, folds.classes(there[0]), title)
         accuracy = (table["eip"] == table["best_eip"]).mean()
         common = table["best_eip"].value_counts(normalize=True)
         yield (
@@ -219,9 +216,9 @@ class Report:
         )
         counts = folds.selection_counts(there)
         self.output.csv("selection", counts.rename_axis("class").reset_index())
-        title = f"Pool, as classified on {_named(there)}"
-        plots.selection(counts, title, self.output.folder / "selection.png")
-        yield self.output.picture("selection", "What the classifier chose for the structures of the pool")
+        text, title = "What the classifier chose for the structures of the pool", _named(there)
+        shown = counts.T.to_dict("list"), "structures of the pool", ".0f", f"Pool, as classified on {title}"
+        yield self.output.picture("selection", text, plots.bars, *shown)
         chosen = counts.drop(NONE).sum()
         each = ", ".join(f"{fold}: {n} of {counts[fold].sum()}" for fold, n in chosen.items())
         dots = " Bars are means, dots single splits." if len(there) > 1 else ""
@@ -232,16 +229,7 @@ class Report:
                 "it says that no EIP is close enough to DFT (`classify.model.c`, eV/atom)."
             )
         if (table["eip"] == NONE).all():
-            yield "It chose no EIP for any test configuration either, so there are no labels to compare."
-        quality = label_quality(self.experiment, self.data)
-        if len(quality):
-            self.output.csv("label_quality", quality)
-            yield "Errors on the test configurations for which the classifier chose an EIP:"
-            yield markdown(tables.rounded(quality))
-            yield (
-                "Labels that are no closer to DFT than a network trained on DFT alone have little to teach it, "
-                "whatever their number."
-            )
+            yield "It chose no EIP for any test configuration either."
 
     def _zeros(self) -> Iterator[str]:
         if self.data:
@@ -253,8 +241,7 @@ class Report:
         data = next((d for d in self.data if d.comparison is not None), None)
         if data is None or data.comparison is None:
             return
-        lines = leaderboard(data.comparison, data.source.split)
-        table = pd.DataFrame([asdict(line) for line in lines])
+        table = pd.DataFrame([asdict(line) for line in leaderboard(data.comparison, data.source.split)])
         self.output.csv("leaderboard", table)
         yield "### EIP leaderboard"
         yield markdown(tables.rounded(table[table["part"] == "all"].drop(columns="part")))
@@ -268,19 +255,52 @@ class Report:
         data = [d for d in self.data if d.source.config.pool and d.source.split.pool]
         yield "### Near-duplicates of test configurations in the pool"
         if not data:
-            why = "see the warnings" if self.warnings else "these runs name no pool"
-            yield f"Not looked for: {why}."
+            yield f"Not looked for: {'see the warnings' if self.warnings else 'these runs name no pool'}."
             return
         pairs = pd.concat([_pairs(d) for d in data], ignore_index=True)
         named = pairs[pairs["distance_A"] <= THRESHOLD]
         self.output.csv("near_duplicates", named)
-        yield "\n".join(_counted(d, pairs[pairs["split"] == d.fold.split]) for d in data)
+        lines = []
+        for d in data:
+            mine, split = pairs[pairs["split"] == d.fold.split], d.source.split
+            own, *wider = (mine.loc[mine["distance_A"] <= w, "test"].nunique() for w in (THRESHOLD, *WIDER))
+            lines.append(
+                f"Split {d.fold.split}: **{own} of {len(split.test)}** test configurations have one among the "
+                f"{len(split.pool)} structures of the pool "
+                f"({', '.join(f'{n} within {w} Å' for n, w in zip(wider, WIDER, strict=True))})."
+            )
+        yield _bullets(lines)
         yield DUPLICATES
-        nearest = _nearest(named)
+        # one line a test configuration: its nearest partner, which is the first, and how many it has
+        nearest = named.groupby(["split", "test"], sort=False).agg(
+            atoms=("atoms", "first"),
+            nearest=("pool", "first"),
+            distance_A=("distance_A", "first"),
+            partners=("pool", "size"),
+        )
         if len(nearest):
-            yield markdown(tables.rounded(nearest.head(NAMED)))
+            yield markdown(tables.rounded(nearest.reset_index().head(NAMED)))
             rest = f"; {len(nearest) - NAMED} more test configurations" if len(nearest) > NAMED else ""
             yield f"`near_duplicates.csv` has all {len(named)} pairs{rest}."
+
+
+def provenance(experiment: Experiment) -> Iterator[str]:
+    """How the trainings were made: commands, versions, splits and seeds."""
+    trainings = [t for each in (experiment, *experiment.reduced.values()) for t in each.trainings]
+    yield "### How it was made"
+    files = [run / COMMANDS for run in sorted({t.fold.run for t in trainings})]
+    recorded = [file for file in files if file.exists()]
+    if commands := dict.fromkeys(line for file in recorded for line in file.read_text().splitlines()):
+        yield "\n".join(f"    {line}" for line in commands)
+    splits, seeds = (", ".join(map(str, sorted({t.place[i] for t in trainings}))) for i in (0, 1))
+    made_with = [(t.result.get("versions") or {}).items() for t in trainings]
+    versions = {" ".join(f"{name} {version}" for name, version in items) or UNKNOWN for items in made_with}
+    yield (
+        f"{len(trainings)} fine-tuned potentials in the tables (splits {splits}; seed {seeds}), "
+        f"trained with {', '.join(sorted(versions - {UNKNOWN})) or UNKNOWN}."
+    )
+    if UNKNOWN in versions or recorded != files:
+        yield "Some of them are of an eipnn that did not record commands and versions yet."
 
 
 def _named(shown: Sequence[Fold]) -> str:
@@ -290,11 +310,6 @@ def _named(shown: Sequence[Fold]) -> str:
     return f"{text}, {len(seeds)} seeds" if len(seeds) > 1 else text
 
 
-def _aligned(table: pd.DataFrame, data: FoldData) -> pd.DataFrame:
-    zeros = data.zeros(table["config_id"].tolist())
-    return table.assign(energy=table["energy"] - zeros, prediction=table["prediction"] - zeros)
-
-
 def _pairs(data: FoldData) -> pd.DataFrame:
     source = data.source
     test, pool = source.structures(source.split.test), source.structures(source.split.pool)
@@ -302,27 +317,6 @@ def _pairs(data: FoldData) -> pd.DataFrame:
     pairs = near_duplicates(test, pool, max(THRESHOLD, *WIDER))
     rows = [(data.fold.split, mine, atoms[mine], other, d) for mine, other, d in pairs]
     return pd.DataFrame(rows, columns=["split", "test", "atoms", "pool", "distance_A"])
-
-
-def _counted(data: FoldData, pairs: pd.DataFrame) -> str:
-    within = {w: pairs.loc[pairs["distance_A"] <= w, "test"].nunique() for w in (THRESHOLD, *WIDER)}
-    split = data.source.split
-    wider = ", ".join(f"{within[w]} within {w} Å" for w in WIDER)
-    return (
-        f"- Split {data.fold.split}: **{within[THRESHOLD]} of {len(split.test)}** test configurations have one among "
-        f"the {len(split.pool)} structures of the pool ({wider})."
-    )
-
-
-def _nearest(pairs: pd.DataFrame) -> pd.DataFrame:
-    """One line a test configuration: its nearest partner and how many it has; `pairs` has the nearest first."""
-    groups = pairs.groupby(["split", "test"], sort=False)
-    return groups.agg(
-        atoms=("atoms", "first"),
-        nearest=("pool", "first"),
-        distance_A=("distance_A", "first"),
-        partners=("pool", "size"),
-    ).reset_index()
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -1,18 +1,26 @@
-"""Tables that the stages of a run wrote: predictions, selections, learning curves."""
+"""Tables that the stages of a run wrote, and the structures, splits and labels behind them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from eipnn.eips import NONE
-from eipnn.report.runs import Fold, ReportError, Training, damaged, read_config
+from eipnn.errors import InputError
+from eipnn.labels.leaderboard import Comparison
+from eipnn.report.runs import AGAIN, Fold, ReportError, Training, damaged, read_config, usable
+
+if TYPE_CHECKING:
+    from eipnn.stages.source import Source
+
+KEYS = ("dft", "split", "energy_zero", "pool", "labels", "eip_energy_zero", "energy_key")
 
 
 def predictions(training: Training) -> pd.DataFrame:
     """Test predictions: ``config_id``, ``n_atoms``, and total ``energy`` and ``prediction`` in eV."""
-    columns = ("config_id", "n_atoms", "energy", "prediction")
-    return read_table(training.folder / "predictions_test.csv", columns)
+    return read_table(training.folder / "predictions_test.csv", ("config_id", "n_atoms", "energy", "prediction"))
 
 
 def classified(folds: Sequence[Fold]) -> list[Fold]:
@@ -23,27 +31,23 @@ def classified(folds: Sequence[Fold]) -> list[Fold]:
 def classes(fold: Fold) -> list[str]:
     """The classifier's classes: the EIPs in the order of the label store, then ``none``."""
     stage = fold.folder / "classify"
-    try:
+    with usable(stage / "config.yaml"):
         return [*read_config(stage)["model"]["init_args"]["eips"], NONE]
-    except KeyError:
-        raise damaged(stage / "config.yaml", "no model.init_args.eips") from None
 
 
 def classification(folds: Sequence[Fold]) -> pd.DataFrame:
     """The classifiers' test predictions, ``best_eip`` (true) and ``eip`` (chosen), one below the other."""
-    columns = ("config_id", "eip", "best_eip")
     files = [fold.folder / "classify" / "predictions_test.csv" for fold in folds]
-    return pd.concat([read_table(file, columns) for file in files], ignore_index=True)
+    return pd.concat([read_table(file, ("config_id", "eip", "best_eip")) for file in files], ignore_index=True)
 
 
 def selection_counts(folds: Sequence[Fold]) -> pd.DataFrame:
     """How many structures of the pool each class got: one row a class, one column a fold."""
-    order = classes(folds[0])
     counts = {}
     for fold in folds:
         table = read_table(fold.folder / "classify" / "selection.csv", ("config_id", "eip"))
         counts[f"split {fold.split} seed {fold.seed}"] = table["eip"].value_counts()
-    return pd.DataFrame(counts).reindex(order).fillna(0).astype(int)
+    return pd.DataFrame(counts).reindex(classes(folds[0])).fillna(0).astype(int)
 
 
 def learning_curve(training: Training) -> pd.DataFrame | None:
@@ -51,15 +55,14 @@ def learning_curve(training: Training) -> pd.DataFrame | None:
 
     A training that was cut off has one log for each part; what was trained again counts.
     """
-    logs = (training.folder / "logs").glob("version_*/metrics.csv")
-    files = [file for file in logs if file.stat().st_size]
+    files = [file for file in (training.folder / "logs").glob("version_*/metrics.csv") if file.stat().st_size]
     files.sort(key=lambda file: int(file.parent.name.removeprefix("version_")))
-    columns = ("epoch", "step", "val_config_mae")
+    columns = ["epoch", "step", "val_config_mae"]
     # A part that was cut off before its first validation has not got the column.
     parts = [t for t in map(_read_csv, files) if set(columns) <= set(t.columns)]
     if not parts:
         return None
-    curve = pd.concat(parts)[list(columns)].dropna()
+    curve = pd.concat(parts)[columns].dropna()
     return curve.drop_duplicates("epoch", keep="last").sort_values("epoch", ignore_index=True)
 
 
@@ -70,7 +73,7 @@ def read_table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
         ReportError: it is absent, damaged, empty or lacks a column.
     """
     if not file.exists():
-        raise ReportError(f"{file}: missing; remove {file.parent} and give the same `eipnn run` again")
+        raise ReportError(f"{file}: missing; remove {file.parent} and {AGAIN}")
     table = _read_csv(file)
     if absent := [name for name in columns if name not in table.columns]:
         raise damaged(file, f"no column {absent[0]!r}")
@@ -80,10 +83,78 @@ def read_table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
-    try:
+    with usable(file):
         # "none" is a class, not a gap, and ids are text even where they look like numbers, or like a gap.
         columns = pd.read_csv(file, nrows=0).columns.drop("config_id", errors="ignore")
         gaps = {name: ["", "nan"] for name in columns}
         return pd.read_csv(file, dtype={"config_id": str}, keep_default_na=False, na_values=gaps)
-    except (ValueError, OSError) as error:
-        raise damaged(file, f"{type(error).__name__}: {error}") from error
+
+
+def fold_settings(fold: Fold, configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The data arguments in configurations of a fold's stages.
+
+    A split and labels that were made in the run's own folder are looked for there, so that a run can be moved.
+    """
+    settings: dict[str, Any] = {}
+    for config in configs:
+        given = config["data"]["init_args"]
+        settings |= {key: given[key] for key in KEYS if given.get(key) is not None}
+    own = {"split": fold.folder / "split.csv", "labels": fold.run / "labels"}
+    return settings | {k: str(file) for k, file in own.items() if k in settings and file.exists()}
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """What one fold was trained and tested on.
+
+    Args:
+        fold: of the run.
+        source: structures, split and aligned energies.
+        comparison: DFT and EIP energies of all DFT frames on one zero; None where no label store is named.
+    """
+
+    fold: Fold
+    source: "Source"
+    comparison: Comparison | None
+
+
+def read_data(trainings: Sequence[Training]) -> FoldData:
+    """The data of one fold, read again with the settings and on the energy zeros of its trainings.
+
+    Raises:
+        ReportError: a file is not there any more or cannot be read.
+    """
+    fold = trainings[0].fold
+    # the label store is named by those that read it
+    stages = [fold.folder / name for name in ("classify", "pretrain")]
+    configs = [t.config for t in trainings] + [read_config(stage) for stage in stages if (stage / "done.json").exists()]
+    try:
+        # Imports torch, which the tables of a run do not need.
+        from eipnn.stages.source import compare, source_of
+
+        source = source_of(fold_settings(fold, configs))
+        return FoldData(fold, source, compare(source) if source.config.labels else None)
+    except (InputError, OSError) as error:
+        raise ReportError(
+            f"{fold.folder}: its structures, split or labels cannot be read ({error}); relative paths hold "
+            "from the folder where `eipnn run` was called, so call `eipnn report` there"
+        ) from error
+
+
+def energy_zeros(data: Sequence[FoldData]) -> pd.DataFrame:
+    """The zeros of DFT and of the EIPs as text: ``of``, ``mode``, ``energies`` (eV an atom), ``splits``.
+
+    Lines that differ in their splits alone are one, and so are EIPs with the same zero.
+    """
+    rows = []
+    for d in data:
+        zeros = {"DFT": d.source.zero}
+        if d.comparison is not None:
+            eips = d.source.eip_zeros(d.comparison.eips)
+            same = len({str(zero) for zero in eips.values()}) == 1
+            zeros |= {"all EIPs": next(iter(eips.values()))} if same else eips
+        for name, zero in zeros.items():
+            energies = ", ".join(f"{el} {e:.5f}" for el, e in sorted(zero.energies.items()))
+            rows.append((name, zero.mode, energies, str(d.fold.split)))
+    table = pd.DataFrame(rows, columns=["of", "mode", "energies", "splits"])
+    return table.groupby(["of", "mode", "energies"], sort=False)["splits"].agg(", ".join).reset_index()

@@ -1,51 +1,82 @@
 """Test errors by number of DFT frames, and how many of them a strategy saves."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
-from eipnn.report.plots import COLOURS, STYLE, legend_aside, log_ticks
+from eipnn.report import plots
+from eipnn.report.page import Output
 from eipnn.report.runs import Experiment
-from eipnn.report.tables import deviation, improvements, rows
+from eipnn.report.tables import markdown, measured
 from eipnn.run.strategy import DELTA, MAIN
 
 REFERENCES = ("baseline-long", "baseline")
 """What a strategy is compared with: DFT alone, at equal gradient steps where that was trained."""
+SAVED = (
+    "**Frames needed** is the number of DFT frames with which the row that is compared with reaches the same mean "
+    "config MAE, interpolated linearly in both logarithms; `>` and `<` mark errors beyond the ends of its curve."
+)
+
+
+def fewer_frames(experiment: Experiment, output: Output, total: int | None) -> Iterator[str]:
+    """The section of a report: errors by number of DFT frames, and the frames that are saved.
+
+    Args:
+        experiment: with its trainings on fewer frames.
+        output: of the report.
+        total: number of DFT frames for training and validation; None where the split cannot be read.
+    """
+    if total is None or not experiment.reduced:
+        return
+    table = errors_by_frames(dict(experiment.reduced) | {total: experiment})
+    output.csv("errors_by_frames", table)
+    names = {name: experiment.label(name) for name in set(table["strategy"])}
+    shown = drawn(table)
+    yield "### How many DFT frames"
+    text = "Test errors by number of DFT frames"
+    yield output.picture("frames", text, plots.errors_by_frames, table, shown, names)
+    low, high = table["n"].min(), table["n"].max()
+    yield (
+        f"Mean and sample standard deviation over {low if low == high else f'{low} to {high}'} splits and seeds. A "
+        "smaller set is part of each larger one; frames that are left out join the pool, without their DFT energy. All "
+        "rows of the picture take the gradient steps of +LA in fine-tuning where their name ends in long or +LA."
+    )
+    if against := reference(table):
+        saved = frames_saved(table, against)
+        output.csv("frames_saved", saved)
+        saved = saved[saved["strategy"].isin(shown)]
+        bounds = saved["bound"].map({"more": "> all", "fewer": "< fewest"})
+        cells = {
+            "DFT frames": saved["frames"].astype(str),
+            "row": saved["strategy"].map(names),
+            "config MAE (eV)": saved["config_mae_eV"].map("{:.4f}".format),
+            f"frames {names[against]} needs": bounds.fillna(saved["frames_needed"].map("{:.0f}".format)),
+            "ratio": saved["ratio"].map("{:.2f}".format).mask(bounds.notna(), "-"),
+        }
+        yield markdown(pd.DataFrame(cells))
+        yield SAVED
+        yield _best(saved[saved["bound"] == ""], names, against)
 
 
 def errors_by_frames(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
     """One line a number of frames and strategy: n folds, mean and sample deviation of both test errors, steps."""
-    lines = []
-    for frames, experiment in experiments.items():
-        for name, row in rows(experiment, experiment.strategies).items():
-            mean, spread = row.errors.mean(axis=0), deviation(row.errors)
-            lines.append(
-                {
-                    "frames": frames,
-                    "strategy": name,
-                    "n": len(row.errors),
-                    "config_mae_eV": mean[0],
-                    "config_mae_sd": spread[0],
-                    "atom_mae_eV_per_atom": mean[1],
-                    "atom_mae_sd": spread[1],
-                    "gradient_steps": float(np.mean(row.steps)),
-                }
-            )
-    return pd.DataFrame(lines)
+    table = pd.concat([measured(experiment).assign(frames=frames) for frames, experiment in experiments.items()])
+    found = table.groupby(["frames", "strategy"], sort=False).agg(
+        n=("split", "size"),
+        config_mae_eV=("config_mae_eV", "mean"),
+        config_mae_sd=("config_mae_eV", "std"),
+        atom_mae_eV_per_atom=("atom_mae_eV_per_atom", "mean"),
+        atom_mae_sd=("atom_mae_eV_per_atom", "std"),
+        gradient_steps=("gradient_steps", "mean"),
+    )
+    return found.reset_index()
 
 
 def reference(table: pd.DataFrame) -> str | None:
     """The strategy to compare with: the first of `REFERENCES` that was trained with every number of frames."""
-    numbers = set(table["frames"])
-    for name in REFERENCES:
-        if set(table.loc[table["strategy"] == name, "frames"]) == numbers:
-            return name
-    return None
+    numbers = table.groupby("strategy")["frames"].nunique()
+    return next((name for name in REFERENCES if numbers.get(name) == table["frames"].nunique()), None)
 
 
 def frames_saved(table: pd.DataFrame, against: str) -> pd.DataFrame:
@@ -65,100 +96,19 @@ def frames_saved(table: pd.DataFrame, against: str) -> pd.DataFrame:
     curve = table[table["strategy"] == against].sort_values("frames")
     numbers, errors = curve["frames"].to_numpy(float), curve["config_mae_eV"].to_numpy(float)
     errors = np.minimum.accumulate(errors)  # with more frames one could always have taken fewer
-    lines = []
-    for row in table[table["strategy"] != against].itertuples():
-        needed, bound = _needed(numbers, errors, row.config_mae_eV)
-        lines.append((row.frames, row.strategy, row.config_mae_eV, needed, bound))
-    names = ["frames", "strategy", "config_mae_eV", "frames_needed", "bound"]
-    found = pd.DataFrame(lines, columns=names)
+    found = table.loc[table["strategy"] != against, ["frames", "strategy", "config_mae_eV"]].reset_index(drop=True)
+    needed = [_needed(numbers, errors, error) for error in found["config_mae_eV"]]
+    found[["frames_needed", "bound"]] = pd.DataFrame(needed, columns=["frames_needed", "bound"])
     return found.assign(ratio=found["frames_needed"] / found["frames"])
 
 
 def _needed(numbers: np.ndarray, errors: np.ndarray, error: float) -> tuple[float, str]:
     """Frames at which a falling curve reaches an error; outside of it NaN and on which side."""
-    if error < errors[-1]:
-        return float("nan"), "more"
-    if error > errors[0]:
-        return float("nan"), "fewer"
-    # the last place where the curve is still above, so that flat parts count with their fewest frames
-    place = int(np.argmax(errors <= error))
-    if place == 0 or errors[place] == error:
-        return float(numbers[place]), ""
-    x, y = np.log(numbers[place - 1 : place + 1]), np.log(errors[place - 1 : place + 1])
-    return float(np.exp(np.interp(-np.log(error), -y, x))), ""
-
-
-def negative_transfer(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
-    """Where a strategy loses to DFT alone.
-
-    Returns:
-        One line a number of frames and strategy: ``against`` (``baseline-long`` where it was trained, at equal steps),
-        ``n`` folds, ``lost`` of them, ``gain_percent`` (the paper's improvement), ``worst_percent`` of one fold,
-        ``steps`` and ``steps_against``, the mean gradient steps of both.
-    """
-    lines = []
-    for frames, experiment in experiments.items():
-        found = rows(experiment, experiment.strategies)
-        against = next((name for name in REFERENCES if name in found), None)
-        for name, row in found.items():
-            if against is None or name in REFERENCES:
-                continue
-            fair = "baseline" if experiment.strategies[name].short and "baseline" in found else against
-            gain, each = improvements(row, found[fair])
-            if len(each):
-                lines.append(
-                    {
-                        "frames": frames,
-                        "strategy": name,
-                        "against": fair,
-                        "n": len(each),
-                        "lost": int((each < 0).sum()),
-                        "gain_percent": 100 * gain,
-                        "worst_percent": 100 * each.min(),
-                        "steps": round(np.mean(row.steps)),
-                        "steps_against": round(np.mean(found[fair].steps)),
-                    }
-                )
-    return pd.DataFrame(lines)
-
-
-def plot_frames(table: pd.DataFrame, strategies: Sequence[str], names: Mapping[str, str], file: Path) -> None:
-    """Config and atom MAE on test by number of DFT frames: mean and sample deviation over the folds.
-
-    Args:
-        table: of `errors_by_frames`.
-        strategies: which to draw.
-        names: strategy -> name in the legend.
-        file: PNG to write.
-    """
-    kinds = {
-        "config_mae": ("config_mae_eV", "test config MAE (eV)"),
-        "atom_mae": ("atom_mae_eV_per_atom", "test atom MAE (eV/atom)"),
-    }
-    with rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 4.4))
-        for axis, (kind, (column, label)) in zip(figure.subplots(1, 2), kinds.items(), strict=True):
-            for number, name in enumerate(strategies):
-                curve = table[table["strategy"] == name].sort_values("frames")
-                aside = 1 + 0.015 * (number - len(strategies) / 2)  # error bars side by side
-                axis.errorbar(
-                    curve["frames"] * aside,
-                    curve[column],
-                    curve[f"{kind}_sd"],
-                    color=COLOURS[name],
-                    marker="os^Dvp"[number % 6],
-                    capsize=3,
-                    label=names[name],
-                )
-            axis.set(xscale="log", yscale="log", xlabel="DFT frames (training + validation)")
-            axis.set_ylabel(label)
-            axis.xaxis.set_major_locator(FixedLocator(sorted(set(table["frames"]))))
-            axis.xaxis.set_major_formatter("{x:.0f}")
-            axis.xaxis.set_minor_locator(NullLocator())
-            log_ticks(axis)
-            axis.grid()
-        legend_aside(figure, axis)
-        figure.savefig(file)
+    if not errors[-1] <= error <= errors[0]:
+        return float("nan"), "more" if error < errors[-1] else "fewer"
+    # flat parts count with their fewest frames
+    errors, first = np.unique(errors, return_index=True)
+    return float(np.exp(np.interp(np.log(error), np.log(errors), np.log(numbers[first])))), ""
 
 
 def drawn(table: pd.DataFrame) -> list[str]:
@@ -172,9 +122,23 @@ def drawn(table: pd.DataFrame) -> list[str]:
     chosen = []
     for name in (*MAIN, *DELTA):
         long = f"{name}-long"
-        enough = numbers.get(name, set()) <= numbers.get(long, set())
-        if fair and long in numbers and enough:
+        if fair and long in numbers and numbers.get(name, set()) <= numbers[long]:
             chosen.append(long)
         elif name in numbers:
             chosen.append(name)
     return chosen
+
+
+def _best(known: pd.DataFrame, names: Mapping[str, str], against: str) -> str:
+    """What a user wants to know, for the strategy that saves most."""
+    if known.empty:
+        return "No row's error lies within the compared curve, so no number of saved frames can be given."
+    mean = np.exp(np.log(known["ratio"]).groupby(known["strategy"]).mean())
+    best = str(mean.idxmax())
+    rows = known[known["strategy"] == best]
+    each = ", ".join(f"{row.frames} in place of {row.frames_needed:.0f}" for row in rows.itertuples())
+    verdict = "saves" if mean[best] > 1 else "saves no frames: it costs"
+    return (
+        f"**{names[best]} {verdict} DFT frames at equal error by a factor of {mean[best]:.2f}** (geometric mean over "
+        f"the numbers of frames where it can be told, against {names[against]}): {each}."
+    )

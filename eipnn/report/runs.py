@@ -1,7 +1,8 @@
 """What `eipnn run` left: the trained rows of the table, and where their files are."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from eipnn.run.strategy import PRETRAINING_FOLDERS, STRATEGIES, Strategy, own_st
 
 NUMBERS = ("test_config_mae", "test_atom_mae", "epochs", "gradient_steps")
 """What the report reads of a result."""
+AGAIN = "give the same `eipnn run` again"
 
 
 class ReportError(InputError):
@@ -77,24 +79,19 @@ class Training:
         """Gradient steps of the pretraining that it started from; None without one."""
         if not self.kind.pretraining:
             return None
-        name = PRETRAINING_FOLDERS[self.kind.pretraining]
-        own = self.fold.folder / name / "done.json"
+        own = self.fold.folder / PRETRAINING_FOLDERS[self.kind.pretraining] / "done.json"
         # numbers of DFT frames share their pretraining
-        shared = self.fold.folder.parent / name / "done.json"
-        done = shared if self.fold.frames is not None and not own.exists() else own
-        try:
+        shared = self.fold.frames is not None and not own.exists()
+        done = self.fold.folder.parent / own.relative_to(self.fold.folder) if shared else own
+        with usable(done):
             return int(read_json(done)["result"]["gradient_steps"])
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ReportError):
-                raise
-            raise damaged(done, f"{type(error).__name__}: {error}") from error
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration that it was trained with."""
         return read_config(self.folder)
 
-    @cached_property
+    @property
     def representation(self) -> dict[str, Any]:
         return self.config["model"]["init_args"]["representation"]
 
@@ -125,8 +122,7 @@ class Experiment:
     @property
     def folds(self) -> list[Fold]:
         """In order of split and seed."""
-        unique = {t.fold.folder: t.fold for t in self.trainings}
-        return sorted(unique.values(), key=lambda f: (f.split, f.seed, str(f.folder)))
+        return sorted({t.fold for t in self.trainings}, key=lambda f: (f.split, f.seed, str(f.folder)))
 
     @property
     def splits(self) -> list[int]:
@@ -137,15 +133,9 @@ class Experiment:
         """By name: those of eipnn, then those that its runs define and trained."""
         return STRATEGIES | {t.strategy: t.kind for t in self.trainings}
 
-    @property
-    def own(self) -> list[str]:
-        """The strategies that its runs define."""
-        return [name for name in self.strategies if name not in STRATEGIES]
-
     def row(self, strategy: str) -> list[Training]:
         """The trainings of a strategy, in order of split and seed."""
-        rows = [t for t in self.trainings if t.strategy == strategy]
-        return sorted(rows, key=lambda t: t.place)
+        return sorted((t for t in self.trainings if t.strategy == strategy), key=lambda t: t.place)
 
     def label(self, strategy: str) -> str:
         """A strategy's name in tables and pictures: the backbone, +LA, +MP, ..."""
@@ -163,15 +153,14 @@ def read_experiments(runs: Sequence[str | Path]) -> list[Experiment]:
             trained twice on the same split and seed.
     """
     groups: dict[str, list[Training]] = {}
-    folders = [folder for run in runs for folder in run_folders(Path(run))]
-    for training in [t for folder in folders for t in read_run(folder)]:
+    for training in [t for run in runs for folder in _run_folders(Path(run)) for t in read_run(folder)]:
         data = training.config["data"]["init_args"]
         same = (training.representation, data["dft"], data.get("energy_zero"))
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(training)
     return [_experiment(trainings) for trainings in groups.values()]
 
 
-def run_folders(run: Path) -> list[Path]:
+def _run_folders(run: Path) -> list[Path]:
     """The run itself, or the runs in it where `eipnn run` was given several experiments."""
     inside = sorted({file.parents[2] for file in run.glob("*/split-*/seed-*/result-*.json")})
     return inside if inside and not any(run.glob("split-*")) else [run]
@@ -181,8 +170,7 @@ def read_run(run: Path) -> list[Training]:
     """The finished trainings of a run folder."""
     if not run.is_dir():
         raise ReportError(f"{run}: no such run folder; give what `eipnn run -o` wrote")
-    files = sorted(run.glob("split-*/seed-*/result-*.json"))
-    files += sorted(run.glob("split-*/seed-*/frames-*/result-*.json"))
+    files = [file for inner in ("", "frames-*/") for file in sorted(run.glob(f"split-*/seed-*/{inner}result-*.json"))]
     if not files:
         raise ReportError(
             f"{run}: nothing finished in it (no split-K/seed-S/result-STRATEGY.json); "
@@ -197,21 +185,15 @@ def defined(run: Path) -> dict[str, Strategy]:
     file = run / "experiment.yaml"
     if not file.exists():
         return {}
-    try:
+    with usable(file):
         given = yaml.safe_load(file.read_text(encoding="utf-8")).get("strategies", {})
         return own_strategies(given, str(file))
-    except (OSError, yaml.YAMLError, AttributeError) as error:
-        raise damaged(file, f"{type(error).__name__}: {error}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON file with a mapping in it."""
-    try:
+    with usable(file, "not readable JSON"):
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ReportError(
-            f"{file}: not readable JSON ({error}); remove it and give the same `eipnn run` again"
-        ) from error
     if not isinstance(content, dict):
         raise damaged(file, "no mapping")
     return content
@@ -220,36 +202,40 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_config(stage: Path) -> dict[str, Any]:
     """The LightningCLI configuration of a stage folder."""
     file = stage / "config.yaml"
-    try:
+    with usable(file, "no stage configuration", remove=str(stage)):
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         config["data"]["init_args"]["dft"], config["model"]["init_args"]["representation"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ReportError(
-            f"{file}: no stage configuration ({type(error).__name__}: {error}); "
-            f"remove {stage} and give the same `eipnn run` again"
-        ) from error
     return config
 
 
 def damaged(file: Path, what: str) -> ReportError:
     """The error of a file of a run that cannot be used."""
-    return ReportError(f"{file}: damaged, {what}; remove it and give the same `eipnn run` again")
+    return ReportError(f"{file}: damaged, {what}; remove it and {AGAIN}")
+
+
+@contextmanager
+def usable(file: Path, lack: str = "damaged", remove: str = "it") -> Iterator[None]:
+    """What goes wrong inside with the content of a file is a `ReportError` that names the file and the mend."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ReportError(f"{file}: {lack}, {type(error).__name__}: {error}; remove {remove} and {AGAIN}") from error
 
 
 def _training(file: Path, strategies: Mapping[str, Strategy]) -> Training:
     content = read_json(file)
-    try:
+    with usable(file):
         count = content.get("frames")
         fold = Fold(file.parent, int(content["split"]), int(content["seed"]), count and int(count))
         name, alpha, alphas = content["strategy"], content["alpha"], dict(content["alphas"])
         result, fingerprint = content["result"], content["fingerprint"]
         numbers = [float(result[key]) for key in NUMBERS]
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(file, f"{type(error).__name__}: {error}") from error
     if name not in strategies:
         raise ReportError(
-            f"{file}: unknown strategy {name!r}, which neither eipnn nor {fold.run / 'experiment.yaml'} defines; give "
-            "the same `eipnn run` again with an experiment that does, or remove the file"
+            f"{file}: unknown strategy {name!r}, which neither eipnn nor {fold.run / 'experiment.yaml'} defines; "
+            f"{AGAIN} with an experiment that does, or remove the file"
         )
     if not all(abs(number) < float("inf") for number in numbers):
         raise damaged(file, f"one of {', '.join(NUMBERS)} is no finite number")
@@ -257,8 +243,7 @@ def _training(file: Path, strategies: Mapping[str, Strategy]) -> Training:
     done = training.folder / "done.json"
     if not done.exists() or read_json(done).get("fingerprint") != fingerprint:
         raise ReportError(
-            f"{file}: {training.folder} has been begun anew with other settings or data since; "
-            "give the same `eipnn run` again to finish it"
+            f"{file}: {training.folder} has been begun anew with other settings or data since; {AGAIN} to finish it"
         )
     return training
 
@@ -272,29 +257,21 @@ def _experiment(trainings: Sequence[Training]) -> Experiment:
         _check_unique(same)
     if None not in by_frames:
         raise ReportError(
-            f"{trainings[0].fold.run}: only trainings with fewer DFT frames are finished; give the same `eipnn run` "
-            "with --frames all"
+            f"{trainings[0].fold.run}: only trainings with fewer DFT frames are finished; {AGAIN} with --frames all"
         )
     full = tuple(by_frames.pop(None))
-    reduced = {n: Experiment(tuple(by_frames[n])) for n in sorted(filter(None, by_frames))}
-    return Experiment(full, reduced)
+    return Experiment(full, {n: Experiment(tuple(by_frames[n])) for n in sorted(filter(None, by_frames))})
 
 
 def _check_unique(trainings: Sequence[Training]) -> None:
-    kinds: dict[str, Training] = {}
+    first: dict[Any, Training] = {}
     for training in trainings:
-        other = kinds.setdefault(training.strategy, training)
-        if other.kind != training.kind:
-            raise ReportError(
-                f"{other.fold.run} and {training.fold.run} define the strategy {training.strategy} differently; "
-                "report these runs apart"
-            )
-    seen: dict[tuple[str, tuple[int, int]], Training] = {}
-    for training in trainings:
-        key = training.strategy, training.place
-        if key in seen:
-            raise ReportError(
-                f"{seen[key].folder} and {training.folder}: the same backbone, data, strategy, split and seed; "
-                "report these runs apart"
-            )
-        seen[key] = training
+        kin = first.setdefault(training.strategy, training)
+        twin = first.setdefault((training.strategy, training.place), training)
+        if kin.kind != training.kind:
+            what = f"{kin.fold.run} and {training.fold.run} define the strategy {training.strategy} differently"
+        elif twin is not training:
+            what = f"{twin.folder} and {training.folder}: the same backbone, data, strategy, split and seed"
+        else:
+            continue
+        raise ReportError(f"{what}; report these runs apart")

@@ -39,9 +39,9 @@ from eipnn.inputs import Graphs, graph_of, prepare
 from eipnn.potential.checkpoints import build_representation
 from eipnn.progress import progress_bar
 from eipnn.report import tables
+from eipnn.report.folds import fold_settings
 from eipnn.report.plots import STYLE
 from eipnn.report.runs import Fold, ReportError, read_config, read_json, read_run
-from eipnn.report.sources import fold_settings
 from eipnn.representations.base import Representation
 from eipnn.stages.source import Source, source_of
 

@@ -1,4 +1,4 @@
-"""Fig. 3 and Tables 4 and 6 of Shui et al. 2022: who labels, which outliers the loss rejects, which loss.
+"""Fig. 3 and Tables 4 and 6 of Shui et al. 2022: who labels, which outliers the loss rejects, which loss; one EIP.
 
     python experiments/paper/figure_3.py RUN     # from the folder where `eipnn run` was called, so that the paths hold
 
@@ -21,11 +21,11 @@ from matplotlib.ticker import MaxNLocator
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.report import tables
-from eipnn.report.folds import read_table
+from eipnn.report.folds import read_data, read_table
 from eipnn.report.plots import STYLE, bars, legend_aside, log_ticks
-from eipnn.report.runs import Experiment, ReportError, Training, read_experiments
-from eipnn.report.sources import read_data
+from eipnn.report.runs import Experiment, ReportError, Training, read_experiments, read_json
 from eipnn.report.tables import markdown
+from eipnn.run.strategy import MAIN_AND_LONG
 from eipnn.stages.residuals import COUNTS, FILE, THRESHOLDS
 from eipnn.stages.source import Source, selected
 
@@ -125,7 +125,6 @@ def spreads(table: pd.DataFrame, title: str, file: Path) -> None:
         for column, colour in SPREAD_COLOURS.items():
             smooth = _running(table[column], "mean")
             _lines(axis, table["step"], table[column], smooth, (colour, "-"), SPREAD_NAMES[column])
-        axis.set_yscale("log")
         log_ticks(axis)
         _finish(figure, axis, "MAR / 0.6745 of", file)
 
@@ -227,14 +226,34 @@ class Sections:
             "Tukey's biweight against MSE on the EIP labels",
             "Table 4 of the paper: the same trainings with the squared error in place of Eq. 4.",
         )
+        yield from self._one_eip()
+
+    def _one_eip(self) -> Iterator[str]:
+        """The rows that need the single best EIP, delta learning among them."""
+        singles = {name: kind for name, kind in self.experiment.strategies.items() if kind.single}
+        on_one = sorted(singles, key=lambda name: singles[name].delta)
+        trained = [t for name in on_one for t in self.experiment.row(name)]
+        eips = sorted({str(read_json(t.folder / "done.json").get("single_eip")) for t in trained})
+        yield from self._rows(
+            on_one,
+            (*MAIN_AND_LONG, *on_one),
+            "one_eip",
+            "One EIP alone, and delta learning",
+            "What one would do with the EIP that has the lowest config MAE on train and validation: label the whole "
+            "pool with it (+LA), pretrain on it (+MP), or learn the difference to DFT (delta learning); +MP on DFT - "
+            f"EIP is delta learning after pretraining on all EIPs. The improvement is over {self.experiment.backbone}; "
+            f"rows with EIP labels and long ones take more gradient steps. That EIP is {', '.join(eips)}.",
+        )
 
     def _rows(self, needed: Sequence[str], rows: Sequence[str], name: str, title: str, text: str) -> Iterator[str]:
         if not any(self.experiment.row(strategy) for strategy in needed):
             return
-        measured = tables.rows(self.experiment, rows)
-        table = tables.summary([*measured.values()], measured.get("baseline"))
+        measured = tables.measured(self.experiment)
+        names = {strategy: self.experiment.label(strategy) for strategy in rows if self.experiment.row(strategy)}
+        table = tables.summary(measured, names, "baseline")
         self._csv(name, table)
-        bars(measured.values(), self.folder / f"{name}.png")
+        errors = {label: measured.loc[measured["strategy"] == s, "config_mae_eV"] for s, label in names.items()}
+        bars(self.folder / f"{name}.png", errors, "test config MAE (eV)")
         yield f"### {title}"
         yield text
         yield markdown(tables.readable(table))

@@ -2,27 +2,25 @@
 
     python experiments/paper/table_1.py RUN... -o DIR    # from the folder where `eipnn run` was called
 
-DIR gets the report of these runs, as by `eipnn report`, and beside it `table_1.md`, `data_sets.csv` and
-`data_sets.png`.
+DIR gets the report of these runs, as by `eipnn report`, and beside it `table_1.md`, `data_sets.csv`, `data_sets.png`
+and, for data sets with several networks, `overview.md` with `overview.csv` and `overview.png` (`overview_2.csv`, ...).
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.report import tables
 from eipnn.report.command import write_report
 from eipnn.report.document import IMPROVEMENT, STEPS, Report
-from eipnn.report.plots import PALETTE, STYLE, legend_aside
+from eipnn.report.plots import COLOURS, DOTS, PALETTE, canvas, legend_aside
 from eipnn.report.runs import ReportError
 from eipnn.report.tables import NOTHING, markdown
 from eipnn.run.strategy import MAIN, STRATEGIES
@@ -69,6 +67,8 @@ def write_table(reports: Sequence[Report], folder: Path) -> None:
         STEPS,
     ]
     write_atomically(folder / "table_1.md", "\n\n".join(parts) + "\n")
+    if sections := [*overviews(reports, folder)]:
+        write_atomically(folder / "overview.md", "\n\n".join([*sections, IMPROVEMENT, STEPS]) + "\n")
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
@@ -84,6 +84,44 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     names = {"": wide.index.get_level_values("backbone"), "row": wide.index.get_level_values("row")}
     sets = table["data"].unique()
     return pd.DataFrame(names | {f"{d}: {e}": wide[e][d].to_numpy() for d in sets for e in errors})
+
+
+def overviews(reports: Sequence[Report], folder: Path) -> Iterator[str]:
+    """Markdown of a table and a picture, which go into `folder`, for each data set that has several backbones."""
+    by_data: dict[str, list[Report]] = {}
+    for report in reports:
+        by_data.setdefault(report.experiment.dft, []).append(report)
+    several = {dft: found for dft, found in sorted(by_data.items()) if len(found) > 1}
+    for number, (dft, found) in enumerate(several.items(), start=1):
+        table = pd.concat([r.table.assign(backbone=r.experiment.backbone) for r in found], ignore_index=True)
+        eip = table["row"].str.startswith("Best EIP")
+        table.loc[eip, "backbone"] = NOTHING
+        table = pd.concat([table[eip].drop_duplicates(), table[~eip]], ignore_index=True)
+        name = f"overview_{number}" if number > 1 else "overview"
+        write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
+        picture_errors(found, folder / f"{name}.png")
+        yield f"## All backbones on `{dft}`"
+        yield markdown(tables.readable(table))
+        yield f"![Test errors of all backbones]({name}.png)"
+
+
+def picture_errors(reports: Sequence[Report], file: Path) -> None:
+    """Test errors of several backbones on one data set: the mean over the folds as a bar, each fold as a dot."""
+    measured = pd.concat([r.measured.assign(backbone=n) for n, r in enumerate(reports)], ignore_index=True)
+    there = [s for s in MAIN if s in set(measured["strategy"])]
+    width = 0.8 / len(there)
+    with canvas(file, 2.6 + 1.7 * len(reports), 4.2) as (figure, axis):
+        for number, strategy in enumerate(there):
+            mine = measured[measured["strategy"] == strategy]
+            shift = (number - (len(there) - 1) / 2) * width
+            mean = mine.groupby("backbone")["config_mae_eV"].mean()
+            look = {"color": COLOURS[strategy], "alpha": 0.75, "label": STRATEGIES[strategy].label or DFT_ALONE}
+            axis.bar(mean.index + shift, mean, 0.9 * width, **look)
+            axis.plot(mine["backbone"] + shift, mine["config_mae_eV"], "o", **DOTS, markersize=4)
+        axis.set_xticks(range(len(reports)), [r.experiment.backbone for r in reports])
+        axis.grid(axis="y")
+        axis.set(ylabel="test config MAE (eV)")
+        legend_aside(figure, axis)
 
 
 def _short_names(files: Sequence[str]) -> dict[str, str]:
@@ -103,10 +141,8 @@ def gains(table: pd.DataFrame, rows: Sequence[str], file: Path) -> None:
     """
     sets, backbones = (list(dict.fromkeys(table[name])) for name in ("data", "backbone"))
     marks = dict(zip(backbones, cycle(MARKS), strict=False))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(2.4 + 3.2 * len(sets), 4.2))
-        axes = np.atleast_1d(figure.subplots(1, len(sets), sharey=True))
-        for axis, data in zip(axes, sets, strict=True):
+    with canvas(file, 2.4 + 3.2 * len(sets), 4.2, columns=len(sets), sharey=True, squeeze=False) as (figure, axes):
+        for axis, data in zip(axes[0], sets, strict=True):
             for number, name in enumerate(backbones):
                 mine = table[(table["data"] == data) & (table["backbone"] == name)]
                 mine = mine.set_index("row").reindex(rows)
@@ -126,9 +162,8 @@ def gains(table: pd.DataFrame, rows: Sequence[str], file: Path) -> None:
             axis.set_xlim(-0.5, len(rows) - 0.5)
             axis.grid(axis="y")
             axis.set_title(data)
-        axes[0].set_ylabel("improvement over DFT alone (%)")
-        legend_aside(figure, axes[0])
-        figure.savefig(file)
+        axes[0, 0].set_ylabel("improvement over DFT alone (%)")
+        legend_aside(figure, axes[0, 0])
 
 
 def main() -> None:
