@@ -36,6 +36,9 @@ from eipnn.stages.residuals import ResidualLog
 NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")
 """Lightning's messages that tell a user nothing: advertisements, and the checkpoint callback that a stage brings."""
 
+MAX_EPOCHS = 100
+"""Where a configuration does not say."""
+
 COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -139,7 +142,7 @@ class EipnnCLI(LightningCLI):
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={
-                "max_epochs": 100,
+                "max_epochs": MAX_EPOCHS,
                 "gradient_clip_val": 5.0,
                 "num_sanity_val_steps": 0,
                 "log_every_n_steps": 10,

@@ -90,6 +90,7 @@ def fake(monkeypatch, tiny, tmp_path) -> Fake:
     text = tiny.select(tmp_path / "chosen.csv", chosen).read_text()
     made = Fake(text)
     monkeypatch.setattr(execute, "call", made)
+    monkeypatch.setattr(execute, "write_potential", lambda best, file: file.write_bytes(best.read_bytes()))
     monkeypatch.setattr(cli, "check_config", lambda config: None)  # its tests are elsewhere
     return made
 

@@ -270,7 +270,7 @@ def row_of(strategy: str, score: float | None, **about) -> dict:
         "monitor": about.pop("monitor", "val_config_mae"),
         "mode": about.pop("mode", "min"),
     }
-    same = {"split": 1, "seed": 0, "checkpoint": f"{strategy}.ckpt", "result": result}
+    same = {"split": 1, "seed": 0, "potential": f"{strategy}.pt", "result": result}
     return {"strategy": strategy} | same | about
 
 

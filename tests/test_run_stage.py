@@ -1,6 +1,7 @@
 """One stage of `eipnn run`: what makes it another stage, what damage does to it, when it is at its end."""
 
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eipnn import EIPNNCalculator, load
 from eipnn.run import execute
 from eipnn.run.execute import Stage, StageError, run_stage
 
@@ -171,6 +173,63 @@ def test_a_damaged_best_checkpoint_between_training_and_test(stage, processes):
     cut(stage.best)
     run_stage(stage)
     assert processes.taken() == ["fit", "test", "predict"]
+
+
+@pytest.fixture
+def tuned(trained, tmp_path, processes, monkeypatch) -> Stage:
+    """A finished fine-tuning with the checkpoints of a real one."""
+
+    def call(arguments: list[str], threads: int | None = None) -> int:
+        code = processes(arguments, threads)
+        if arguments[0] == "fit":
+            shutil.copytree(trained["Finetune"] / "checkpoints", tmp_path / "mp" / "checkpoints", dirs_exist_ok=True)
+        return code
+
+    monkeypatch.setattr(execute, "call", call)
+    made = Stage(tmp_path / "mp", {"model": 1}, {}, ("test",), {"stage": "finetune"})
+    run_stage(made)
+    assert processes.taken() == ["fit", "test"]
+    return made
+
+
+def test_a_fine_tuning_leaves_its_potential(tuned, tiny):
+    (ours, theirs) = (load(file) for file in (tuned.potential, tuned.best))
+    assert ours.record() == theirs.record()
+    weights = ours.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in theirs.state_dict().items())
+    atoms = tiny.frames["dft_000000"].copy()
+    energies = [EIPNNCalculator(file).get_potential_energy(atoms) for file in (tuned.potential, tuned.best)]
+    assert energies[0] == energies[1]
+
+
+def of_an_earlier_version(file: Path) -> None:
+    """No potential was left, and nothing tells of one."""
+    file.unlink()
+    note = file.parents[1] / "done.json"
+    content = json.loads(note.read_text())
+    del content["files"]["potential.pt"]
+    note.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink, of_an_earlier_version])
+def test_a_potential_is_made_again_without_training(tuned, processes, capfd, damage):
+    first, weights = json.loads(tuned.done_file.read_text()), load(tuned.potential).state_dict()
+    damage(tuned.potential)
+    capfd.readouterr()
+    again = run_stage(tuned)
+    assert processes.taken() == []
+    assert "potential.pt is" in (said := capfd.readouterr().out)
+    assert "made again" in said
+    assert {k: v for k, v in again.items() if k != "files"} == {k: v for k, v in first.items() if k != "files"}
+    assert all(torch.equal(value, weights[name]) for name, value in load(tuned.potential).state_dict().items())
+    assert run_stage(tuned) == again
+    assert "done before, skipped" in capfd.readouterr().out
+
+
+def test_a_lost_checkpoint_is_trained_for_although_its_potential_is_there(tuned, processes):
+    tuned.best.unlink()
+    run_stage(tuned)
+    assert processes.taken() == ["fit", "test"]
 
 
 @pytest.mark.parametrize("content", [b"", b'{"fingerprint": "1', b"\x80\xff", b"[1]"])

@@ -122,10 +122,10 @@ def test_delta_learning_starts_from_the_pretraining_on_all_eips(experiment, run,
 def test_the_row_that_is_best_on_validation_is_named(experiment, run, fake, tmp_path):
     fake.scores = {"baseline": 0.3, "mp": 0.2, "frames-10/baseline": 0.1, "frames-10/mp": 0.4}
     said = run(experiment, "--strategy", "baseline", "mp", "--frames", "10", "all")
-    file = fold(tmp_path) / "mp" / "checkpoints" / "best.ckpt"
+    file = fold(tmp_path) / "mp" / "checkpoints" / "potential.pt"
     assert "Of these 2 strategies mp has the lowest validation config MAE, 0.2000 eV (n = 1, all" in said
     assert f"Its potential of split 1, seed 0: {file}" in said
-    assert "checkpoint" not in read_json(fold(tmp_path) / "result-mp.json")
+    assert "potential" not in read_json(fold(tmp_path) / "result-mp.json")
 
 
 def test_a_run_keeps_the_commands_that_were_given_for_it(experiment, run, fake, tmp_path):

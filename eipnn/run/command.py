@@ -19,6 +19,7 @@ from eipnn.errors import UsageError
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
 from eipnn.run.checks import check_plans
+from eipnn.run.dry_run import show_plan
 from eipnn.run.execute import console, record_command, run_stage, say
 from eipnn.run.experiment import (
     ALL,
@@ -53,6 +54,7 @@ def run(
     alpha: list[Positive] | None = None,
     threads: Count | None = None,
     workers: Count = 1,
+    dry_run: bool = False,
 ) -> None:
     """Run an experiment: label, classify, pretrain, fine-tune, test.
 
@@ -71,6 +73,7 @@ def run(
         alpha: weight of EIP labels; several are searched on validation (default: the experiment's).
         threads: CPU threads of each training (default: torch's).
         workers: processes that label.
+        dry_run: tell what is done, what would run and how many gradient steps it takes, and do nothing.
     """
     given = {"strategy": strategy, "split": split, "seed": seed, "frames": frames}
     experiments = {file: read_experiment(file) for file in experiment}
@@ -91,11 +94,16 @@ def run(
         prepared.append((file, content, root, plans, what["strategy"]))
     rows: list[dict[str, Any]] = []
     for file, content, root, plans, strategies in prepared:
-        record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
         alphas = tuple(dict.fromkeys(alpha or content.alpha))
+        if dry_run:
+            show_plan(content, root, plans, strategies, alphas)
+            continue
+        record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
         results = run_experiment(content, root, plans, strategies, alphas, workers, threads)
         head = {"experiment": file.stem} if several else {}
         rows += [head | row for row in results]
+    if dry_run:
+        return
     console.print(results_table(rows))
     for line in best_on_validation(rows):
         say(line)
@@ -160,8 +168,8 @@ def run_strategy(plan: Plan, strategy: str, alphas: Sequence[float], threads: in
     row = best_trained(trained)
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
     write_json(plan.folder / f"result-{strategy}.json", row | {"alphas": scores})
-    best = str(stages[trained.index(row)].best)
-    return row | {"checkpoint": best, "hidden_dft": plan.experiment.rows[strategy].hidden_dft}
+    best = str(stages[trained.index(row)].potential)
+    return row | {"potential": best, "hidden_dft": plan.experiment.rows[strategy].hidden_dft}
 
 
 def best_trained(trained: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -283,7 +291,7 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"{head}{of}{best} has the {'lowest ' if of else ''}validation config MAE, {mean(scores[best]):.4f} eV "
             f"(n = {len(scores[best])}{with_frames}). Its potential of split {row['split']}, seed {row['seed']}: "
-            f"{row['checkpoint']}"
+            f"{row['potential']}"
         )
     return lines
 

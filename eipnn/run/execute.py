@@ -10,6 +10,7 @@ from rich.console import Console
 
 from eipnn.errors import InputError
 from eipnn.files import alone, digest_file, write_atomically, write_json
+from eipnn.potential import Potential
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
 from eipnn.run.choices import settled
@@ -49,6 +50,8 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
         config = stage.folder / "config.yaml"
         write_atomically(config, yaml.safe_dump(stage.config, sort_keys=False))
         _train(stage, threads)
+        if stage.potential in stage.outputs():
+            write_potential(stage.best, stage.potential)
         for command in stage.after:
             _call(stage, [command, "--config", str(config), "--ckpt_path", str(stage.best)], threads)
         result = stage.about | {
@@ -67,9 +70,14 @@ def _write(stage: Stage) -> None:
             write_atomically(file, text)
 
 
+def write_potential(checkpoint: Path, file: Path) -> None:
+    """Write the potential of a fine-tuned checkpoint, which calculators and `eipnn.load` read without the training."""
+    Potential.load(checkpoint).save(file)
+
+
 def _done_before(stage: Stage) -> dict[str, Any] | None:
     """The result of a finished stage. Where its files are gone or damaged: none, and what is due again is removed."""
-    done = _content(stage.done_file)
+    done = mapping_in(stage.done_file)
     if done is None:
         return None
     lost = stage.lost(done.get("files", {}))
@@ -78,6 +86,11 @@ def _done_before(stage: Stage) -> dict[str, Any] | None:
         return done
     how = "damaged" if lost[0].exists() else "gone"
     say(f"{stage.folder}: done before, but {lost[0].name} is {how}: made again")
+    if lost == [stage.potential]:  # or it was finished by a version that left none
+        write_potential(stage.best, stage.potential)
+        done["files"] |= {stage.potential.name: digest_file(stage.potential)}
+        write_json(stage.done_file, done)
+        return done
     if stage.best in lost:
         _begin_anew(stage)
     stage.done_file.unlink()  # last: this may be cut off
@@ -93,26 +106,26 @@ def _begin_anew(stage: Stage) -> None:
 def _train(stage: Stage, threads: int | None) -> None:
     """Train until ``fit.json`` tells of an end and the best checkpoint is whole."""
     config = str(stage.folder / "config.yaml")
-    if not _has_ended(stage):
-        resume = _whole_checkpoint(stage)
+    if not has_ended(stage):
+        resume = whole_checkpoint(stage)
         say(f"{stage.folder}: {'resumed' if resume else 'training'}")
-        _call(stage, ["fit", "--config", config, *resume], threads)
+        _call(stage, ["fit", "--config", config, *(["--ckpt_path", str(resume)] if resume else [])], threads)
         _check_ended(stage)
-    if not _is_whole(stage.best):  # since before it was resumed, and no later epoch was better
+    if not is_whole(stage.best):  # since before it was resumed, and no later epoch was better
         _begin_anew(stage)
         say(f"{stage.folder}: training")
         _call(stage, ["fit", "--config", config], threads)
         _check_ended(stage)
 
 
-def _has_ended(stage: Stage) -> bool:
-    fit = _content(stage.fit_file)
+def has_ended(stage: Stage) -> bool:
+    fit = mapping_in(stage.fit_file)
     return fit is not None and fit.get("ended") != "max_time"
 
 
 def _check_ended(stage: Stage) -> None:
     """Raise where a training that went well has not come to its end, or left nothing to go on with."""
-    fit = _content(stage.fit_file)
+    fit = mapping_in(stage.fit_file)
     if fit is None:
         raise StageError(
             f"{stage.folder}: the training was stopped before its last epoch and wrote no {stage.fit_file.name}; "
@@ -144,15 +157,12 @@ def say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _whole_checkpoint(stage: Stage) -> list[str]:
-    """The argument of `fit` to go on from the last epoch, or from the best where the last is damaged."""
-    for file in (stage.last, stage.best):
-        if file.exists() and _is_whole(file):
-            return ["--ckpt_path", str(file)]
-    return []
+def whole_checkpoint(stage: Stage) -> Path | None:
+    """The last epoch to go on from, or the best where the last is damaged."""
+    return next((file for file in (stage.last, stage.best) if file.exists() and is_whole(file)), None)
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint can be read; if not, that is said."""
     try:
         read_checkpoint(checkpoint)
@@ -171,7 +181,7 @@ def _call(stage: Stage, arguments: list[str], threads: int | None) -> None:
         )
 
 
-def _content(file: Path) -> dict[str, Any] | None:
+def mapping_in(file: Path) -> dict[str, Any] | None:
     """The mapping in a JSON file; none where there is no such file, or where it is damaged, which is said."""
     if not file.exists():
         return None
@@ -188,7 +198,7 @@ def _content(file: Path) -> dict[str, Any] | None:
 def _result(folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in ("fit.json", "test.json"):
-        result |= _content(folder / name) or {}
+        result |= mapping_in(folder / name) or {}
     result.pop("best_checkpoint", None)
     return result
 
@@ -198,7 +208,7 @@ def _move_outdated_aside(stage: Stage, fingerprint: str) -> None:
     begun = stage.folder / "begun.json"
     if not begun.exists():
         return
-    if (_content(begun) or {}).get("fingerprint") == fingerprint:
+    if (mapping_in(begun) or {}).get("fingerprint") == fingerprint:
         return
     number = 1
     while (aside := stage.folder.with_name(f"{stage.folder.name}.old-{number}")).exists():

@@ -14,7 +14,7 @@ from eipnn.files import digest_file, read_yaml
 from eipnn.labels import LabelStore
 from eipnn.reference import MODES
 from eipnn.run.strategy import STRATEGIES, Strategy, own_strategies
-from eipnn.structures import open_dft_and_pool, resolve_all, without_isolated_atoms
+from eipnn.structures import StructureStore, open_dft_and_pool, resolve_all, without_isolated_atoms
 
 STAGES = ("classify", "pretrain", "finetune")
 
@@ -102,11 +102,14 @@ class Experiment:
         return dict(getattr(self, name).get(part, {}))
 
     @cached_property
+    def structures(self) -> tuple[StructureStore, StructureStore]:
+        """The DFT structures and the pool, read once for all splits."""
+        return open_dft_and_pool(self.data["dft"], self.data.get("pool"), self.data.get("energy_key"))
+
+    @cached_property
     def ids(self) -> tuple[list[str], list[str]]:
-        """The ids of the DFT structures and of the pool, read once for all splits."""
-        data = self.data
-        sets = open_dft_and_pool(data["dft"], data.get("pool"), data.get("energy_key"))
-        dft, pool = (list(without_isolated_atoms(structures).ids) for structures in sets)
+        """The ids of both, without free atoms."""
+        dft, pool = (list(without_isolated_atoms(part).ids) for part in self.structures)
         return dft, pool
 
     @cached_property

@@ -59,6 +59,11 @@ class Stage:
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property
+    def potential(self) -> Path:
+        """What a fine-tuning leaves for simulations, made from its best checkpoint."""
+        return self.folder / "checkpoints" / "potential.pt"
+
+    @property
     def selection(self) -> Path:
         """What the classifier chose."""
         return self.folder / OUTPUTS["predict"]
@@ -75,7 +80,8 @@ class Stage:
 
     def outputs(self) -> list[Path]:
         """What a finished stage has left for others."""
-        return [self.best, *(self.folder / OUTPUTS[command] for command in self.after)]
+        potential = [self.potential] if self.about.get("stage") == "finetune" else []
+        return [self.best, *potential, *(self.folder / OUTPUTS[command] for command in self.after)]
 
     def lost(self, digests: dict[str, str]) -> list[Path]:
         """The outputs that are gone, or are no longer what they were at the end of the stage."""
@@ -95,10 +101,10 @@ class Stage:
         return digest_text(json.dumps(content, sort_keys=True))
 
     def batches(self, n_eip: int, processes: int = 1) -> int:
-        """Batches of an epoch with so many EIP labels beside the DFT frames for training."""
+        """Batches of an epoch with so many EIP labels beside the DFT frames for training, if it learns from these."""
         data = self.config["data"]["init_args"]
-        size, fraction = data.get("batch_size", 32), data.get("dft_fraction", 0.25)
-        return plan_batches(len(self.split.train), n_eip, size, fraction, processes).batches
+        n_dft = 0 if self.about.get("stage") == "pretrain" else len(self.split.train)
+        return plan_batches(n_dft, n_eip, data.get("batch_size", 32), data.get("dft_fraction", 0.25), processes).batches
 
 
 @dataclass(frozen=True)

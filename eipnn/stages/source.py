@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -328,7 +328,7 @@ def compare(source: Source) -> Comparison:
     )
 
 
-def selected(file: str | Path) -> dict[str, str]:
+def selected(file: str | Path | TextIO) -> dict[str, str]:
     """Id -> EIP of the configurations for which the classifier chose one (`selection.csv`)."""
     import pandas as pd
 

@@ -1,0 +1,167 @@
+"""`eipnn run --dry-run`: what is done, what would run, and how many gradient steps that takes."""
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from math import inf
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from eipnn.labels import LabelStore
+from eipnn.labels.store import IN_WORK, INDEX, PENDING, open_array, read_index
+from eipnn.potential.checkpoints import read_checkpoint
+from eipnn.run.choices import settled
+from eipnn.run.execute import console, has_ended, mapping_in, say, whole_checkpoint
+from eipnn.run.experiment import Experiment
+from eipnn.run.plan import Plan, Stage, in_order, lates
+from eipnn.stages.source import DFT, selected
+
+DONE, TRAINED = "done", "trained"
+
+
+class NotYetError(Exception):
+    """A value is known only when a stage before is done, or labels are made."""
+
+
+def show_plan(
+    experiment: Experiment, root: Path, plans: Sequence[Plan], strategies: Sequence[str], alphas: Sequence[float]
+) -> None:
+    """Print the labels to make and the stages, each with its state and gradient steps. Nothing is written."""
+    missing, total = labels_to_make(experiment, root / "labels")
+    if total:
+        say(f"{root / 'labels'}: {missing:,} of {total:,} labels are to be made")
+    shown: set[Path] = set()
+    left, exact = 0.0, True
+    for plan in plans:
+        frames = "" if plan.frames is None else f", {plan.frames} DFT frames"
+        table = Table(title=f"split {plan.split}, seed {plan.seed}{frames}", box=SIMPLE_HEAD)
+        for heading in ("stage", "for", "reads", "state"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("gradient steps", justify="right", no_wrap=True)
+        rows = {name: in_order(plan.row(name, alphas)) for name in strategies}
+        for stage in in_order([stage for stages in rows.values() for stage in stages]):
+            if stage.folder in shown:  # numbers of DFT frames share a pretraining
+                continue
+            shown.add(stage.folder)
+            name = os.path.relpath(stage.folder, plan.folder)
+            users = [name for name, stages in rows.items() if any(s.folder == stage.folder for s in stages)]
+            reads = dict.fromkeys(late.of.folder.name if late.of else late.what for late in lates(stage.inputs))
+            state, now, taken = outlook(stage, not missing)
+            trained = state.startswith((DONE, TRAINED))
+            steps, known = (taken, True) if trained else gradient_steps(stage, now)
+            left, exact = left + steps - taken, exact and known
+            table.add_row(name, ", ".join(users), ", ".join(reads), state, _number(steps, known))
+        console.print(table)
+    say(f"{root}: {_number(left, exact)} gradient steps to go; nothing was trained or written")
+
+
+def labels_to_make(experiment: Experiment, folder: Path) -> tuple[int, int]:
+    """How many labels `eipnn label` would make for this run, and how many there are to be."""
+    if experiment.eips is None:
+        return 0, 0
+    total = sum(map(len, experiment.structures)) * len(experiment.eip_names)
+    if not (folder / INDEX).exists():
+        return total, total
+    status = open_array(folder, "status", read_index(folder), "r")
+    return int(np.isin(status, (PENDING, IN_WORK)).sum()), total
+
+
+def outlook(stage: Stage, labelled: bool) -> tuple[str, Stage | None, int]:
+    """What `eipnn run` would do with a stage, the stage itself where all that it reads is known, and its steps so far.
+
+    Args:
+        stage: of a plan.
+        labelled: whether all labels are made.
+    """
+
+    def bring(before: Stage, what: str) -> str:
+        state, there, _ = outlook(before, labelled)
+        if there is None or (state != DONE and what not in ("fingerprint", "single_eip")):
+            raise NotYetError
+        return there.fingerprint()
+
+    now = None
+    unwritten = [f for f, text in stage.written.items() if isinstance(text, str) and not _holds(f, text)]
+    late = {late.what for late in lates([stage.inputs, stage.config, list(stage.written.values())])}
+    if (labelled or "labels" not in late) and not (unwritten and late & {"single_eip", "single", "best", "dft"}):
+        with suppress(NotYetError):
+            now = settled(stage, bring)
+    state, taken = _state(stage, now)
+    return state, now, taken
+
+
+def _state(stage: Stage, now: Stage | None) -> tuple[str, int]:
+    begun = stage.folder / "begun.json"
+    if not begun.exists():
+        return "will run", 0
+    if now is None:
+        return "will be run again where what it reads changes", 0
+    if (mapping_in(begun) or {}).get("fingerprint") != now.fingerprint():
+        return "outdated, will be run again", 0
+    done = mapping_in(stage.done_file)
+    lost = now.lost(done.get("files", {})) if done else [file for file in now.outputs() if not file.is_file()]
+    if done and not lost:
+        return DONE, done["result"].get("gradient_steps", 0)
+    if stage.best not in lost and has_ended(stage):
+        made = ", ".join(file.name for file in lost) or "its result"
+        return f"{TRAINED}, {made} will be made", (mapping_in(stage.fit_file) or {}).get("gradient_steps", 0)
+    if (checkpoint := whole_checkpoint(stage)) and not done:
+        content = read_checkpoint(checkpoint)
+        return f"resumes at epoch {content.get('epoch', -1) + 1}", content.get("global_step", 0)
+    return "will run", 0
+
+
+def gradient_steps(stage: Stage, now: Stage | None) -> tuple[float, bool]:
+    """Gradient steps of a whole training, and whether these are exact; else they are the most that it can take.
+
+    Args:
+        stage: of a plan.
+        now: the same, if all that it reads is known.
+    """
+    from eipnn.cli import MAX_EPOCHS  # here: it needs Lightning's parser
+
+    trainer, data = stage.config["trainer"], (now or stage).config["data"]["init_args"]
+    exact = "EarlyStopping" not in json.dumps(trainer.get("callbacks"))
+    devices = trainer.get("devices")
+    world = devices if isinstance(devices, int) and devices > 0 else 1
+    pool = len(stage.split.pool)
+    if isinstance(fixed := data.get("epoch_steps"), int):
+        batches = max(fixed // world, 1)
+    elif now is None and data.keys() & {"selection", "epoch_steps"}:
+        batches, exact = max(stage.batches(0, world), stage.batches(pool, world)), False
+    elif now and "selection" in data:
+        batches = stage.batches(_labelled(now), world)
+    else:
+        batches = stage.batches(pool if stage.about["stage"] == "pretrain" else 0, world)
+    limit = trainer.get("limit_train_batches") or 1.0
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = -(-batches // trainer.get("accumulate_grad_batches", 1))
+    ends = [trainer.get(name) for name in ("max_epochs", "max_steps")]
+    epochs, most = (inf if end == -1 else end for end in ends)
+    epochs = (MAX_EPOCHS if most is None else inf) if epochs is None else epochs
+    return min(epochs * steps, inf if most is None else most), exact
+
+
+def _labelled(stage: Stage) -> int:
+    """The structures of a selection for which the chosen EIP gave a label."""
+    data = stage.config["data"]["init_args"]
+    file = Path(data["selection"])
+    chosen = selected(io.StringIO(stage.written[file]) if file in stage.written else file)
+    store = LabelStore.open(data["labels"])
+    energies = store.energies_of([i for i, eip in chosen.items() if eip != DFT], store.eips)
+    columns = [store.eips.index(eip) for eip in chosen.values() if eip != DFT]
+    failed = np.isnan(energies[np.arange(len(columns)), columns])
+    return len(chosen) - int(failed.sum())
+
+
+def _holds(file: Path, text: str) -> bool:
+    return file.is_file() and file.read_bytes() == text.encode()
+
+
+def _number(steps: float, exact: bool) -> str:
+    return "no end" if steps == inf else f"{'' if exact else '<= '}{steps:,.0f}"
