@@ -4,7 +4,10 @@ import re
 
 import numpy as np
 from ase import Atoms
+from ase.geometry import complete_cell as with_full_rank
 from scipy.spatial import cKDTree
+
+from eipnn.neighbours import complete_cell
 
 FLAT = 1e-6  # smallest span of the periodic cell vectors, relative to their lengths
 COINCIDENT = 1e-3  # A; no two atoms of a real structure come this close
@@ -61,27 +64,26 @@ def _flat(atoms: Atoms) -> bool:
     lengths = np.linalg.norm(periodic, axis=1)
     if lengths.min() == 0:
         return True
-    # The product of the singular values is the length, area or volume that unit vectors span.
-    return bool(np.linalg.svd(periodic / lengths[:, None], compute_uv=False).prod() < FLAT)
+    unit = periodic / lengths[:, None]
+    return bool(np.linalg.det(unit @ unit.T) < FLAT**2)  # the square of the length, area or volume that they span
 
 
 def coincident_pair(atoms: Atoms) -> tuple[int, int] | None:
     """Two atoms (or an atom and another's periodic image) closer than `COINCIDENT`, None if there are none."""
     if len(atoms) < 2:
         return None
-    cell = atoms.cell.complete()
-    scaled = cell.scaled_positions(atoms.positions)  # (n_atoms, 3)
+    cell = with_full_rank(complete_cell(atoms))
+    inverse = np.linalg.inv(cell)
+    scaled = atoms.positions @ inverse  # (n_atoms, 3)
     # Twice: the first one turns -1e-20 into 1.0, which the tree takes for outside.
-    scaled[:, atoms.pbc] = scaled[:, atoms.pbc] % 1.0 % 1.0
-    # A period of 0 is an open axis. The tree's distance is in units of the longest cell vector, so the
-    # true one is checked below.
-    reach = COINCIDENT / np.linalg.svd(cell.array, compute_uv=False).min()
+    scaled = np.where(atoms.pbc, scaled % 1.0 % 1.0, scaled)
+    reach = COINCIDENT * float(np.linalg.norm(inverse))
     if reach >= 0.5:
         return None
-    tree = cKDTree(scaled, boxsize=atoms.pbc.astype(float))
-    for i, j in sorted(tree.query_pairs(reach)):
+    # The tree's distance is in units of the cell vectors, so the true one is checked. A period of 0 is an open axis.
+    for i, j in sorted(cKDTree(scaled, boxsize=atoms.pbc.astype(float)).query_pairs(reach)):
         delta = scaled[i] - scaled[j]
         delta[atoms.pbc] -= np.round(delta[atoms.pbc])
-        if np.linalg.norm(delta @ cell.array) < COINCIDENT:
+        if np.linalg.norm(delta @ cell) < COINCIDENT:
             return i, j
     return None

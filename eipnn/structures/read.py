@@ -19,30 +19,20 @@ from typing import Any, NamedTuple, TextIO, cast
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import iread
 from ase.io.formats import filetype, open_with_compression
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from eipnn.structures.check import geometry_problem, lost_cell
 from eipnn.structures.extxyz import read_extxyz
 from eipnn.structures.paths import Paths, StructureError, id_prefixes, resolve_all
 
-ENERGY_KEYS = (
-    "energy",
-    "energy_reference",
-    "reference_energy",
-    "dft_energy",
-    "ref_energy",
-)
-FORCES_KEYS = (
-    "forces",
-    "force",
-    "forces_reference",
-    "reference_forces",
-    "dft_forces",
-    "ref_forces",
-)
+ENERGY_KEYS = ("energy", "energy_reference", "reference_energy", "dft_energy", "ref_energy")
+FORCES_KEYS = ("forces", "force", "forces_reference", "reference_forces", "dft_forces", "ref_forces")
+RESULTS = frozenset(all_properties)
 SAME_ENERGY = 1e-6  # eV; two labels this close are one label, written twice
 DATABASES = (".db", ".json")
 
@@ -104,19 +94,22 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
     places: dict[str, tuple[Path, int]] = {}  # of each id
     for path, prefix in prefixes.items():
         first = len(frames)
-        for index, raw in enumerate(_raw_frames(path)):
-            atoms = _structure(raw, f"{prefix}_{index:06d}", f"{path}: frame {index}")
-            name = atoms.info["config_id"]
+        for index, atoms in enumerate(_raw_frames(path)):
+            name = atoms.info["config_id"] = str(atoms.info.get("config_id", f"{prefix}_{index:06d}"))
             where = f"{path}: frame {index} ({name})"
-            if name in places:
-                file, other = places[name]
+            file, other = places.setdefault(name, (path, index))
+            if (file, other) != (path, index):
                 raise StructureError(
                     f"{where}: frame {other}{'' if file == path else f' of {file}'} has the same config_id; "
                     "give every frame its own"
                 )
-            places[name] = path, index
-            if options.labels and (results := _labels(raw, where, options)):
-                atoms.calc = SinglePointCalculator(atoms, **results)
+            results = _take_off(atoms)
+            if not name or any(c in name for c in "\r\n,"):
+                raise StructureError(f"{where}: a config_id holds no comma or line break and is not empty")
+            if problem := geometry_problem(atoms) or lost_cell(atoms):
+                raise StructureError(f"{where}: {problem}")
+            if options.labels and (labels := _labels(atoms, results, where, options)):
+                atoms.calc = SinglePointCalculator(atoms, **labels)
             if options.require_energy and energy(atoms) is None:
                 raise StructureError(
                     f"{where}: has no energy, and one is due here; name its key with energy_key or remove this frame"
@@ -182,32 +175,25 @@ def _check_elements(dump: Path) -> None:
         )
 
 
-def _structure(raw: Atoms, default_id: str, where: str) -> Atoms:
-    """The frame without labels, its geometry and id checked."""
-    atoms = raw.copy()
-    # Constraints would mask the forces that the file gives.
+def _take_off(atoms: Atoms) -> dict[str, Any]:
+    """What ASE takes for results of a calculator, which is taken off, as are constraints: they would mask forces."""
+    results = dict(atoms.calc.results) if atoms.calc is not None else {}
+    for entries in (atoms.info, atoms.arrays):
+        for name in RESULTS.intersection(entries):
+            results.setdefault(name, entries.pop(name))
+    atoms.calc = None
     atoms.set_constraint()
-    name = str(raw.info.get("config_id", default_id))
-    atoms.info["config_id"] = name
-    if not name or any(c in name for c in "\r\n,"):
-        raise StructureError(f"{where} ({name}): a config_id holds no comma or line break and is not empty")
-    if problem := geometry_problem(atoms) or lost_cell(atoms):
-        raise StructureError(f"{where} ({name}): {problem}")
-    return atoms
-
-
-def _labels(raw: Atoms, where: str, options: Options) -> dict[str, Any]:
-    recognised = dict(raw.calc.results) if raw.calc is not None else {}
-    found_energy = _label({**raw.info, **recognised}, "energy", ENERGY_KEYS, options.energy_key, where)
-    found_forces = _label({**raw.arrays, **recognised}, "forces", FORCES_KEYS, options.forces_key, where)
-    results: dict[str, Any] = {}
-    if found_energy is not None:
-        results["energy"] = _checked(found_energy, (), "energy", where)
-    if found_forces is not None:
-        results["forces"] = _checked(found_forces, (len(raw), 3), "forces", where)
-    if "stress" in recognised:
-        results["stress"] = np.asarray(recognised["stress"])
     return results
+
+
+def _labels(atoms: Atoms, results: dict[str, Any], where: str, options: Options) -> dict[str, Any]:
+    energy = _label(atoms.info | results, "energy", ENERGY_KEYS, options.energy_key, where)
+    forces = _label(atoms.arrays | results, "forces", FORCES_KEYS, options.forces_key, where)
+    stress = results.get("stress")
+    if stress is not None and np.size(stress) == 9:
+        stress = full_3x3_to_voigt_6_stress(np.reshape(stress, (3, 3)))
+    found = ("energy", energy, ()), ("forces", forces, (len(atoms), 3)), ("stress", stress, (6,))
+    return {kind: _checked(value, shape, kind, where) for kind, value, shape in found if value is not None}
 
 
 def _label(entries: dict[str, Any], kind: str, keys: Sequence[str], named: str | None, where: str) -> Any:
@@ -215,17 +201,16 @@ def _label(entries: dict[str, Any], kind: str, keys: Sequence[str], named: str |
     if named is not None and named in entries:
         return entries[named]
     wanted = keys if named is None else (named.lower(),)
-    candidates = [key for key in entries if key.lower() in wanted]
-    candidates.sort(key=lambda key: wanted.index(key.lower()))
-    if not candidates:
+    found = sorted((wanted.index(key.lower()), key) for key in entries if key.lower() in wanted)
+    if not found:
         return None
-    for other in candidates[1:]:
-        if not _same(entries[candidates[0]], entries[other]):
+    first, *others = (key for _, key in found)
+    for other in others:
+        if not _same(entries[first], entries[other]):
             raise StructureError(
-                f"{where}: the keys {candidates[0]!r} and {other!r} give different {kind}; "
-                f"name the one to use with {kind}_key"
+                f"{where}: the keys {first!r} and {other!r} give different {kind}; name the one to use with {kind}_key"
             )
-    return entries[candidates[0]]
+    return entries[first]
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -244,7 +229,7 @@ def _checked(value: Any, shape: tuple[int, ...], kind: str, where: str) -> Any:
         ) from None
     if array.shape != shape:
         raise StructureError(f"{where}: {kind} has the shape {array.shape}, not {shape}; name another {kind}_key")
-    if not np.isfinite(array).all():
+    if kind != "stress" and not np.isfinite(array).all():  # which stands for no stress
         raise StructureError(f"{where}: {kind} is NaN or infinite; correct or remove this frame")
     return array if shape else float(array)
 
