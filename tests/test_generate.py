@@ -196,7 +196,7 @@ def test_errors_name_kind_parent_and_mend() -> None:
         make_prototypes(["Mn"], [], None, [], 32)
     with pytest.raises(InputError, match="'Xx' is no chemical symbol"):
         make_prototypes(["Xx"], [], None, [], 32)
-    broken = replace(recipe().dynamics, eip=EIP("emt", "ase", "ase.calculators.emt.EMT"))
+    broken = recipe().md._replace(eip=EIP("emt", "ase", "ase.calculators.emt.EMT"))
     salt = recipe(frames=[Frame("salt", bulk("NaCl", "rocksalt", 5.64))], dynamics=broken)
     with pytest.raises(InputError, match=r"md: parent salt: .*last: emt: .*--eip"):
         make(salt, "md", [0])

@@ -52,7 +52,7 @@ def test_bundled_store() -> None:
     assert np.isfinite(store.energies).all()
     assert store.forces("Si_00000").shape == (6, 8, 3)
     two = store.energies_of(["Si_100000", "Si_00000"], ["sw", "edip"])
-    row = store.row("Si_100000")
+    row = store.ids.index("Si_100000")
     assert two[0].tolist() == [store.energies[row, 3], store.energies[row, 1]]
     assert two[1].tolist() == [store.energies[0, 3], store.energies[0, 1]]
     assert store.energies_of([], ["sw"]).shape == (0, 1)

@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 from eipnn.eips import EIP, EIPError, load_eips
 from eipnn.files import DiskFullError
 from eipnn.labels import LabelError, LabelStore, engine, label_structures, store
-from eipnn.labels.engine import START_LIMIT
-from eipnn.labels.handle import Handle
+from eipnn.labels.handle import START_LIMIT, Handle
 from eipnn.labels.store import DONE, FAILED, IN_WORK, PENDING, create, describe
 from eipnn.structures import read_structures
 

@@ -1,5 +1,6 @@
 """The command `eipnn generate`."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -9,20 +10,12 @@ from typing import Annotated
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from eipnn.command_line import Count, Natural, Positive, Seed, Which
 from eipnn.eips import EIP, load_eips, named_sets
 from eipnn.errors import InputError
-from eipnn.generate.distance import (
-    DistanceRule,
-    closest,
-    parents_rule,
-    uniform_rule,
-)
-from eipnn.generate.parents import COORDINATION, Frame, Prototype, make_prototypes, read_parents
+from eipnn.generate.distance import neighbours, parents_rule, uniform_rule
+from eipnn.generate.parents import COORDINATION, make_prototypes, read_parents
 from eipnn.generate.pool import make_pool
 from eipnn.generate.recipe import KINDS, Dynamics, Recipe
 from eipnn.structures import Split, read_structures, write_split
@@ -108,65 +101,36 @@ def generate(
     for problem, found in problems.items():
         if found:
             raise InputError(problem)
-    console = Console(stderr=True)
     frames, total, parts = read_parents(files, split)
     crystals = make_prototypes(elements, prototypes, lattice_constant, frames, max_atoms)
-    present = _elements(frames, elements)
-    rule = _rule(frames, crystals, min_distance)
-    console.print(
-        f"parents: {len(frames)} of {total} frames, {len(crystals)} prototypes; shortest distances "
-        f"allowed (A): {rule.text(atomic_numbers[e] for e in present)}",
-        soft_wrap=True,
-        highlight=False,
+    present = sorted({*elements, *(symbol for frame in frames for symbol in frame.atoms.symbols)})
+    rule = (
+        uniform_rule(min_distance)
+        if min_distance
+        else parents_rule([f.atoms for f in frames], min((c.shortest() for c in crystals), default=np.inf))
     )
-    dynamics = None
-    if eip:
-        dynamics = Dynamics(_covering(eip, present), temperatures, timestep, md_steps)
-    recipe = Recipe(
-        frames,
-        crystals,
-        rule,
-        seed=seed,
-        max_atoms=max_atoms,
-        rattle_max=rattle_max,
-        strain_max=strain_max,
-        volumes=volumes,
-        dynamics=dynamics,
+    shortest = rule.text(atomic_numbers[e] for e in present)
+    print(
+        f"parents: {len(frames)} of {total} frames, {len(crystals)} prototypes; shortest distances allowed (A): "
+        f"{shortest}",
+        file=sys.stderr,
     )
+    dynamics = Dynamics(_covering(eip, present), temperatures, timestep, md_steps) if eip else None
+    recipe = Recipe(frames, crystals, rule, seed, max_atoms, rattle_max, strain_max, volumes, dynamics)
     made = make_pool(recipe, counts, output, workers, shown=True)
     pool = read_structures(output)
     if pool_split:
         ids = tuple(atoms.info["config_id"] for atoms in pool)
         write_split(replace(parts or Split((), (), (), ()), pool=ids), pool_split)
-    Console().print(summary(pool))
-    console.print(f"{output}: {len(pool)} structures, {made} of them new", soft_wrap=True)
-
-
-def _elements(frames: Sequence[Frame], elements: Sequence[str]) -> list[str]:
-    return sorted({*elements, *(symbol for f in frames for symbol in set(f.atoms.symbols))})
-
-
-def _rule(frames: Sequence[Frame], prototypes: Sequence[Prototype], minimum: float | None) -> DistanceRule:
-    if minimum is not None:
-        return uniform_rule(minimum)
-    ideal = min((prototype.shortest() for prototype in prototypes), default=np.inf)
-    return parents_rule([frame.atoms for frame in frames], ideal)
+    print(summary(pool))
+    print(f"{output}: {len(pool)} structures, {made} of them new", file=sys.stderr)
 
 
 def _covering(text: str, elements: Sequence[str]) -> EIP:
-    """The EIP that `text` names. Raises `InputError` where it does not cover the elements."""
-    eip = _eip(text)
-    covered = eip.elements()
-    if covered is not None and not set(elements) <= covered:
-        raise InputError(
-            f"--eip {text}: {eip.name} covers {', '.join(sorted(covered))}, and the parents hold "
-            f"{', '.join(elements)}; name another potential, or other parents"
-        )
-    return eip
+    """One EIP of a set, by its name after a colon or because it is alone.
 
-
-def _eip(text: str) -> EIP:
-    """One EIP of a set, by its name after a colon or because it is alone."""
+    Raises `InputError` where it does not cover the elements.
+    """
     source, _, name = text.rpartition(":")
     if text in named_sets() or Path(text).is_file() or not source:
         source, name = text, ""
@@ -175,30 +139,35 @@ def _eip(text: str) -> EIP:
     if len(found) != 1:
         names = ", ".join(eip.name for eip in eips)
         raise InputError(f"--eip {text}: name one of {names}, as in {source}:{eips[0].name}")
+    covered = found[0].elements()
+    if covered is not None and not set(elements) <= covered:
+        raise InputError(
+            f"--eip {text}: {found[0].name} covers {', '.join(sorted(covered))}, and the parents hold "
+            f"{', '.join(elements)}; name another potential, or other parents"
+        )
     return found[0]
 
 
-def summary(pool: Sequence[Atoms]) -> Table:
-    """Kind, number, atoms, closest distance, volume per atom of fully periodic cells, and draws."""
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("kind", no_wrap=True)
-    for heading in ("number", "atoms", "closest\n(A)", "volume\n(A^3/atom)", "draws\n(mean)"):
-        table.add_column(heading, justify="right", no_wrap=True)
+def summary(pool: Sequence[Atoms]) -> str:
+    """Kind, number, atoms, closest distance, volume per atom of fully periodic cells, and draws, as a table."""
+    import pandas as pd  # here: the help need not wait for it
+
+    lines = []
     for kind, group in groupby(pool, lambda atoms: str(atoms.info["kind"])):
         structures = list(group)
         volumes = [a.get_volume() / len(a) for a in structures if a.pbc.all()]
-        table.add_row(
-            kind,
-            str(len(structures)),
-            _range([len(atoms) for atoms in structures], "d"),
-            f"{min(closest(atoms) for atoms in structures):.2f}",
-            _range(volumes, ".1f"),
-            f"{np.mean([atoms.info['draws'] for atoms in structures]):.1f}",
+        lines.append(
+            {
+                "kind": kind,
+                "number": len(structures),
+                "atoms": _range([len(atoms) for atoms in structures], "d"),
+                "closest\n(A)": min(neighbours(atoms)[2].min(initial=np.inf) for atoms in structures),
+                "volume\n(A^3/atom)": _range(volumes, ".1f"),
+                "draws\n(mean)": np.mean([atoms.info["draws"] for atoms in structures]),
+            }
         )
-    return table
+    return pd.DataFrame(lines).to_markdown(index=False, tablefmt="simple", floatfmt=("", "", "", ".2f", "", ".1f"))
 
 
 def _range(values: Sequence[float], form: str) -> str:
-    if not values:
-        return "-"
-    return f"{min(values):{form}} to {max(values):{form}}"
+    return f"{min(values):{form}} to {max(values):{form}}" if values else "-"

@@ -13,7 +13,7 @@ LOOKS, LOOK = 10, 10  # frames with atoms too close: how often one is taken so m
 
 
 class Unfit(Exception):
-    """A trajectory that gives no frames; the message tells why."""
+    """A draw that gives no structure; the message tells why."""
 
 
 def trajectory(rng: np.random.Generator, atoms: Atoms, dynamics: Dynamics, rule: DistanceRule) -> list[Atoms]:

@@ -8,12 +8,17 @@ from ase import Atoms
 from eipnn.errors import InputError
 from eipnn.generate.distance import DistanceRule
 from eipnn.generate.dynamics import PICKS, Unfit, trajectory
-from eipnn.generate.parents import Frame, Prototype
 from eipnn.generate.recipe import Recipe
 
 TRIES = 200  # draws of a structure
 MD_TRIES = 10  # trajectories of one number
 TRIALS = 300  # places tried for an atom of a packing
+MENDS = {
+    "rattle": "lower --rattle-max",
+    "strain": "lower --strain-max, raise --volumes",
+    "packed": "raise --volumes",
+    "md": "lower --temperatures, name another --eip",
+}
 
 
 def make(recipe: Recipe, kind: str, numbers: list[int]) -> list[Atoms]:
@@ -25,70 +30,53 @@ def make(recipe: Recipe, kind: str, numbers: list[int]) -> list[Atoms]:
     Raises:
         InputError: no draw kept the atoms apart, or the potential fails.
     """
-    md = kind == "md"
-    made = _follow(recipe, numbers) if md else [_draw(recipe, kind, n) for n in numbers]
+    if kind == "md":
+        what = f"trajectories of numbers {numbers[0]} to {numbers[-1]}"
+        # always run to its end, so that a frame does not depend on how many are asked
+        frames = _drawn(recipe, kind, numbers[0] // PICKS, MD_TRIES, what)
+        made = [frames[number % PICKS] for number in numbers]
+    else:
+        made = [_drawn(recipe, kind, n, TRIES, f"draws of number {n}")[0] for n in numbers]
     for number, atoms in zip(numbers, made, strict=True):
-        first = {"config_id": f"{kind}-{number:06d}", "kind": kind}
-        atoms.info = first | atoms.info
+        atoms.info = {"config_id": f"{kind}-{number:06d}", "kind": kind} | atoms.info
     return made
 
 
-def _draw(recipe: Recipe, kind: str, number: int) -> Atoms:
+def _drawn(recipe: Recipe, kind: str, number: int, tries: int, what: str) -> list[Atoms]:
+    """What the first draw that keeps the atoms apart gives; the random numbers are those of `number`."""
     rng = recipe.rng(kind, number)
     parent = recipe.pick(kind, rng)
-    for draws in range(1, TRIES + 1):
-        made = _once(recipe, kind, rng, parent.draw(rng))
-        if made is not None and not recipe.rule.broken(made):
-            made.info.update(parent=parent.name, draws=draws)
-            return made
-    raise _too_close(recipe, kind, parent, f"{TRIES} draws of number {number}")
+    last = ""
+    for draws in range(1, tries + 1):
+        try:
+            made = _once(recipe, kind, rng, parent.draw(rng))
+        except Unfit as error:
+            last = f" (last: {error})" if kind == "md" else ""
+            continue
+        for atoms in made:
+            atoms.info.update(parent=parent.name, draws=draws)
+        return made
+    numbers = parent.draw(np.random.default_rng(0)).numbers.tolist()
+    raise InputError(
+        f"{kind}: parent {parent.name}: {tries} {what}{last} failed, none of which kept the distances "
+        f"{recipe.rule.text(numbers)} (A); {MENDS[kind]}, lower --min-distance, or leave this parent out"
+    )
 
 
-def _once(recipe: Recipe, kind: str, rng: np.random.Generator, atoms: Atoms) -> Atoms | None:
+def _once(recipe: Recipe, kind: str, rng: np.random.Generator, atoms: Atoms) -> list[Atoms]:
+    """One draw. Raises `Unfit` where atoms are too close."""
+    if kind != "strain":
+        atoms = supercell(rng, atoms, recipe.max_atoms)
     match kind:
         case "rattle":
-            return rattled(rng, supercell(rng, atoms, recipe.max_atoms), recipe.rattle_max)
+            atoms = rattled(rng, atoms, recipe.rattle_max)
         case "strain":
-            return strained(rng, atoms, recipe.strain_max, recipe.volumes)
-    atoms = supercell(rng, atoms, recipe.max_atoms)
-    return packed(rng, atoms, recipe.strain_max, recipe.volumes, recipe.rule)
-
-
-def _follow(recipe: Recipe, numbers: list[int]) -> list[Atoms]:
-    """Frames of one trajectory. It is always run to its end, so that a frame does not depend on how many are asked."""
-    rng = recipe.rng("md", numbers[0] // PICKS)
-    parent = recipe.pick("md", rng)
-    reason = ""
-    for draws in range(1, MD_TRIES + 1):
-        start = supercell(rng, parent.draw(rng), recipe.max_atoms)
-        if recipe.rule.broken(start):
-            reason = "atoms of the parent are too close"
-            continue
-        assert recipe.dynamics is not None  # `Recipe.digest` has asked for it
-        try:
-            frames = trajectory(rng, start, recipe.dynamics, recipe.rule)
-        except Unfit as error:
-            reason = str(error)
-            continue
-        for atoms in frames:
-            atoms.info.update(parent=parent.name, draws=draws)
-        return [frames[number % PICKS] for number in numbers]
-    tries = f"{MD_TRIES} trajectories of numbers {numbers[0]} to {numbers[-1]} (last: {reason})"
-    raise _too_close(recipe, "md", parent, tries)
-
-
-def _too_close(recipe: Recipe, kind: str, parent: Frame | Prototype, tries: str) -> InputError:
-    mend = {
-        "rattle": "lower --rattle-max",
-        "strain": "lower --strain-max, raise --volumes",
-        "packed": "raise --volumes",
-        "md": "lower --temperatures, name another --eip",
-    }[kind]
-    numbers = parent.draw(np.random.default_rng(0)).numbers.tolist()
-    return InputError(
-        f"{kind}: parent {parent.name}: {tries} failed, none of which kept the distances "
-        f"{recipe.rule.text(numbers)} (A); {mend}, lower --min-distance, or leave this parent out"
-    )
+            atoms = strained(rng, atoms, recipe.strain_max, recipe.volumes)
+        case "packed":
+            atoms = packed(rng, atoms, recipe.strain_max, recipe.volumes, recipe.rule)
+    if recipe.rule.broken(atoms):
+        raise Unfit("atoms of the parent are too close")
+    return trajectory(rng, atoms, recipe.md, recipe.rule) if kind == "md" else [atoms]
 
 
 def supercell(rng: np.random.Generator, atoms: Atoms, max_atoms: int) -> Atoms:
@@ -139,15 +127,11 @@ def _deformation(
 
 
 def packed(
-    rng: np.random.Generator,
-    atoms: Atoms,
-    largest: float,
-    volumes: tuple[float, float],
-    rule: DistanceRule,
-) -> Atoms | None:
-    """Random sequential packing of the same atoms in a strained cube; None where an atom found no place.
+    rng: np.random.Generator, atoms: Atoms, largest: float, volumes: tuple[float, float], rule: DistanceRule
+) -> Atoms:
+    """Random sequential packing of the same atoms in a strained cube; the volume per atom is around that of `atoms`.
 
-    The volume per atom is drawn around that of `atoms`.
+    Raises `Unfit` where an atom found no place.
     """
     deformation, info = _deformation(rng, largest, volumes)
     cell = np.cbrt(atoms.get_volume()) * deformation
@@ -160,6 +144,6 @@ def packed(
         distances = np.linalg.norm(apart @ cell, axis=-1)
         free = (distances >= rule.shortest[number, numbers[:k]]).all(axis=1)
         if not free.any():
-            return None
+            raise Unfit("an atom found no place")
         places = np.vstack([places, trials[free.argmax()]])
     return Atoms(numbers, scaled_positions=places, cell=cell, pbc=True, info=info)

@@ -70,12 +70,12 @@ class Prototype:
         atoms = self.sites()
         atoms.symbols[:] = _occupation(rng, sorted(self.spacing), len(atoms))
         mean = float(np.mean([self.spacing[symbol] for symbol in atoms.symbols]))
-        atoms.set_cell(atoms.cell * _bond(mean, self.structure), scale_atoms=True)
+        atoms.set_cell(atoms.cell * (mean - _shorter(self.structure)), scale_atoms=True)
         return atoms
 
     def shortest(self) -> float:
         """The shortest distance (A) that `draw` can give."""
-        return _bond(min(self.spacing.values()), self.structure)
+        return min(self.spacing.values()) - _shorter(self.structure)
 
     def description(self) -> list[Any]:
         """Plain values that say what it is."""
@@ -89,26 +89,19 @@ def _occupation(rng: np.random.Generator, elements: list[str], n: int) -> np.nda
     return rng.permutation(np.repeat(elements, np.diff(edges) - 1))
 
 
-def _bond(spacing: float, structure: str) -> float:
-    """Distance (A) of neighbours in a structure from that at coordination 12."""
-    return spacing - PAULING * float(np.log10(12 / COORDINATION[structure]))
+def _shorter(structure: str) -> float:
+    """How much closer (A) neighbours are in a structure than at coordination 12."""
+    return PAULING * float(np.log10(12 / COORDINATION[structure]))
 
 
 def unit_crystal(structure: str) -> Atoms:
     """A conventional cell with neighbours 1 A apart; the atoms are placeholders."""
-    match structure:
-        case "fcc":
-            return bulk("H", "fcc", a=2**0.5, cubic=True)
-        case "bcc":
-            return bulk("H", "bcc", a=2 / 3**0.5, cubic=True)
-        case "diamond":
-            return bulk("H", "diamond", a=4 / 3**0.5, cubic=True)
-        case "hcp":
-            return bulk("H", "hcp", a=1.0, orthorhombic=True)
-    return bulk("H", "sc", a=1.0)
+    lengths = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "diamond": 4 / 3**0.5}
+    shape = {"orthorhombic": structure == "hcp", "cubic": structure in lengths}
+    return bulk("H", structure, a=lengths.get(structure, 1.0), **shape)
 
 
-def read_parents(files: Sequence[str], split: Split | str | None) -> tuple[list[Frame], int, Split | None]:
+def read_parents(files: Sequence[str], split: str | None) -> tuple[list[Frame], int, Split | None]:
     """The user's frames; with a split those of its training part alone.
 
     Children of test frames in the pool would tell a network what it is tested on, and children of validation
@@ -126,8 +119,8 @@ def read_parents(files: Sequence[str], split: Split | str | None) -> tuple[list[
     found = open_structures(files, labels=False) if files else StructureStore.of([])
     structures = without_isolated_atoms(found)
     ids = structures.ids
-    chosen = _split(split, ids) if isinstance(split, str) else split
-    if chosen is not None:
+    chosen = _split(split, ids) if split else None
+    if chosen:
         replace(chosen, val=(), test=(), pool=()).check(ids, (), str(split))
     train = set(ids if chosen is None else chosen.train)
     frames = [
@@ -169,7 +162,8 @@ def make_prototypes(
             raise InputError(f"--elements: {element!r} is no chemical symbol; write Al or Ag Au")
     if not elements:
         return []
-    order = structures or _own_first(elements[0])
+    state: dict[str, Any] = reference_states[atomic_numbers[elements[0]]] or {}
+    order = structures or sorted(COORDINATION, key=lambda structure: structure != state.get("symmetry"))
     spacing = _spacings(elements, order[0], lattice_constant, frames)
     crystals = [
         Prototype(structure, repeats, spacing)
@@ -182,32 +176,26 @@ def make_prototypes(
     return small
 
 
-def _own_first(element: str) -> tuple[str, ...]:
-    own = (reference_states[atomic_numbers[element]] or {}).get("symmetry")
-    return tuple(sorted(COORDINATION, key=lambda structure: structure != own))
-
-
 def _spacings(elements: Sequence[str], first: str, constant: float | None, frames: Sequence[Frame]) -> dict[str, float]:
+    """For each element the distance (A) of neighbours at coordination 12."""
     unit = unit_crystal(first)
-    if constant is not None:
-        return dict.fromkeys(elements, _spacing(first, constant / unit.cell.lengths()[0]))
     volumes = [f.atoms.get_volume() / len(f.atoms) for f in frames if f.atoms.pbc.all()]
-    if volumes:
+    if constant is not None:
+        bond = constant / unit.cell.lengths()[0]
+    elif volumes:
         bond = float(np.median(volumes) / (unit.get_volume() / len(unit))) ** (1 / 3)
-        return dict.fromkeys(elements, _spacing(first, bond))
-    return {element: _own_spacing(element) for element in elements}
+    else:
+        return {element: _own_spacing(element) for element in elements}
+    return dict.fromkeys(elements, bond + _shorter(first))
 
 
 def _own_spacing(element: str) -> float:
     """From ASE's table of the elements' crystals."""
     state: dict[str, Any] = reference_states[atomic_numbers[element]] or {}
-    if state.get("symmetry") not in COORDINATION:
+    own = state.get("symmetry")
+    if own not in COORDINATION:
         raise InputError(
-            f"--elements {element}: the crystal of the element is none of {', '.join(COORDINATION)}; "
-            "give --lattice-constant, of the first of --prototypes"
+            f"--elements {element}: the crystal of the element is none of {', '.join(COORDINATION)}; give "
+            "--lattice-constant, of the first of --prototypes"
         )
-    return _spacing(state["symmetry"], state["a"] / unit_crystal(state["symmetry"]).cell.lengths()[0])
-
-
-def _spacing(structure: str, bond: float) -> float:
-    return bond + PAULING * float(np.log10(12 / COORDINATION[structure]))
+    return state["a"] / unit_crystal(own).cell.lengths()[0] + _shorter(own)

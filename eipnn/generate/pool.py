@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ase.io import write
 from ase.io.extxyz import key_val_str_to_dict
@@ -39,36 +40,20 @@ def make_pool(recipe: Recipe, counts: Mapping[str, int], file: Path, workers: in
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     digests = {kind: recipe.digest(kind) for kind in KINDS if counts.get(kind)}
-    lock = file.with_name(f".{file.name}.lock")
+    wanted = [f"{kind}-{k:06d}" for kind in digests for k in range(counts[kind])]
+    lock, journal = (file.with_name(f".{file.name}.{end}") for end in ("lock", "part"))
     with alone(lock, file, "eipnn generate"):
         try:
-            return _make_under_lock(recipe, digests, counts, file, workers, shown)
+            texts = _existing(file, digests, set(wanted)) | _resumed(journal, digests)
+            groups = [(kind, group) for kind in digests for group in _missing(kind, counts[kind], texts)]
+            jobs = [delayed(_texts)(recipe, kind, digests[kind], group) for kind, group in groups]
+            made = _make_all(jobs, sum(len(group) for _, group in groups), journal, workers, shown)
+            texts |= made
+            write_atomically(file, "".join(texts[name] for name in wanted))
+            journal.unlink(missing_ok=True)  # where structures are kept as they are made, until all are there
+            return len(made)
         finally:
             lock.unlink(missing_ok=True)
-
-
-def _make_under_lock(
-    recipe: Recipe,
-    digests: Mapping[str, str],
-    counts: Mapping[str, int],
-    file: Path,
-    workers: int,
-    shown: bool,
-) -> int:
-    wanted = [f"{kind}-{k:06d}" for kind in digests for k in range(counts[kind])]
-    texts = _existing(file, digests, set(wanted))
-    texts |= _resumed(_journal(file), digests)
-    missing = {kind: _missing(kind, counts[kind], texts) for kind in digests}
-    made = _make_all(recipe, digests, missing, _journal(file), workers, shown)
-    texts |= made
-    write_atomically(file, "".join(texts[name] for name in wanted))
-    _journal(file).unlink(missing_ok=True)
-    return len(made)
-
-
-def _journal(file: Path) -> Path:
-    """Where structures are kept as they are made, until all are there."""
-    return file.with_name(f".{file.name}.part")
 
 
 def _split_frames(text: str) -> Iterator[tuple[str, str, str]]:
@@ -127,27 +112,18 @@ def _resumed(journal: Path, digests: Mapping[str, str]) -> dict[str, str]:
     return texts
 
 
-def _missing(kind: str, count: int, texts: Mapping[str, str]) -> list[list[int]]:
+def _missing(kind: str, count: int, texts: Mapping[str, str]) -> Iterator[list[int]]:
     """The numbers still to be made, in the groups that are made in one go."""
     size = PICKS if kind == "md" else BLOCK
-    groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    left = [[k for k in group if f"{kind}-{k:06d}" not in texts] for group in groups]
-    return [group for group in left if group]
+    for start in range(0, count, size):
+        if group := [k for k in range(start, min(start + size, count)) if f"{kind}-{k:06d}" not in texts]:
+            yield group
 
 
-def _make_all(
-    recipe: Recipe,
-    digests: Mapping[str, str],
-    missing: Mapping[str, list[list[int]]],
-    journal: Path,
-    workers: int,
-    shown: bool,
-) -> dict[str, str]:
-    total = sum(len(group) for groups in missing.values() for group in groups)
-    if not total:
-        return {}
-    jobs = (delayed(_texts)(recipe, kind, digests[kind], group) for kind, groups in missing.items() for group in groups)
+def _make_all(jobs: list[Any], total: int, journal: Path, workers: int, shown: bool) -> dict[str, str]:
     texts: dict[str, str] = {}
+    if not jobs:
+        return texts
     try:
         with (
             told_when_full(journal.parent),

@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,26 +18,21 @@ KINDS = ("rattle", "strain", "packed", "md")
 FORM = 1  # raised where the same recipe comes to give other structures
 
 
-@dataclass(frozen=True)
-class Dynamics:
-    """Molecular dynamics under one EIP.
-
-    Args:
-        eip: the potential.
-        temperatures: lowest and highest, K.
-        timestep: fs.
-        steps: between two frames that are kept.
-    """
+class Dynamics(NamedTuple):
+    """Molecular dynamics under one EIP."""
 
     eip: EIP
     temperatures: tuple[float, float] = (300.0, 1500.0)
+    """Lowest and highest, K."""
     timestep: float = 2.0
+    """fs."""
     steps: int = 200
+    """Between two frames that are kept."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What structures are made from, and how.
+    """What structures are made from, and how: the options of `eipnn generate`.
 
     Args:
         frames: the user's frames.
@@ -45,9 +40,9 @@ class Recipe:
         rule: distances that no structure goes below.
         seed: not negative.
         max_atoms: cells of `rattle`, `packed` and `md` are repeated up to so many atoms.
-        rattle_max: largest standard deviation of a displacement along an axis, A.
-        strain_max: largest component of a strain, before the volume is scaled.
-        volumes: lowest and highest volume relative to the parent's, for `strain` and `packed`.
+        rattle_max: A.
+        strain_max: before the volume is scaled.
+        volumes: relative to the parent's, for `strain` and `packed`.
         dynamics: for `md`.
     """
 
@@ -59,7 +54,14 @@ class Recipe:
     rattle_max: float = 0.3
     strain_max: float = 0.1
     volumes: tuple[float, float] = (0.85, 1.25)
-    dynamics: Dynamics | None = field(default=None)
+    dynamics: Dynamics | None = None
+
+    @property
+    def md(self) -> Dynamics:
+        """The dynamics. Raises `InputError` where there are none."""
+        if self.dynamics is None:
+            raise InputError("md: needs a potential; give --eip")
+        return self.dynamics
 
     def rng(self, kind: str, number: int) -> np.random.Generator:
         """The random numbers of one structure (of `md`: of one trajectory)."""
@@ -98,7 +100,5 @@ class Recipe:
                 return [self.strain_max, self.volumes]
             case "packed":
                 return [self.max_atoms, self.strain_max, self.volumes]
-        md = self.dynamics
-        if md is None:
-            raise InputError("md: needs a potential; give --eip")
-        return [self.max_atoms, md.eip.description(), md.temperatures, md.timestep, md.steps]
+        eip, *others = self.md
+        return [self.max_atoms, eip.description(), *others]

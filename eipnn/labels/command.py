@@ -3,16 +3,14 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 from ase.data import chemical_symbols
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
 from eipnn.command_line import Count, Positive
 from eipnn.eips import load_eips
@@ -21,7 +19,6 @@ from eipnn.errors import InputError
 from eipnn.labels.engine import label_structures
 from eipnn.labels.leaderboard import (
     Comparison,
-    Standing,
     alignment_warning,
     best_eip,
     compare,
@@ -34,7 +31,6 @@ from eipnn.labels.store import DONE, LabelStore
 from eipnn.reference import MODES, ZeroError, fit_reference
 from eipnn.structures import (
     Split,
-    StructureError,
     StructureStore,
     isolated_energies,
     open_dft_and_pool,
@@ -43,7 +39,12 @@ from eipnn.structures import (
 )
 from eipnn.units import energy_warning, force_warning, label_references, sample
 
-SHOWN = 10  # reasons of failure that are printed; the ledger has them all
+REASONS = 10  # of failure that are printed; the ledger has them all
+HEADINGS = {
+    "EIP": "", "frames": "", "failed": "", "config MAE": ".3f", "atom MAE": ".3f", "offset": "+.3f", "corr.": ".3f",
+    "best": ".0%",
+}  # fmt: skip
+"""Of the leaderboard, and the forms of its numbers."""
 
 
 def label(
@@ -91,46 +92,33 @@ def label(
     asked = {*parts.train, *parts.val, *parts.test} if parts else set()
     wanted = ~known.isolated | np.isin(known.ids, list(asked))
     dft = known.take(np.flatnonzero(np.isfinite(known.energies) & wanted))
-    isolated = _read_isolated(isolated_atoms) if isolated_atoms else None
-    isolated = isolated_energies(known, isolated)
-    eip_isolated = _read_isolated(eip_isolated_atoms) if eip_isolated_atoms else None
+    isolated = isolated_energies(known, _read_isolated(isolated_atoms))
+    eip_isolated = _read_isolated(eip_isolated_atoms)
     energy_zero = energy_zero or ("isolated_atoms" if isolated else "none")
     if dft:
         # Before the work starts: a wrong file should not cost a run.
-        _check_dft(dft, parts, split or "", energy_zero, isolated)
+        if parts:
+            parts.check(dft.ids, parts.pool, split or "")
+        train = dft.take(dft.rows(parts.train)) if parts else dft
+        fit_reference(energy_zero, train, train.energies, isolated).totals(dft)
+    found = load_eips(eips)
     store = label_structures(
-        frames,
-        load_eips(eips),
-        output,
-        workers=workers,
-        timeout=timeout,
-        retry_failed=retry_failed,
-        shown=True,
+        frames, found, output, workers=workers, timeout=timeout, retry_failed=retry_failed, shown=True
     )
     _report_failures(store, console)
-    if not dft:
-        require_labels(store, store.ids, store.eips)
-        return
-    comparison = compare(
-        dft,
-        store,
-        energy_zero=energy_zero,
-        isolated=isolated,
-        eip_zero=eip_zero,
-        eip_isolated=eip_isolated,
-        split=parts,
-    )
-    _report_comparison(comparison, parts, output)
-    shown = sample(dft.take(dft.rows(parts.train)) if parts else dft)
-    references = label_references(shown, store, store.eips)
-    file = ", ".join(structures)
-    warnings = (
-        energy_warning(shown, references, file)
-        or alignment_warning(comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips),
-        force_warning(shown, references, file),
-    )
-    for warning in filter(None, warnings):
-        console.print(f"WARNING: {warning}", style="bold yellow", soft_wrap=True)
+    if dft:
+        comparison = compare(dft, store, energy_zero, isolated, eip_zero, eip_isolated, parts)
+        _report_comparison(comparison, parts, output)
+        shown = sample(train)
+        references = label_references(shown, store, store.eips)
+        file = ", ".join(structures)
+        warnings = (
+            energy_warning(shown, references, file)
+            or alignment_warning(comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips),
+            force_warning(shown, references, file),
+        )
+        for warning in filter(None, warnings):
+            console.print(f"WARNING: {warning}", style="bold yellow", soft_wrap=True)
     require_labels(store, store.ids, store.eips)
 
 
@@ -156,60 +144,27 @@ def eips(elements: list[str]) -> None:
     print(f"{len(models)} installed KIM models cover {', '.join(elements)}", file=sys.stderr)
 
 
-def _check_dft(
-    dft: StructureStore,
-    split: Split | None,
-    split_file: str,
-    energy_zero: str,
-    isolated: dict[str, float] | None,
-) -> None:
-    """Raise where the split names frames without DFT, or the zero of the DFT energies cannot be found."""
-    train = dft
-    if split is not None:
-        split.check(dft.ids, split.pool, split_file)
-        train = dft.take(dft.rows(split.train))
-    fit_reference(energy_zero, train, train.energies, isolated).totals(dft)
-
-
 def _report_comparison(comparison: Comparison, split: Split | None, folder: Path) -> None:
+    """Write and print the leaderboard: one table for each part and set of elements, for a terminal of 80 columns."""
     best = best_eip(comparison, split) if split else None
     standings = leaderboard(comparison, split)
     write_leaderboard(folder, standings, best)
-    output = Console()  # the result; progress and warnings go to standard error
-    for table in _tables(standings):
-        output.print(table)
-    if best:
-        output.print(sentence(best), soft_wrap=True)
-
-
-def _tables(standings: Sequence[Standing]) -> Iterator[Table]:
-    """One table for each part and set of elements, narrow enough for a terminal of 80 columns."""
     for (part, elements), lines in groupby(standings, lambda line: (line.part, line.elements)):
-        table = Table(title=f"{elements}, {part} frames (eV, eV/atom)", box=SIMPLE, padding=(0, 1, 0, 0))
-        table.add_column("EIP", no_wrap=True)
-        for heading in ("frames", "failed", "config MAE", "atom MAE", "offset", "corr.", "best"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for line in lines:
-            table.add_row(
-                line.eip,
-                str(line.frames),
-                str(line.missing),
-                f"{line.config_mae:.3f}",
-                f"{line.atom_mae:.3f}",
-                f"{line.offset:+.3f}",
-                f"{line.correlation:.3f}",
-                f"{line.best_share:.0%}",
-            )
-        yield table
+        print(f"\n{elements}, {part} frames (eV, eV/atom)")
+        table = pd.DataFrame([(eip, *numbers) for eip, _, _, *numbers in lines], columns=list(HEADINGS))
+        print(table.to_markdown(index=False, tablefmt="simple", floatfmt=tuple(HEADINGS.values())))
+    if best:
+        print(sentence(best))
 
 
-def _read_isolated(file: str) -> dict[str, float]:
+def _read_isolated(file: str | None) -> dict[str, float] | None:
+    if file is None:
+        return None
+    path = resolve(file)
     try:
-        content = json.loads(resolve(file).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         return {str(element): float(value) for element, value in content.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, StructureError):
-            raise
+    except (ValueError, AttributeError, TypeError):
         raise ZeroError(f'{file}: must be a JSON mapping from element to energy in eV, as in {{"Si": -0.85}}') from None
 
 
@@ -221,7 +176,7 @@ def _report_failures(store: LabelStore, console: Console) -> None:
         return
     console.print(f"{len(ledger.reasons)} labels failed; failures.csv there lists them:", soft_wrap=True)
     counts = Counter((store.eips[column], reason) for (_, column), reason in ledger.reasons.items())
-    for (eip, reason), count in counts.most_common(SHOWN):
+    for (eip, reason), count in counts.most_common(REASONS):
         console.print(f"  {count} x {eip}: {reason}", markup=False, soft_wrap=True)
-    if len(counts) > SHOWN:
-        console.print(f"  and {len(counts) - SHOWN} other reasons")
+    if len(counts) > REASONS:
+        console.print(f"  and {len(counts) - REASONS} other reasons")

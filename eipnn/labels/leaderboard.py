@@ -1,13 +1,13 @@
 """How each EIP stands against DFT frames, once both share an energy zero.
 
-"Config MAE" is the mean of |E_EIP - E_DFT| in eV, "atom MAE" that of |E_EIP - E_DFT| / n_atoms in
-eV/atom, as in Shui et al. (arXiv 2210.08047).
+"Config MAE" is the mean of |E_EIP - E_DFT| in eV, "atom MAE" that of |E_EIP - E_DFT| / n_atoms in eV/atom, as in Shui
+et al. (arXiv 2210.08047).
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,16 +21,15 @@ from eipnn.structures import Split, StructureStore
 log = logging.getLogger("eipnn")
 
 FAR = 0.5
-"""eV/atom. Where zeros agree, half of the frames have an EIP far closer to DFT than this: on `si_mini` the
-median frame's best EIP is 0.07 eV/atom away, and a single poor EIP 0.6. Zeros that do not agree put every
-EIP off by 0.8 eV/atom or more (spin-paired reference atoms: 0.87 on `si_mini`; other codes' totals: hundreds).
-The classifier accepts EIPs within 0.1 eV/atom, so beyond five times that there is nothing to learn from."""
+"""eV/atom. Where zeros agree, half of the frames have an EIP far closer to DFT than this: on `si_mini` the median
+frame's best EIP is 0.07 eV/atom away, and a single poor EIP 0.6. Zeros that do not agree put every EIP off by 0.8
+eV/atom or more (spin-paired reference atoms: 0.87 on `si_mini`; other codes' totals: hundreds). The classifier accepts
+EIPs within 0.1 eV/atom, so beyond five times that there is nothing to learn from."""
 
 EVERYTHING = "all"
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Aligned DFT and EIP energies of n frames."""
 
     ids: tuple[str, ...]
@@ -41,8 +40,7 @@ class Comparison:
     labels: np.ndarray  # (n, n_eips) eV, NaN where a label is missing
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """One line of the leaderboard: one EIP on the frames of one part with one set of elements."""
 
     eip: str
@@ -57,8 +55,7 @@ class Standing:
     best_share: float  # share of frames on which no other EIP is closer to DFT
 
 
-@dataclass(frozen=True)
-class BestEIP:
+class BestEIP(NamedTuple):
     """The EIP with the lowest config MAE on train + validation, and its errors on test."""
 
     eip: str
@@ -71,7 +68,6 @@ class BestEIP:
 def compare(
     structures: Sequence[Atoms],
     store: LabelStore,
-    *,
     energy_zero: str = "none",
     isolated: Mapping[str, float] | None = None,
     eip_zero: str = "none",
@@ -114,19 +110,20 @@ def compare(
 
 
 def leaderboard(comparison: Comparison, split: Split | None = None) -> list[Standing]:
-    """The standing of every EIP: over all frames and for each set of elements; with a split, on
-    train + validation and on test as well. Best config MAE first within a part.
+    """The standing of every EIP, best config MAE first within a part.
+
+    Over all frames and for each set of elements; with a split, on train + validation and on test as well.
     """
-    kinds = [EVERYTHING, *sorted(set(comparison.elements))]
-    if len(kinds) == 2:
-        kinds = kinds[1:]
-    lines = []
-    for part, in_part in _parts(comparison, split).items():
-        for kind in kinds:
-            of_kind = np.array([kind in (EVERYTHING, e) for e in comparison.elements])
-            if (in_part & of_kind).any():
-                lines += _standings(comparison, in_part & of_kind, kind, part)
-    return lines
+    kinds = {kind: np.array(comparison.elements) == kind for kind in sorted(set(comparison.elements))}
+    if len(kinds) > 1:
+        kinds = {EVERYTHING: np.ones(len(comparison.ids), dtype=bool)} | kinds
+    return [
+        line
+        for part, in_part in _parts(comparison, split).items()
+        for kind, of_kind in kinds.items()
+        if (in_part & of_kind).any()
+        for line in _standings(comparison, in_part & of_kind, kind, part)
+    ]
 
 
 def best_eip(comparison: Comparison, split: Split) -> BestEIP:
@@ -193,18 +190,10 @@ def alignment_warning(
 
 def write_leaderboard(folder: Path, standings: Sequence[Standing], best: BestEIP | None) -> None:
     """Write `leaderboard.csv` and `leaderboard.md` into `folder`, each whole or not at all."""
-    columns = [field.name for field in fields(Standing)]
-    table = pd.DataFrame([asdict(line) for line in standings], columns=columns)
+    table = pd.DataFrame(standings, columns=Standing._fields)
     write_atomically(folder / "leaderboard.csv", table.to_csv(index=False))
-    head = "| " + " | ".join(columns) + " |"
-    rule = "| " + " | ".join("---" for _ in columns) + " |"
-    body = ["| " + " | ".join(_cells(line)) + " |" for line in standings]
-    note = ["", sentence(best)] if best else []
-    write_atomically(folder / "leaderboard.md", "\n".join([head, rule, *body, *note]) + "\n")
-
-
-def _cells(line: Standing) -> list[str]:
-    return [f"{value:.4f}" if isinstance(value, float) else str(value) for value in asdict(line).values()]
+    note = f"\n\n{sentence(best)}" if best else ""
+    write_atomically(folder / "leaderboard.md", table.to_markdown(index=False, floatfmt=".4f") + note + "\n")
 
 
 def sentence(best: BestEIP) -> str:

@@ -45,29 +45,58 @@ from eipnn.structures.paths import fetch_hint
 VERSION = 1
 PENDING, DONE, FAILED, IN_WORK = 0, 1, 2, 3
 INDEX, IDS, LEDGER = "index.json", "ids.txt", "failures.csv"
-ARRAYS = ("checksums", "offsets", "energies", "forces", "status")
+LEDGER_HEAD = "config_id,eip,reason\n"
+EMPTY = {"energies": np.nan, "forces": np.nan, "status": PENDING}
+ARRAYS = ("checksums", "offsets", *EMPTY)
 FORCE_SUMS, SUMS = "force_sums.npy", "sums.json"
 SUMMED = (INDEX, IDS, *(f"{name}.npy" for name in ARRAYS if name != "forces"), FORCE_SUMS)
 FILL_ROWS = 1 << 16  # rows of an array that are filled at a time
+MAKE = "make one with `eipnn label STRUCTURES --eips NAME -o DIR`"
 
 
 class LabelError(InputError):
     """A label store that cannot be used; the message names the folder, what is wrong and the mend."""
 
 
-class LabelStore:
+class Arrays:
+    """The arrays of the store in a folder by memory map; `mode` as in `numpy.load`.
+
+    Raises `LabelError` where they are absent or damaged.
+    """
+
+    def __init__(self, folder: Path, mode: Any = "r") -> None:
+        self.folder, self.index = folder, read_index(folder)
+        self.checksums, self.offsets, self.energies, self.all_forces, self.status = (
+            open_array(folder, name, self.index, mode) for name in ARRAYS
+        )
+
+    def atoms(self, row: int) -> slice:
+        """The atoms of a row in `all_forces`."""
+        return slice(self.offsets[row], self.offsets[row + 1])
+
+    def finished(self) -> np.ndarray:
+        """Whether a label is there or has failed (n_frames, n_eips); workers may write at the same time."""
+        return (self.status == DONE) | (self.status == FAILED)
+
+    def force_sums(self) -> np.ndarray:
+        """CRC-32 of the forces of each row (n_frames,)."""
+        rows = pairwise(self.offsets.tolist())
+        return np.array([zlib.crc32(self.all_forces[start:stop].data) for start, stop in rows], dtype=np.uint32)
+
+    def flush(self) -> None:
+        """Write all to the disk."""
+        for array in (self.energies, self.all_forces, self.status):
+            if array.base is not None:
+                array.base.flush()  # type: ignore[attr-defined]
+
+
+class LabelStore(Arrays):
     """A finished store, read-only. `LabelStore.open(path)` makes one."""
 
-    def __init__(self, folder: Path, index: dict[str, Any], ids: tuple[str, ...]) -> None:
-        self.folder = folder
-        self.index = index
-        self.ids = ids
-        self.eips = tuple(entry["name"] for entry in index["eips"])
-        self.checksums = _load(folder, "checksums", index)  # (n_frames,)
-        self.offsets = _load(folder, "offsets", index)  # (n_frames + 1,)
-        self.energies = _load(folder, "energies", index)  # (n_frames, n_eips) eV
-        self.status = _load(folder, "status", index)  # (n_frames, n_eips)
-        self._forces = _load(folder, "forces", index)  # (n_atoms, n_eips, 3) eV/A
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ids = read_ids(folder)
+        self.eips = tuple(entry["name"] for entry in self.index["eips"])
         sealed = (folder / SUMS).exists()
         self._force_sums = np.load(folder / FORCE_SUMS) if sealed else None  # (n_frames,)
 
@@ -80,25 +109,24 @@ class LabelStore:
         try:
             folder = resolve(path)
         except StructureError:
-            how = fetch_hint(path) or "make one with `eipnn label STRUCTURES --eips NAME -o DIR`"
-            raise LabelError(f"{path}: no such label store; {how}") from None
-        index = read_index(folder)
+            raise LabelError(f"{path}: no such label store; {fetch_hint(path) or MAKE}") from None
+        read_index(folder)
         verify(folder)
-        store = cls(folder, index, read_ids(folder))
+        store = cls(folder)
         if len(store.ids) != store.index["n_frames"]:
             raise _damaged(folder, f"{IDS} has {len(store.ids)} ids, not {store.index['n_frames']}")
         if not store.complete:
-            left = int(((store.status == PENDING) | (store.status == IN_WORK)).sum())
+            left = int((~store.finished()).sum())
             raise LabelError(
-                f"{path}: incomplete, {left} of {store.status.size} labels are missing; "
-                "run the same `eipnn label` command again, it goes on from here"
+                f"{path}: incomplete, {left} of {store.status.size} labels are missing; run the same `eipnn label` "
+                "command again, it goes on from here"
             )
         return store
 
     @property
     def complete(self) -> bool:
         """Whether every label is there or has failed."""
-        return not ((self.status == PENDING) | (self.status == IN_WORK)).any()
+        return bool(self.finished().all())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,10 +138,6 @@ class LabelStore:
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.ids)}
-
-    def row(self, config_id: str) -> int:
-        """The row of one configuration. Raises `LabelError` where the store lacks it."""
-        return int(self.rows([config_id])[0])
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """The rows of these configurations (n,). Raises `LabelError` with the first that the store lacks."""
@@ -131,16 +155,14 @@ class LabelStore:
         others = np.flatnonzero(self.checksums[rows] != given.checksums)
         if len(others) == 0:
             return
-        place, row = others[0], rows[others[0]]
-        labelled, size = self.offsets[row + 1] - self.offsets[row], given.sizes[place]
-        difference = (
-            f"{labelled} atoms, and yours has {size}"
-            if labelled != size
-            else "other species, positions, cell or periodicity"
-        )
+        row, size = rows[others[0]], given.sizes[others[0]]
+        labelled = self.offsets[row + 1] - self.offsets[row]
+        difference = "other species, positions, cell or periodicity"
+        if labelled != size:
+            difference = f"{labelled} atoms, and yours has {size}"
         raise LabelError(
-            f"{self.folder}: has labels of another structure {self.ids[row]!r} with {difference}; "
-            "label the present files into a new folder"
+            f"{self.folder}: has labels of another structure {self.ids[row]!r} with {difference}; label the present "
+            "files into a new folder"
         )
 
     def forces(self, config_id: str) -> np.ndarray:
@@ -148,8 +170,8 @@ class LabelStore:
 
         Raises `LabelError` where they are not as they were written.
         """
-        row = self.row(config_id)
-        forces = self._forces[self.offsets[row] : self.offsets[row + 1]]
+        row = self.rows([config_id])[0]
+        forces = self.all_forces[self.atoms(row)]
         if self._force_sums is not None and zlib.crc32(forces.data) != self._force_sums[row]:
             raise _damaged(self.folder, f"the forces of {config_id} are not as they were written")
         return forces
@@ -162,9 +184,8 @@ class LabelStore:
         for name in eips:
             if name not in self.eips:
                 raise LabelError(f"{self.folder}: has no labels of the EIP {name!r}; it has {', '.join(self.eips)}")
-        rows = self.rows(ids)
         columns = np.array([self.eips.index(name) for name in eips], dtype=np.int64)
-        return np.asarray(self.energies[rows[:, None], columns[None, :]])
+        return np.asarray(self.energies[self.rows(ids)[:, None], columns])
 
 
 def describe(structures: Sequence[Atoms], eips: Sequence[EIP]) -> dict[str, Any]:
@@ -176,17 +197,15 @@ def describe(structures: Sequence[Atoms], eips: Sequence[EIP]) -> dict[str, Any]
         "n_frames": len(structures),
         "n_atoms": len(structures.numbers),
         "units": {"energy": "eV", "forces": "eV/Angstrom"},
-        "structures": content_hash(structures),
+        "structures": _content_hash(structures),
     }
 
 
-def content_hash(structures: StructureStore) -> str:
+def _content_hash(structures: StructureStore) -> str:
     """SHA-256 over ids, species, positions, cells and periodicity, in order."""
     digest = hashlib.sha256()
-    heads = zip(structures.ids, structures.sizes.tolist(), strict=True)
-    for (name, size), content in zip(heads, structures.contents(), strict=True):
-        digest.update(f"{name}\n{size}\n".encode())
-        digest.update(content)
+    for name, size, content in zip(structures.ids, structures.sizes.tolist(), structures.contents(), strict=True):
+        digest.update(f"{name}\n{size}\n".encode() + content)
     return digest.hexdigest()
 
 
@@ -201,41 +220,36 @@ def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> 
     structures = StructureStore.of(structures)
     folder.mkdir(parents=True, exist_ok=True)
     shapes = _shapes(index)
-    check_room(folder, sum(math.prod(s) * np.dtype(d).itemsize for s, d in shapes.values()))
+    check_room(folder, sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
     write_atomically(folder / IDS, "".join(f"{name}\n" for name in structures.ids))
-    known = {"offsets": structures.offsets, "checksums": structures.checksums}
+    values = {"offsets": structures.offsets, "checksums": structures.checksums, **EMPTY}
     try:
         with told_when_full(folder):
             for name in ARRAYS:
-                _write_array(_file(folder, name), *shapes[name], known.get(name, _MISSING.get(name)))
+                _write_array(folder / f"{name}.npy", *shapes[name], values[name])
     except DiskFullError:
         for name in ARRAYS:
-            _file(folder, name).unlink(missing_ok=True)
+            (folder / f"{name}.npy").unlink(missing_ok=True)
         raise
-    write_atomically(folder / LEDGER, "config_id,eip,reason\n")
+    write_atomically(folder / LEDGER, LEDGER_HEAD)
     write_json(folder / INDEX, index)
 
 
 def _write_array(file: Path, shape: tuple[int, ...], dtype: str, values: Any) -> None:
     """Write an array of `values` (an array, or one number), piece by piece and not by memory map: a full disk is an
     error then, and no signal that ends the process."""
-    header = {"descr": dtype, "fortran_order": False, "shape": shape}
     values = np.broadcast_to(values, shape)
     with file.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
+        np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
         for start in range(0, shape[0], FILL_ROWS):
             stream.write(values[start : start + FILL_ROWS].astype(dtype).tobytes())
         stream.flush()
         os.fsync(stream.fileno())
 
 
-_MISSING = {"energies": np.nan, "forces": np.nan, "status": PENDING}
-
-
 def seal(folder: Path) -> None:
     """Write the checksums of a store in which all labels are."""
-    index = read_index(folder)
-    sums = _sum_forces(folder, index)
+    sums = Arrays(folder).force_sums()
     _write_array(folder / FORCE_SUMS, sums.shape, "<u4", sums)
     write_json(folder / SUMS, {name: _sum(folder / name) for name in SUMMED})
 
@@ -244,18 +258,17 @@ def unseal(folder: Path) -> None:
     """Make a store ready for other labels. Raises `LabelError` where it is not as it was sealed."""
     verify(folder)
     if (folder / SUMS).exists():
-        if (_sum_forces(folder, read_index(folder)) != np.load(folder / FORCE_SUMS)).any():
+        if (Arrays(folder).force_sums() != np.load(folder / FORCE_SUMS)).any():
             raise _damaged(folder, "forces.npy is not as it was written")
         (folder / SUMS).unlink()
 
 
 def verify(folder: Path) -> None:
     """Raise `LabelError` where a file of a sealed store, but for its forces, is not as it was written."""
-    file = folder / SUMS
-    if not file.exists():
+    if not (folder / SUMS).exists():
         return
     try:
-        sums = json.loads(file.read_text(encoding="utf-8"))
+        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
         wrong = next((name for name in SUMMED if sums[name] != _sum(folder / name)), None)
     except (ValueError, KeyError, TypeError):
         wrong = SUMS
@@ -268,21 +281,11 @@ def _sum(file: Path) -> int | None:
     return zlib.crc32(np.memmap(file, mode="r").data) if file.is_file() else None
 
 
-def _sum_forces(folder: Path, index: dict[str, Any]) -> np.ndarray:
-    """CRC-32 of the forces of each row (n_frames,)."""
-    forces, offsets = _load(folder, "forces", index), _load(folder, "offsets", index)
-    rows = pairwise(offsets.tolist())
-    return np.array([zlib.crc32(forces[start:stop].data) for start, stop in rows], dtype=np.uint32)
-
-
 def read_index(folder: Path) -> dict[str, Any]:
     """The index of the store in `folder`. Raises `LabelError` where it is absent or damaged."""
     file = folder / INDEX
     if not file.is_file():
-        raise LabelError(
-            f"{folder}: no label store here ({INDEX} is missing); "
-            "make one with `eipnn label STRUCTURES --eips NAME -o DIR`"
-        )
+        raise LabelError(f"{folder}: no label store here ({INDEX} is missing); {MAKE}")
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
         version = index["version"]
@@ -306,7 +309,7 @@ def open_array(folder: Path, name: str, index: dict[str, Any], mode: Any) -> np.
     """One of `ARRAYS` by memory map, checked against the index; `mode` as in `numpy.load`."""
     shape, dtype = _shapes(index)[name]
     try:
-        array = np.load(_file(folder, name), mmap_mode=mode, allow_pickle=False)
+        array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError:
         raise _damaged(folder, f"{name}.npy is missing") from None
     except (ValueError, OSError, EOFError):
@@ -315,14 +318,6 @@ def open_array(folder: Path, name: str, index: dict[str, Any], mode: Any) -> np.
         raise _damaged(folder, f"{name}.npy is {array.dtype} {array.shape}, not {dtype} {shape}")
     # A plain view: indexing a memmap object costs several microseconds more.
     return array.view(np.ndarray)
-
-
-def _load(folder: Path, name: str, index: dict[str, Any]) -> np.ndarray:
-    return open_array(folder, name, index, "r")
-
-
-def _file(folder: Path, name: str) -> Path:
-    return folder / f"{name}.npy"
 
 
 def _shapes(index: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -1,4 +1,4 @@
-"""A worker process: labels the frames it is handed, writing straight into the store's arrays.
+"""A worker process: labels the structures it is handed, writing straight into the store's arrays.
 
 It talks to the engine over one pipe:
 
@@ -6,49 +6,32 @@ It talks to the engine over one pipe:
     ("broken", name, reason)       and cannot be made; the worker ends
     ("ready", elements)            a frozenset or None for each EIP
     ("failed", row, column, why)   one label has failed
-    ("done",)                      the frames handed out are finished
+    ("done",)                      the structures handed out are finished
 
-Energy and forces are written before the status byte, so that a label whose byte says `DONE` is whole,
-whatever kills the worker.
+Energy and forces are written before the status byte, so that a label whose byte says `DONE` is whole, whatever kills
+the worker.
 """
 
 import re
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from ase import Atoms
 
 from eipnn.eips import EIP, InCell
-from eipnn.labels.store import DONE, IN_WORK, PENDING, open_array, read_index
+from eipnn.labels.store import DONE, IN_WORK, PENDING, Arrays
 from eipnn.processes import die_with
 
 REASON_LENGTH = 300
-
-
-class Frame(NamedTuple):
-    """One structure on its way to a worker."""
-
-    row: int
-    numbers: np.ndarray  # (n_atoms,)
-    positions: np.ndarray  # (n_atoms, 3) A
-    cell: np.ndarray  # (3, 3) A
-    pbc: np.ndarray  # (3,) bool
 
 
 class Worker:
     """The arrays of one store and a calculator for each of its EIPs."""
 
     def __init__(self, pipe: Connection, folder: Path, eips: tuple[EIP, ...]) -> None:
-        index = read_index(folder)
-        self.pipe = pipe
-        self.eips = eips
-        self.offsets = open_array(folder, "offsets", index, "r")
-        self.energies = open_array(folder, "energies", index, "r+")
-        self.forces = open_array(folder, "forces", index, "r+")
-        self.status = open_array(folder, "status", index, "r+")
+        self.pipe, self.eips = pipe, eips
+        self.arrays = Arrays(folder, "r+")
         self.calculators: list[InCell] = []
 
     def start(self) -> bool:
@@ -65,11 +48,10 @@ class Worker:
         self.pipe.send(("ready", elements))
         return True
 
-    def label(self, frame: Frame) -> None:
-        """The pending labels of one frame."""
-        atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-        status = self.status[frame.row]  # (n_eips,)
-        atom_rows = slice(self.offsets[frame.row], self.offsets[frame.row + 1])
+    def label(self, row: int, atoms: Atoms) -> None:
+        """The pending labels of one structure."""
+        status = self.arrays.status[row]  # (n_eips,)
+        part = self.arrays.atoms(row)
         for column, calculator in enumerate(self.calculators):
             if status[column] != PENDING:
                 continue
@@ -79,19 +61,18 @@ class Worker:
             except Exception as error:
                 # Back to pending first: the engine marks the failure once it is in the ledger.
                 status[column] = PENDING
-                self.pipe.send(("failed", frame.row, column, reason_of(error)))
+                self.pipe.send(("failed", row, column, reason_of(error)))
                 # What a failed calculation leaves inside a calculator is unknown.
                 self.calculators[column] = self.eips[column].calculator()
                 continue
-            self.energies[frame.row, column] = calculator.results["energy"]
-            self.forces[atom_rows, column] = calculator.results["forces"]
+            self.arrays.energies[row, column] = calculator.results["energy"]
+            self.arrays.all_forces[part, column] = calculator.results["forces"]
             status[column] = DONE
 
 
 def reason_of(error: Exception) -> str:
     """One line that is the same in every run: addresses and the scratch folder are cut out."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    text = text.replace(str(Path.cwd()), "SCRATCH")
+    text = " ".join(f"{type(error).__name__}: {error}".split()).replace(str(Path.cwd()), "SCRATCH")
     return re.sub(r"0x[0-9a-f]+", "0x...", text)[:REASON_LENGTH]
 
 
@@ -109,8 +90,8 @@ def main(descriptor: int, parent: int, folder: str) -> None:
         if not worker.start():
             return
         while True:
-            for frame in pipe.recv():
-                worker.label(frame)
+            for row, atoms in pipe.recv():
+                worker.label(row, atoms)
             pipe.send(("done",))
     except (EOFError, BrokenPipeError):
         return

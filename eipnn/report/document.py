@@ -1,7 +1,6 @@
 """The report of one experiment: its sections as Markdown, its pictures and tables as files."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -241,7 +240,7 @@ class Report:
         data = next((d for d in self.data if d.comparison is not None), None)
         if data is None or data.comparison is None:
             return
-        table = pd.DataFrame([asdict(line) for line in leaderboard(data.comparison, data.source.split)])
+        table = pd.DataFrame(leaderboard(data.comparison, data.source.split))
         self.output.csv("leaderboard", table)
         yield "### EIP leaderboard"
         yield markdown(tables.rounded(table[table["part"] == "all"].drop(columns="part")))
