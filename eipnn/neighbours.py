@@ -1,7 +1,6 @@
 """The neighbour list: vesin's, each pair of atoms once."""
 
 import numpy as np
-import vesin
 from ase import Atoms
 
 
@@ -17,6 +16,8 @@ class NeighbourList:
     """
 
     def __init__(self, cutoff: float, skin: float = 0.0) -> None:
+        import vesin  # which imports torch: seconds that commands without it need not wait for
+
         self._finder = vesin.NeighborList(cutoff=cutoff, full_list=False, sorted=True, skin=skin, n_threads=1)
 
     def __call__(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

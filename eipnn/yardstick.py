@@ -14,6 +14,8 @@ import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 
+from eipnn.neighbours import complete_cell
+
 P, Q = 10.0, 2.7  # as of the metals of Cleri and Rosato, Table II
 COHESION = 3.0
 """eV/atom at twelve neighbours; most elements have 1 (sodium) to 9 (tungsten)."""
@@ -27,9 +29,7 @@ STRETCHES = tuple(np.round(np.arange(0.9, 1.35, 0.05), 2).tolist())
 
 def yardstick(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
     """Energies (n_stretches,), eV, and forces (n_atoms, n_stretches, 3), eV/A, for each of `STRETCHES`."""
-    import vesin  # which imports torch: seconds that a command's --help need not wait for
-
-    from eipnn.neighbours import complete_cell
+    import vesin  # here: see `eipnn.neighbours`
 
     radii = covalent_radii[atoms.numbers]
     finder = vesin.NeighborList(cutoff=2 * REACH * max(STRETCHES) * float(radii.max()), full_list=True, n_threads=1)

@@ -14,7 +14,8 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -55,11 +56,13 @@ class EIP:
 
         Where arguments name files, ``files`` holds the SHA-256 of each; ``code`` those of the user's own calculators.
         """
-        described = asdict(self)
-        del described["folder"]
-        files = {text: digest_file(file) for text in _texts(self.arguments) if (file := self._file(text))}
+        keys = ("name", "source", "target", "arguments")
+        found: dict[str, Path] = {}
+        self._with_files(self.arguments, found)
+        files = {text: digest_file(file) for text, file in found.items()}
         code = source_digests([self.target]) if self.source == "ase" else {}
-        return described | {key: value for key, value in (("files", files), ("code", code)) if value}
+        more = {key: value for key, value in (("files", files), ("code", code)) if value}
+        return {key: getattr(self, key) for key in keys} | more
 
     def calculator(self) -> InCell:
         """A new ASE calculator (eV, eV/A) for atoms that may lie outside of the cell.
@@ -70,36 +73,27 @@ class EIP:
             case "kim":
                 return InCell(kim.calculator(self.target))
             case "ase":
-                return InCell(_class(self.target)(**self._with_files(self.arguments)))
+                return InCell(_class(self.target)(**self._with_files(self.arguments, {})))
         raise EIPError(f"the EIP {self.name} stands for published energies ({self.target}), which no calculator gives")
 
-    def _file(self, text: str) -> Path | None:
-        """The file that a text in the arguments names."""
-        file = Path(self.folder, text)
-        try:
-            return file if file.is_file() else None
-        except (OSError, ValueError):  # no file's name: too long, a null byte
-            return None
+    def _with_files(self, value: Any, found: dict[str, Path]) -> Any:
+        """An argument with the full paths of the files that it names, as calculators run in folders of their own.
 
-    def _with_files(self, value: Any) -> Any:
-        """An argument with the full paths of the files that it names, as calculators run in folders of their own."""
+        The files are put into `found`, by what stands in the argument.
+        """
         if isinstance(value, dict):
-            return {key: self._with_files(item) for key, item in value.items()}
+            return {key: self._with_files(item, found) for key, item in value.items()}
         if isinstance(value, list):
-            return [self._with_files(item) for item in value]
-        return str(self._file(value) or value) if isinstance(value, str) else value
+            return [self._with_files(item, found) for item in value]
+        with suppress(OSError, ValueError):  # no file's name: too long, a null byte
+            if isinstance(value, str) and (file := Path(self.folder, value)).is_file():
+                found[value] = file
+                return str(file)
+        return value
 
     def elements(self) -> frozenset[str] | None:
         """The elements this potential covers, None where its calculator does not tell."""
         return kim.elements_and_cutoff(self.target)[0] if self.source == "kim" else None
-
-
-def _texts(arguments: Any) -> list[str]:
-    """All texts in nested arguments."""
-    if not isinstance(arguments, dict | list):
-        return [arguments] if isinstance(arguments, str) else []
-    items = arguments.values() if isinstance(arguments, dict) else arguments
-    return [text for item in items for text in _texts(item)]
 
 
 def _class(path: str) -> type[Calculator]:

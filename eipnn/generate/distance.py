@@ -8,6 +8,8 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 
+from eipnn.neighbours import complete_cell
+
 PARENT_SHARE = 0.9  # of the shortest distance that the parents have for a pair of elements
 COVALENT_SHARE = 0.8
 """Of the sum of the covalent radii, for pairs that no parent has: Si-Si 1.78 A, Al-Al 1.94 A, Ag-Au 2.25 A."""
@@ -40,9 +42,7 @@ class DistanceRule:
 def pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both atomic numbers and the distance (A) of all pairs up to `reach`, each (n_pairs,)."""
     # ASE's own list is the same and takes thirty times as long, for every draw.
-    import vesin  # imports torch where that is installed: over a second
-
-    from eipnn.neighbours import complete_cell
+    import vesin  # here: see `eipnn.neighbours`
 
     finder = vesin.NeighborList(cutoff=reach, full_list=False, n_threads=1)
     i, j, distances = finder.compute(atoms.positions, complete_cell(atoms), atoms.pbc, quantities="ijd")

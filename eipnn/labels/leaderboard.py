@@ -76,8 +76,8 @@ def compare(
 ) -> Comparison:
     """Align the frames that have a DFT energy with their EIP labels.
 
-    The modes are those of `eipnn.reference`; fits are made on the split's training frames, without a split
-    on all frames. Raises `LabelError` where no frame has an energy, and `ZeroError` as `fit_reference` does.
+    The modes are those of `eipnn.reference`; fits are made on the split's training frames, without a split on all
+    frames. Raises `LabelError` where no frame has an energy, and `ZeroError` as `fit_reference` does.
     """
     structures = StructureStore.of(structures)
     given = structures.take(np.flatnonzero(np.isfinite(structures.energies)))
@@ -99,14 +99,7 @@ def compare(
         notes.append(zero.note)
     for note in filter(None, notes):
         log.warning(note)
-    return Comparison(
-        ids=ids,
-        elements=given.element_sets(),
-        n_atoms=given.sizes,
-        dft=aligned,
-        eips=store.eips,
-        labels=labels,
-    )
+    return Comparison(ids, given.element_sets(), given.sizes, aligned, store.eips, labels)
 
 
 def leaderboard(comparison: Comparison, split: Split | None = None) -> list[Standing]:
@@ -129,62 +122,46 @@ def leaderboard(comparison: Comparison, split: Split | None = None) -> list[Stan
 def best_eip(comparison: Comparison, split: Split) -> BestEIP:
     """Choose the EIP on the split's train + validation frames and report it on its test frames.
 
-    The choice is made on the frames that every EIP has labelled, so that failing on hard frames does
-    not pay; EIPs without any label stand aside. Raises `LabelError` where there is no such frame.
+    The choice is made on the frames that every EIP has labelled, so that failing on hard frames does not pay; EIPs
+    without any label stand aside. Raises `LabelError` where there is no such frame.
     """
     parts = _parts(comparison, split)
-    errors = np.abs(comparison.labels - comparison.dft[:, None])  # (n, n_eips)
-    present = np.flatnonzero(np.isfinite(errors).any(axis=0))
-    common = parts["train+val"] & np.isfinite(errors[:, present]).all(axis=1)
-    if len(present) == 0 or not common.any():
+    errors = _errors(comparison.labels, comparison.dft, comparison.eips).abs().dropna(axis=1, how="all")
+    common = errors[parts["train+val"]].dropna()
+    if common.empty:
         raise LabelError(
-            "no frame of train and validation has labels of all EIPs, so none can be called the best; "
-            "leave out the EIP that fails most, or use `eipnn label --retry-failed`"
+            "no frame of train and validation has labels of all EIPs, so none can be called the best; leave out the "
+            "EIP that fails most, or use `eipnn label --retry-failed`"
         )
-    scores = errors[common][:, present].mean(axis=0)
-    column = int(present[np.argmin(scores)])
-    test = parts["test"] & np.isfinite(errors[:, column])
-    if not test.any():
-        raise LabelError(f"no test frame has a label of the EIP {comparison.eips[column]}")
-    return BestEIP(
-        eip=comparison.eips[column],
-        chosen_config_mae=float(scores.min()),
-        config_mae=float(errors[test, column].mean()),
-        atom_mae=float((errors[test, column] / comparison.n_atoms[test]).mean()),
-        frames=int(test.sum()),
-    )
+    scores = common.mean()
+    eip = str(scores.idxmin())
+    test = errors.loc[parts["test"], eip].dropna()
+    if test.empty:
+        raise LabelError(f"no test frame has a label of the EIP {eip}")
+    atom_mae = (test / comparison.n_atoms[test.index]).mean()
+    return BestEIP(eip, float(scores.min()), float(test.mean()), float(atom_mae), len(test))
 
 
 def alignment_warning(
-    dft: np.ndarray,
-    labels: np.ndarray,
-    n_atoms: np.ndarray,
-    eips: Sequence[str],
-    threshold: float = FAR,
+    dft: np.ndarray, labels: np.ndarray, n_atoms: np.ndarray, eips: Sequence[str], threshold: float = FAR
 ) -> str | None:
     """A warning where DFT is far from every EIP on most frames, which mostly means different zeros.
 
-    dft: (n,) aligned, eV; labels: (n, n_eips) aligned, eV, NaN where missing; n_atoms: (n,). The
-    measure is the median over frames of the closest EIP's |E_EIP - E_DFT| / n_atoms, in eV/atom; why
-    `threshold` is 0.5 is said at `FAR`. None where all is well or no frame has a label.
+    dft: (n,) aligned, eV; labels: (n, n_eips) aligned, eV, NaN where missing; n_atoms: (n,). The measure is the median
+    over frames of the closest EIP's |E_EIP - E_DFT| / n_atoms, in eV/atom; why `threshold` is 0.5 is said at `FAR`.
+    None where all is well or no frame has a label.
     """
-    error = (labels - dft[:, None]) / n_atoms[:, None]  # (n, n_eips)
-    labelled = np.isfinite(error).any(axis=1)
-    if not labelled.any():
+    errors = _errors(labels, dft, eips).div(n_atoms, axis=0).dropna(how="all")
+    distance = errors.abs().min(axis=1).median()
+    if not distance > threshold:
         return None
-    distance = float(np.median(np.nanmin(np.abs(error[labelled]), axis=1)))
-    if distance <= threshold:
-        return None
-    present = np.isfinite(error).any(axis=0)
-    offsets = np.nanmedian(error[:, present], axis=0)
-    closest = int(np.argmin(np.abs(offsets)))
-    name = [eip for eip, there in zip(eips, present, strict=True) if there][closest]
+    offsets = errors.median().dropna()
+    closest = offsets.abs().idxmin()
     return (
         f"DFT energies are far from every EIP: on half of the frames even the closest EIP is more than "
-        f"{distance:.2f} eV/atom away (limit {threshold:g}); the closest EIP overall, {name}, is off by "
-        f"{offsets[closest]:+.2f} eV/atom. The energy zeros probably differ: set energy_zero to "
-        "isolated_atoms (with the isolated atoms' energies in the DFT settings), or to least_squares "
-        "for DFT and EIPs both"
+        f"{distance:.2f} eV/atom away (limit {threshold:g}); the closest EIP overall, {closest}, is off by "
+        f"{offsets[closest]:+.2f} eV/atom. The energy zeros probably differ: set energy_zero to isolated_atoms (with "
+        "the isolated atoms' energies in the DFT settings), or to least_squares for DFT and EIPs both"
     )
 
 
@@ -204,6 +181,11 @@ def sentence(best: BestEIP) -> str:
     )
 
 
+def _errors(labels: np.ndarray, dft: np.ndarray, eips: Sequence[str]) -> pd.DataFrame:
+    """E_EIP - E_DFT, eV; a row a frame, a column an EIP."""
+    return pd.DataFrame(labels - dft[:, None], columns=list(eips))
+
+
 def _parts(comparison: Comparison, split: Split | None) -> dict[str, np.ndarray]:
     parts = {EVERYTHING: np.ones(len(comparison.ids), dtype=bool)}
     if split is not None:
@@ -213,39 +195,23 @@ def _parts(comparison: Comparison, split: Split | None) -> dict[str, np.ndarray]
 
 
 def _standings(comparison: Comparison, use: np.ndarray, kind: str, part: str) -> list[Standing]:
-    atoms, dft = comparison.n_atoms[use], comparison.dft[use]
-    labels = comparison.labels[use]
-    errors = labels - dft[:, None]  # (n, n_eips)
-    distance = np.where(np.isfinite(errors), np.abs(errors), np.inf)
-    comparable = np.isfinite(distance).any(axis=1)
-    closest = distance.argmin(axis=1)[comparable]
-    lines = []
-    for column, eip in enumerate(comparison.eips):
-        there = np.isfinite(errors[:, column])
-        error, n = errors[there, column], atoms[there]
-        lines.append(
-            Standing(
-                eip=eip,
-                elements=kind,
-                part=part,
-                frames=int(there.sum()),
-                missing=int((~there).sum()),
-                config_mae=_mean(np.abs(error)),
-                atom_mae=_mean(np.abs(error) / n),
-                offset=_mean(error / n),
-                correlation=_correlation(labels[there, column] / n, dft[there] / n),
-                best_share=_mean(closest == column),
-            )
+    dft, labels, n_atoms = comparison.dft[use], comparison.labels[use], comparison.n_atoms[use]
+    errors = _errors(labels, dft, comparison.eips)
+    per_atom = errors.div(n_atoms, axis=0)
+    closest = errors.abs().dropna(how="all").idxmin(axis=1)
+    lines = [
+        Standing(
+            eip=eip,
+            elements=kind,
+            part=part,
+            frames=int(errors[eip].count()),
+            missing=int(errors[eip].isna().sum()),
+            config_mae=errors[eip].abs().mean(),
+            atom_mae=per_atom[eip].abs().mean(),
+            offset=per_atom[eip].mean(),
+            correlation=pd.Series(labels[:, column] / n_atoms).corr(pd.Series(dft / n_atoms)),
+            best_share=(closest == eip).mean(),
         )
+        for column, eip in enumerate(comparison.eips)
+    ]
     return sorted(lines, key=lambda line: (np.isnan(line.config_mae), line.config_mae))
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation, NaN where it is not defined."""
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
