@@ -1,18 +1,21 @@
 """The cache folder: what was made once and can be made again, up to a size."""
 
+import logging
 import math
 import os
-import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from eipnn.errors import InputError
+from eipnn.files import DiskFullError
+from eipnn.tensor_files import read_tensors, write_tensors
 
-STRUCTURES = "structures-"
-"""What the names of folders of structures begin with."""
+log = logging.getLogger("eipnn")
 
 
 def cache_folder() -> Path:
@@ -32,27 +35,46 @@ def cache_limit() -> float:
     return limit * 1e9
 
 
-def prune(folder: Path) -> None:
+def kept(file: Path, names: Collection[str]) -> dict[str, Any] | None:
+    """The entries of a file of the cache, its tensors mapped; None where there is none or it is damaged, which is said.
+
+    Args:
+        file: in the cache folder.
+        names: of the entries that it must have.
+    """
+    if not file.exists():
+        return None
+    try:
+        content: dict[str, Any] = read_tensors(file, mapped=True)
+        if content.keys() != set(names):
+            raise ValueError("another layout")
+        os.utime(file)  # the time of its last use, for `_prune`
+        return content
+    except (ValueError, AttributeError, OSError) as error:
+        log.warning("%s: damaged file of the cache (%s): what it held is made again", file, error)
+        file.unlink(missing_ok=True)
+        return None
+
+
+def keep(file: Path, content: dict[str, Any], what: str) -> bool:
+    """Write plain values and tensors into the cache; where that cannot be, say so and return False."""
+    try:
+        write_tensors(file, content)
+        _prune(file.parent)
+    except (DiskFullError, OSError) as error:
+        log.warning("%s are not kept: %s", what, error)
+        return False
+    return True
+
+
+def _prune(folder: Path) -> None:
     """Remove what was not used for longest until the rest is within the limit; the last one stays in any case."""
     found = []
-    # killed runs leave parts
-    for entry in (*folder.glob("*.pt"), *folder.glob("*.part"), *folder.glob(f"{STRUCTURES}*/")):
+    for file in (*folder.glob("*.pt"), *folder.glob("*.part")):  # killed runs leave parts
         with suppress(FileNotFoundError):
-            found.append((entry.stat().st_mtime_ns, _size(entry), entry))
+            found.append((file.stat().st_mtime_ns, file.stat().st_size, file))
     found.sort(reverse=True)
     sizes = accumulate(size for _, size, _ in found)
-    for (_, _, entry), total in list(zip(found, sizes, strict=True))[1:]:
+    for (_, _, file), total in list(zip(found, sizes, strict=True))[1:]:
         if total > cache_limit():
-            remove(entry)
-
-
-def remove(entry: Path) -> None:
-    """Remove a file or folder of the cache, in the presence of others who read it or remove it too."""
-    if entry.is_dir():
-        shutil.rmtree(entry, ignore_errors=True)
-    else:
-        entry.unlink(missing_ok=True)
-
-
-def _size(entry: Path) -> int:
-    return sum(file.stat().st_size for file in (entry.iterdir() if entry.is_dir() else [entry]))
+            file.unlink(missing_ok=True)

@@ -11,12 +11,12 @@ import torch
 from eipnn.files import told_when_full
 
 
-def read_tensors(file: Path, whole: bool = True) -> Any:
+def read_tensors(file: Path, mapped: bool = False) -> Any:
     """The content of a file of `torch.save`, on the CPU; no code in it is run.
 
     Args:
         file: as a path.
-        whole: whether all of it is read and checked now; else tensors are mapped, as they are.
+        mapped: whether tensors stay in the file until they are used.
 
     Raises:
         ValueError: it is no such file, holds other things than plain values and tensors, or is damaged: what torch
@@ -24,9 +24,9 @@ def read_tensors(file: Path, whole: bool = True) -> Any:
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            if whole and (damaged := archive.testzip()):
+            if damaged := archive.testzip():
                 raise ValueError(f"damaged: the checksum of {damaged} does not fit")
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=not whole)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:  # torch's own words advise to run the code
         raise ValueError("it holds more than plain values and tensors, which could run code") from error
     except Exception as error:  # zipfile, pickle and torch raise many kinds

@@ -230,7 +230,7 @@ def test_a_damaged_file_is_said_and_built_again(tmp_path, caplog, damage):
     again = Counted()
     prepared = prepare(frames(), again, tmp_path)
     assert len(again.built) == 4
-    assert f"{file}: damaged file of the input cache" in caplog.text
+    assert f"{file}: damaged file of the cache" in caplog.text
     assert_same(prepared[2], Graph(4.0)(frames()[2]))
     after = Counted()
     prepare(frames(), after, tmp_path)
@@ -246,7 +246,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path, caplog):
         prepared = prepare(frames(), Counted(), tmp_path)
         for k, atoms in enumerate(frames()):
             assert_same(prepared[k], Graph(4.0)(atoms))
-    assert caplog.text.count("damaged file of the input cache") > 40
+    assert caplog.text.count("damaged file of the cache") > 40
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path, monkeypatch):

@@ -1,9 +1,7 @@
 """Model inputs of many configurations: each made when it is asked for, costly ones made once and kept on disk."""
 
 import hashlib
-import logging
-import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +15,11 @@ from torch_geometric.data import Data
 from torch_geometric.data.collate import collate
 from torch_geometric.data.separate import separate
 
-from eipnn.cache import cache_folder, cache_limit, prune
-from eipnn.files import DiskFullError
+from eipnn.cache import cache_folder, cache_limit, keep, kept
 from eipnn.inputs.base import Inputs
 from eipnn.processes import parallel
 from eipnn.progress import progress_bar
 from eipnn.structures.store import StructureStore
-from eipnn.tensor_files import read_tensors, write_tensors
-
-log = logging.getLogger("eipnn")
 
 MANY = 1000
 """Structures from which on there is a progress bar."""
@@ -88,19 +82,16 @@ def prepare(
     kind = hashlib.sha256(inputs.key().encode()).hexdigest()[:16]
     rows = {checksum: row for row, checksum in enumerate(structures.checksums.tolist())}
     with FileLock(folder / f"{kind}.lock"):  # of several processes that train together one makes them
-        blocks = [block for file in folder.glob(f"{kind}-*.pt") if (block := _read(file, rows))]
+        found = [kept(file, _Block._fields) for file in folder.glob(f"{kind}-*.pt")]
+        blocks = [
+            _Block(**content) for content in found if content and not rows.keys().isdisjoint(content["checksums"])
+        ]
         known = {checksum for block in blocks for checksum in block.checksums}
         missing = structures.take(np.array([row for c, row in rows.items() if c not in known], dtype=np.int64))
         room = True
         for block in _make(missing, inputs, workers):
             blocks.append(block)
-            try:
-                if room:
-                    write_tensors(folder / f"{kind}-{block.checksums[0]:016x}.pt", block._asdict())
-            except DiskFullError as error:
-                log.warning("model inputs are not kept: %s", error)
-                room = False
-        prune(folder)
+            room = room and keep(folder / f"{kind}-{block.checksums[0]:016x}.pt", block._asdict(), "model inputs")
     return _Kept(structures, inputs, blocks)
 
 
@@ -119,17 +110,3 @@ def _make(structures: StructureStore, inputs: Inputs, workers: int | None) -> It
 def _block(structures: StructureStore, inputs: Inputs) -> _Block:
     data, slices, _ = collate(Data, [inputs(atoms) for atoms in structures], increment=False, add_batch=False)
     return _Block(structures.checksums.tolist(), data.to_dict(), dict(slices))
-
-
-def _read(file: Path, wanted: Collection[int]) -> _Block | None:
-    """The inputs in the file; None where it holds none that is wanted, or is damaged."""
-    try:
-        if not any(checksum in wanted for checksum in read_tensors(file, whole=False)["checksums"]):
-            return None
-        block = _Block(**read_tensors(file))
-        os.utime(file)  # the time of its last use, for `prune`
-        return block
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s: damaged file of the input cache (%s): built again", file, error)
-        file.unlink(missing_ok=True)
-        return None

@@ -5,19 +5,17 @@ They are known by the content of the files, how they are read and the code that 
 
 import hashlib
 import logging
-import os
 from functools import cache
 from pathlib import Path
 
 import ase
 from filelock import FileLock
 
-from eipnn.cache import STRUCTURES, cache_folder, cache_limit, prune, remove
-from eipnn.errors import InputError
-from eipnn.files import DiskFullError, digest_file
+from eipnn.cache import cache_folder, cache_limit, keep, kept
+from eipnn.files import digest_file
 from eipnn.structures.paths import Paths, StructureError, check_different, id_prefixes, resolve_all
 from eipnn.structures.read import Options, read_files
-from eipnn.structures.store import StructureStore
+from eipnn.structures.store import ARRAYS, StructureStore
 
 log = logging.getLogger("eipnn")
 
@@ -77,20 +75,20 @@ def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
     if not all(path.is_file() for path in prefixes):  # some formats are folders
         return _read(prefixes, options)
     cache_limit()  # a wrong one is said before the work
-    paths = list(prefixes)
+    file = cache_folder() / f"structures-{_digest(prefixes, options)}.pt"
+    lock = FileLock(file.with_suffix(".lock"))
     try:
-        folder = cache_folder() / f"{STRUCTURES}{_digest(prefixes, options)}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
-        if (found := _mapped(folder, paths)) is not None:
-            return found
+        file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()  # of several processes one reads
     except OSError as error:
         log.warning("structures are not kept: %s", error)
         return _read(prefixes, options)
     try:
-        found = _mapped(folder, paths)
-        return found if found is not None else _kept(_read(prefixes, options), folder, paths)
+        if content := kept(file, ("ids", "frames", *ARRAYS)):
+            return StructureStore.from_tensors(content, list(prefixes))
+        store = _read(prefixes, options)
+        keep(file, store.to_tensors(), "structures")
+        return store
     finally:
         lock.release()
 
@@ -99,31 +97,6 @@ def _read(prefixes: dict[Path, str], options: Options) -> StructureStore:
     frames, counts = read_files(prefixes, options)
     store = StructureStore.of(frames)
     store.files = list(zip(prefixes, counts, strict=True))
-    return store
-
-
-def _kept(store: StructureStore, folder: Path, paths: list[Path]) -> StructureStore:
-    """What was read, as it lies in the cache now; in memory where it cannot be kept."""
-    try:
-        store.write(folder)
-        prune(folder.parent)
-    except (DiskFullError, OSError) as error:
-        log.warning("structures are not kept: %s", error)
-        return store
-    return _mapped(folder, paths) or store
-
-
-def _mapped(folder: Path, paths: list[Path]) -> StructureStore | None:
-    """The store in the folder, None where there is none or it is damaged."""
-    if not folder.exists():
-        return None
-    try:
-        store = StructureStore.open(folder, paths)
-        os.utime(folder)  # the time of its last use, for `prune`
-    except (InputError, OSError):
-        log.warning("%s: damaged structures in the cache: the files are read again", folder)
-        remove(folder)
-        return None
     return store
 
 
