@@ -14,7 +14,7 @@ from tiny import eipnn, exit_code, in_process, read_json
 from eipnn.eips import load_eips
 from eipnn.potential.checkpoints import build_representation
 from eipnn.run import execute
-from eipnn.run.checks import check_plans
+from eipnn.run.checks import check_rows
 from eipnn.run.experiment import STAGES, Experiment, read_experiment
 from eipnn.run.plan import Plan
 from eipnn.run.strategy import MAIN
@@ -126,7 +126,8 @@ TABLE = sorted(set(EXPERIMENTS) - set(STUDIES))
 def test_the_stages_of_an_experiment_can_be_made(file, tmp_path):
     experiment = read_experiment(file)
     build(build_representation, experiment.representation)  # or skip it
-    check_plans([Plan(experiment, tmp_path, 1, 0)], experiment.run.get("strategy", MAIN))
+    plan = Plan(experiment, tmp_path, 1, 0)
+    check_rows([plan.row(name, experiment.alpha) for name in experiment.run.get("strategy", MAIN)])
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

@@ -18,28 +18,15 @@ from eipnn.command_line import Count, Natural, Positive, Seed
 from eipnn.errors import UsageError
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
-from eipnn.run.checks import check_plans
+from eipnn.run.checks import check_rows
 from eipnn.run.dry_run import show_plan
 from eipnn.run.execute import console, record_command, run_stage, say
-from eipnn.run.experiment import (
-    ALL,
-    RUN,
-    Experiment,
-    ExperimentError,
-    check_known,
-    read_experiment,
-    zero_modes,
-)
-from eipnn.run.plan import Plan
+from eipnn.run.experiment import ALL, Experiment, ExperimentError, check_known, listed, read_experiment
+from eipnn.run.plan import Plan, Row
 from eipnn.run.strategy import MAIN
 from eipnn.stages.finetune import FinetuneModule
 
-DEFAULT: dict[str, Sequence[Any]] = {
-    "strategy": MAIN,
-    "split": [1],
-    "seed": [0],
-    "frames": [ALL],
-}
+DEFAULT: dict[str, Sequence[Any]] = {"strategy": MAIN, "split": [1], "seed": [0], "frames": [ALL]}
 """What is trained where neither the options nor the experiment file say."""
 
 
@@ -75,74 +62,50 @@ def run(
         workers: processes that label.
         dry_run: tell what is done, what would run and how many gradient steps it takes, and do nothing.
     """
-    given = {"strategy": strategy, "split": split, "seed": seed, "frames": frames}
-    experiments = {file: read_experiment(file) for file in experiment}
-    for file, content in experiments.items():
-        check_known(strategy or (), content.strategies, f"--strategy, with {file}", UsageError)
-        check_strategies(chosen(given, content)["strategy"], content, file)
-    names = [file.stem for file in experiments]
+    given = {"strategy": strategy, "split": split, "seed": seed, "frames": frames, "alpha": alpha}
+    files = list(dict.fromkeys(experiment))
+    names = [file.stem for file in files]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ExperimentError(
             f"two experiment files are called {min(twice)}, and each needs a folder of its own: rename one"
         )
-    several = len(experiments) > 1
-    prepared = []
-    for file, content in experiments.items():
-        root, what = output / file.stem if several else output, chosen(given, content)
-        plans = make_plans(content, root, what)
-        check_plans(plans, what["strategy"])
-        prepared.append((file, content, root, plans, what["strategy"]))
-    rows: list[dict[str, Any]] = []
-    for file, content, root, plans, strategies in prepared:
-        alphas = tuple(dict.fromkeys(alpha or content.alpha))
-        if dry_run:
-            show_plan(content, root, plans, strategies, alphas)
-            continue
-        record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
-        results = run_experiment(content, root, plans, strategies, alphas, workers, threads)
-        head = {"experiment": file.stem} if several else {}
-        rows += [head | row for row in results]
+    planned: dict[Path, list[Row]] = {}
+    for file in files:
+        content = read_experiment(file)
+        check_known(strategy or (), content.strategies, f"--strategy, with {file}", UsageError)
+        default = DEFAULT | content.run | {"alpha": content.alpha}
+        what = {key: list(dict.fromkeys(values or default[key])) for key, values in given.items()}
+        check_strategies(what["strategy"], content, file)
+        root = output / file.stem if len(files) > 1 else output
+        planned[root] = make_rows(content, root, what)
+        check_rows(planned[root])
     if dry_run:
+        for root, rows in planned.items():
+            show_plan(root, rows)
         return
-    console.print(results_table(rows))
-    for line in best_on_validation(rows):
+    results = []
+    for root, rows in planned.items():
+        record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
+        head = {"experiment": root.name} if len(files) > 1 else {}
+        write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(rows[0].plan.experiment), sort_keys=False))
+        make_labels(rows[0].plan.experiment, root, workers)
+        for number, row in enumerate(rows, start=1):
+            say(f"{root}: row {number} of {len(rows)}")
+            results.append(head | run_row(row, threads))
+    console.print(results_table(results))
+    for line in best_on_validation(results):
         say(line)
 
 
-def chosen(given: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
-    """What is trained: as the options say, else the experiment, else `DEFAULT`."""
-    values = {key: given[key] or experiment.run.get(key) or DEFAULT[key] for key in RUN}
-    return {key: list(dict.fromkeys(value)) for key, value in values.items()}
-
-
-def make_plans(experiment: Experiment, root: Path, chosen: dict[str, Any]) -> list[Plan]:
-    """A plan for each split, seed and number of DFT frames, with its folder."""
+def make_rows(experiment: Experiment, root: Path, what: dict[str, Any]) -> list[Row]:
+    """The rows of each split, seed and number of DFT frames, which have a folder of their own."""
     labels = experiment.data.get("labels") or (root / "labels" if experiment.eips is not None else None)
-    plans = []
-    for split, seed, count in product(chosen["split"], chosen["seed"], chosen["frames"]):
+    rows = []
+    for split, seed, count in product(what["split"], what["seed"], what["frames"]):
         fold = root / f"split-{split}" / f"seed-{seed}"
         folder, frames = (fold, None) if count == ALL else (fold / f"frames-{count}", int(count))
-        plans.append(Plan(experiment, folder, split, seed, labels, frames))
-    return plans
-
-
-def run_experiment(
-    experiment: Experiment,
-    root: Path,
-    plans: Sequence[Plan],
-    strategies: Sequence[str],
-    alphas: Sequence[float],
-    workers: int,
-    threads: int | None,
-) -> list[dict[str, Any]]:
-    """One experiment in the folder `root`."""
-    write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(experiment), sort_keys=False))
-    if experiment.eips is not None:
-        make_labels(experiment, root, workers)
-    rows = []
-    for number, (plan, strategy) in enumerate(product(plans, strategies), start=1):
-        say(f"{root}: row {number} of {len(plans) * len(strategies)}")
-        rows.append(run_strategy(plan, strategy, alphas, threads))
+        plan = Plan(experiment, folder, split, seed, labels, frames)
+        rows += [plan.row(name, what["alpha"]) for name in what["strategy"]]
     return rows
 
 
@@ -161,15 +124,14 @@ def check_strategies(strategies: Sequence[str], experiment: Experiment, file: Pa
     raise ExperimentError(f"{file}: {what}")
 
 
-def run_strategy(plan: Plan, strategy: str, alphas: Sequence[float], threads: int | None) -> dict[str, Any]:
+def run_row(row: Row, threads: int | None) -> dict[str, Any]:
     """Train one row; with several alphas, the best on validation is the row's."""
-    stages = plan.row(strategy, alphas)
-    trained = [run_stage(stage, threads) for stage in stages]
-    row = best_trained(trained)
+    trained = [run_stage(stage, threads) for stage in row.stages]
+    best = best_trained(trained)
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
-    write_json(plan.folder / f"result-{strategy}.json", row | {"alphas": scores})
-    best = str(stages[trained.index(row)].potential)
-    return row | {"potential": best, "hidden_dft": plan.experiment.rows[strategy].hidden_dft}
+    write_json(row.plan.folder / f"result-{row.strategy}.json", best | {"alphas": scores})
+    hidden = row.plan.experiment.rows[row.strategy].hidden_dft
+    return best | {"potential": str(row.stages[trained.index(best)].potential), "hidden_dft": hidden}
 
 
 def best_trained(trained: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -191,46 +153,34 @@ def best_trained(trained: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def make_labels(experiment: Experiment, root: Path, workers: int) -> None:
-    """Make the label store in the run's folder."""
-    eips = experiment.eips
+    """Make the label store in the run's folder, if the experiment has none."""
+    if (eips := experiment.eips) is None:
+        return
     if isinstance(eips, list):
-        file = root / "eips.yaml"
-        write_atomically(file, yaml.safe_dump(eips, sort_keys=False))
-        eips = str(file)
-    command = ["label", *_listed(experiment.data["dft"])]
-    if pool := experiment.data.get("pool"):
-        command += ["--pool", *_listed(pool)]
-    command += ["--eips", str(eips), "-o", str(root / "labels"), "--workers", str(workers)]
-    command += _zero_options(experiment.data, root)
-    if call(command) != 0:
+        write_atomically(root / "eips.yaml", yaml.safe_dump(eips, sort_keys=False))
+        eips = str(root / "eips.yaml")
+    dft, pool = (listed(experiment.data.get(key) or []) for key in ("dft", "pool"))
+    command = ["label", *dft, *(["--pool", *pool] if pool else []), "--eips", eips, "-o", str(root / "labels")]
+    if call([*command, "--workers", str(workers), *_zero_options(experiment.data, root)]) != 0:
         raise ExperimentError("labelling failed; its message stands above")
-
-
-def _listed(given: str | list[str]) -> list[str]:
-    return given if isinstance(given, list) else [given]
 
 
 def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
     """The experiment's energy zeros as options of `eipnn label`, for its leaderboard."""
-    zero = data["energy_zero"]
-    zero = {"mode": zero} if isinstance(zero, str) else zero
-    options = ["--energy-zero", zero["mode"]]
-    if zero.get("energies"):
-        write_json(root / "isolated_atoms.json", zero["energies"])
-        options += ["--isolated-atoms", str(root / "isolated_atoms.json")]
-    eip_zeros = data.get("eip_energy_zero", "none")
-    modes = zero_modes(eip_zeros)
-    given = list(eip_zeros.values()) if isinstance(eip_zeros, dict) else [eip_zeros]
-    if modes == {"isolated_atoms"} and all(zero == given[0] for zero in given):
-        write_json(root / "eip_isolated_atoms.json", given[0]["energies"])
-        options += ["--eip-zero", "isolated_atoms"]
-        options += ["--eip-isolated-atoms", str(root / "eip_isolated_atoms.json")]
-    elif modes == {"least_squares"}:
-        options += ["--eip-zero", "least_squares"]
-    elif modes != {"none"}:
+    eips = data.get("eip_energy_zero", "none")
+    zeros = [data["energy_zero"], *(eips.values() if isinstance(eips, dict) else [eips])]
+    dft, eip, *others = [{"mode": "none"} | ({"mode": zero} if isinstance(zero, str) else zero) for zero in zeros]
+    if any(other != eip for other in others):
         say("the leaderboard of the labels leaves the EIPs' zeros as they are; that of `eipnn report` does not")
-    if data.get("energy_key"):
-        options += ["--energy-key", data["energy_key"]]
+        eip = {"mode": "none"}
+    options = ["--energy-key", data["energy_key"]] if data.get("energy_key") else []
+    for zero, kind, energies in ((dft, "energy-zero", "isolated-atoms"), (eip, "eip-zero", "eip-isolated-atoms")):
+        if zero is dft or zero["mode"] != "none":
+            options += [f"--{kind}", zero["mode"]]
+        if zero.get("energies"):
+            file = root / f"{energies.replace('-', '_')}.json"
+            write_json(file, zero["energies"])
+            options += [f"--{energies}", str(file)]
     return options
 
 

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import groupby
 from math import inf
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from eipnn.potential.checkpoints import read_checkpoint
 from eipnn.run.choices import settled
 from eipnn.run.execute import console, has_ended, mapping_in, say, whole_checkpoint
 from eipnn.run.experiment import Experiment
-from eipnn.run.plan import Plan, Stage, in_order, lates
+from eipnn.run.plan import Row, Stage, in_order, lates
 from eipnn.stages.source import DFT, selected
 
 DONE, TRAINED = "done", "trained"
@@ -28,28 +29,26 @@ class NotYetError(Exception):
     """A value is known only when a stage before is done, or labels are made."""
 
 
-def show_plan(
-    experiment: Experiment, root: Path, plans: Sequence[Plan], strategies: Sequence[str], alphas: Sequence[float]
-) -> None:
+def show_plan(root: Path, rows: Sequence[Row]) -> None:
     """Print the labels to make and the stages, each with its state and gradient steps. Nothing is written."""
-    missing, total = labels_to_make(experiment, root / "labels")
+    missing, total = labels_to_make(rows[0].plan.experiment, root / "labels")
     if total:
         say(f"{root / 'labels'}: {missing:,} of {total:,} labels are to be made")
     shown: set[Path] = set()
     left, exact = 0.0, True
-    for plan in plans:
+    for plan, group in groupby(rows, lambda row: row.plan):
+        mine = list(group)
         frames = "" if plan.frames is None else f", {plan.frames} DFT frames"
         table = Table(title=f"split {plan.split}, seed {plan.seed}{frames}", box=SIMPLE_HEAD)
         for heading in ("stage", "for", "reads", "state"):
             table.add_column(heading, overflow="fold")
         table.add_column("gradient steps", justify="right", no_wrap=True)
-        rows = {name: in_order(plan.row(name, alphas)) for name in strategies}
-        for stage in in_order([stage for stages in rows.values() for stage in stages]):
+        for stage in in_order([stage for row in mine for stage in row.stages]):
             if stage.folder in shown:  # numbers of DFT frames share a pretraining
                 continue
             shown.add(stage.folder)
             name = os.path.relpath(stage.folder, plan.folder)
-            users = [name for name, stages in rows.items() if any(s.folder == stage.folder for s in stages)]
+            users = [row.strategy for row in mine if stage.folder in [s.folder for s in in_order(row.stages)]]
             reads = dict.fromkeys(late.of.folder.name if late.of else late.what for late in lates(stage.inputs))
             state, now, taken = outlook(stage, not missing)
             trained = state.startswith((DONE, TRAINED))

@@ -1,6 +1,6 @@
 """What `eipnn run` is told: an experiment file."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
@@ -29,13 +29,15 @@ OWN = {
 """Arguments that `eipnn run` sets itself, or reads from one place for all stages: elsewhere they would do nothing. What
 is said of ``data`` and ``trainer`` holds for those of each stage too."""
 
-
 ALL = "all"
 """In place of a number of DFT frames: all of the split."""
 
+BY_PATH = {"representation": "class_path and init_args", "strategies": "names and their fields"}
+"""What may lie in a file of its own, and its keys."""
+
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and value >= 0
 
 
 RUN: dict[str, Callable[[Any], bool]] = {
@@ -45,13 +47,6 @@ RUN: dict[str, Callable[[Any], bool]] = {
     "frames": lambda value: value == ALL or (_is_count(value) and value > 0),
 }
 """The options that an experiment file may give, and what they may be."""
-
-
-BY_PATH = {
-    "representation": "class_path and init_args",
-    "strategies": "names and their fields",
-}
-"""What may lie in a file of its own, and its keys."""
 
 
 class ExperimentError(InputError):
@@ -138,57 +133,24 @@ def read_experiment(file: str | Path) -> Experiment:
         raise ExperimentError(f"{file}: no such experiment file")
     content = _read_mapping(file, "data, representation, ...")
     for key, keys in BY_PATH.items():
-        if isinstance(content.get(key), str):
-            content[key] = _read_mapping(_beside(file, key, content[key], keys), keys)
-    known = [f.name for f in fields(Experiment)]
-    if unknown := set(content) - set(known):
-        raise ExperimentError(f"{file}: unknown key {min(unknown)!r}; the keys are {', '.join(known)}")
-    for key in ("data", "representation"):
-        if key not in content:
-            raise ExperimentError(f"{file}: the mapping {key!r} is missing")
-    for key in ("data", "representation", "strategies", "trainer", "run", *STAGES):
-        _check_mapping(content.get(key, {}), key, file)
-    for key in ("dft", "energy_zero"):
-        if key not in content["data"]:
-            raise ExperimentError(f"{file}: data.{key} is missing")
-    for key in ("data", "trainer"):
-        _check_own(content.get(key, {}), key, OWN[key], file)
-    for key in ("dft", "pool"):
-        _check_files(content["data"].get(key, "none"), f"data.{key}", file)
-    _check_trainer(content.get("trainer", {}), "trainer", file)
-    _check_zero(content["data"]["energy_zero"], file)
-    if content.get("eips") is not None and content["data"].get("labels") is not None:
-        raise ExperimentError(f"{file}: gives both eips, to label with, and data.labels; remove one")
-    for stage in STAGES:
-        for part, values in content.get(stage, {}).items():
-            if part not in ("model", "data", "trainer"):
-                raise ExperimentError(f"{file}: {stage}.{part} is unknown; use model, data or trainer")
-            _check_mapping(values, f"{stage}.{part}", file)
-            if part == "trainer":
-                _check_trainer(values, f"{stage}.trainer", file)
-            if part == "model":
-                _check_eips(values.get("eips"), f"{stage}.model.eips", file)
-            _check_own(
-                values,
-                f"{stage}.{part}",
-                (*OWN.get(part, ()), *OWN.get(f"{stage}.{part}", ())),
-                file,
-            )
-    content["strategies"] = own_strategies(content.get("strategies", {}), f"{file}: strategies")
-    content["run"] = _run_defaults(content.get("run", {}), file)
-    check_known(content["run"].get("strategy", ()), content["strategies"], f"{file}: run.strategy")
-    content["alpha"] = _alphas(content.get("alpha", 0.1), file)
-    splits = content.get("splits", "random")
-    if splits != "random" and "{split}" not in str(splits):
-        raise ExperimentError(f"{file}: splits must be 'random' or a path with {{split}} in it")
-    return Experiment(**content)
+        if isinstance(named := content.get(key), str):
+            if not (found := file.parent / named).is_file():
+                raise ExperimentError(
+                    f"{file}: {key} names {found}, and there is no such file; give {keys}, or the path of a file with "
+                    "them, seen from the experiment file"
+                )
+            content[key] = _read_mapping(found, keys)
+    for problem in _problems(content):
+        raise ExperimentError(f"{file}: {problem}")
+    own = own_strategies(content.get("strategies", {}), f"{file}: strategies")
+    run = {key: dict.fromkeys(listed(values)) for key, values in content.get("run", {}).items()}
+    check_known(run.get("strategy", ()), own, f"{file}: run.strategy")
+    alpha = tuple(dict.fromkeys(map(float, listed(content.get("alpha", 0.1)))))
+    return Experiment(**content | {"strategies": own, "run": {k: list(v) for k, v in run.items()}, "alpha": alpha})
 
 
 def check_known(
-    names: Iterable[str],
-    own: dict[str, Strategy],
-    where: str,
-    error: type[InputError] = ExperimentError,
+    names: Iterable[str], own: dict[str, Strategy], where: str, error: type[InputError] = ExperimentError
 ) -> None:
     """Raise `error` where one is no strategy's name."""
     known = STRATEGIES | own
@@ -196,15 +158,10 @@ def check_known(
         raise error(f"{where}: {unknown[0]!r} is not one of {', '.join(known)}")
 
 
-def _beside(file: Path, key: str, named: str, keys: str) -> Path:
-    """The file that an experiment file names."""
-    found = file.parent / named
-    if not found.is_file():
-        raise ExperimentError(
-            f"{file}: {key} names {found}, and there is no such file; give {keys}, or the path of a file with them, "
-            "seen from the experiment file"
-        )
-    return found
+def zero_modes(zeros: Any) -> set[str]:
+    """The modes in an ``eip_energy_zero``: one for all EIPs, or a mapping from EIP to mode and energies."""
+    given = zeros.values() if isinstance(zeros, dict) else [zeros]
+    return {zero.get("mode", "none") if isinstance(zero, dict) else zero for zero in given}
 
 
 def _read_mapping(file: Path, keys: str) -> dict[str, Any]:
@@ -217,77 +174,72 @@ def _read_mapping(file: Path, keys: str) -> dict[str, Any]:
     return content
 
 
-def _check_mapping(values: Any, key: str, file: Path) -> None:
-    if not isinstance(values, dict):
-        raise ExperimentError(f"{file}: {key} must be a mapping, not {values!r}")
+def _problems(content: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with an experiment, the first first; each check relies on those before it."""
+    known = [f.name for f in fields(Experiment)]
+    if unknown := set(content) - set(known):
+        yield f"unknown key {min(unknown)!r}; the keys are {', '.join(known)}"
+    yield from (f"the mapping {key!r} is missing" for key in ("data", "representation") if key not in content)
+    parts = {key: content.get(key, {}) for key in ("data", "representation", "strategies", "trainer", "run", *STAGES)}
+    yield from (f"{key} must be a mapping, not {v!r}" for key, v in parts.items() if not isinstance(v, dict))
+    parts |= {f"{stage}.{part}": values for stage in STAGES for part, values in parts[stage].items()}
+    for key, values in parts.items():
+        stage, _, part = key.rpartition(".")
+        if stage and part not in ("model", "data", "trainer"):
+            yield f"{key} is unknown; use model, data or trainer"
+        if not isinstance(values, dict):
+            yield f"{key} must be a mapping, not {values!r}"
+        yield from _problems_of(part, key, values)
+    data = content["data"]
+    yield from (f"data.{key} is missing" for key in ("dft", "energy_zero") if key not in data)
+    for key in ("dft", "pool"):
+        files = listed(data.get(key, "none"))
+        if not files or not all(isinstance(name, str) for name in files):
+            yield f"data.{key} must be a file or a list of files, not {data[key]!r}"
+    zero = data["energy_zero"]
+    mode = zero.get("mode") if isinstance(zero, dict) else zero
+    if mode not in MODES or (isinstance(zero, dict) and set(zero) - {"mode", "energies"}):
+        modes = f"{', '.join(MODES)}, or a mapping such as {{mode: isolated_atoms, energies: {{Si: -0.85}}}}"
+        yield f"data.energy_zero must be one of {modes}, not {zero!r}"
+    if content.get("eips") is not None and data.get("labels") is not None:
+        yield "gives both eips, to label with, and data.labels; remove one"
+    if unknown := set(parts["run"]) - set(RUN):
+        yield f"run.{min(unknown)} is unknown; the options are {', '.join(RUN)}"
+    for key, values in parts["run"].items():
+        if values == []:
+            yield f"run.{key} is an empty list; name one, or remove it"
+        yield from (f"run.{key} cannot be {value!r}" for value in listed(values) if not RUN[key](value))
+    if not _are_weights(alpha := content.get("alpha", 0.1)):
+        yield f"alpha must be a positive number or a list of them, not {alpha!r}"
+    if (splits := content.get("splits", "random")) != "random" and "{split}" not in str(splits):
+        yield "splits must be 'random' or a path with {split} in it"
 
 
-def _check_trainer(trainer: dict[str, Any], key: str, file: Path) -> None:
-    """Raise where a training would leave no checkpoint for what comes after."""
-    if trainer.get("fast_dev_run"):
-        raise ExperimentError(f"{file}: {key}.fast_dev_run leaves no checkpoint; remove it")
-    if trainer.get("enable_checkpointing") is False:
-        raise ExperimentError(f"{file}: {key}.enable_checkpointing: the stages need their checkpoints; remove it")
+def _problems_of(part: str, key: str, values: dict[str, Any]) -> Iterator[str]:
+    """The same of the model, data or trainer arguments of a stage, or of all."""
+    for name in (*OWN.get(part, ()), *(OWN.get(key, ()) if key != part else ())):
+        if name in values:
+            yield (
+                f"{key}.{name} would have no effect: `eipnn run` sets it from its options, from the keys at the top of "
+                "this file and from the stages before; remove it"
+            )
+    if part == "trainer" and values.get("fast_dev_run"):
+        yield f"{key}.fast_dev_run leaves no checkpoint; remove it"
+    if part == "trainer" and values.get("enable_checkpointing") is False:
+        yield f"{key}.enable_checkpointing: the stages need their checkpoints; remove it"
+    if part == "model" and (eips := values.get("eips")) is not None:
+        if not isinstance(eips, list) or not eips:
+            yield f"{key}.eips must be a list of EIPs, not {eips!r}"
+        yield from (f"{key}.eips names {name!r} twice; name each EIP once" for name in eips if eips.count(name) > 1)
 
 
-def _check_files(given: Any, key: str, file: Path) -> None:
-    files = given if isinstance(given, list) else [given]
-    if not files or not all(isinstance(name, str) for name in files):
-        raise ExperimentError(f"{file}: {key} must be a file or a list of files, not {given!r}")
+def listed(given: Any) -> list[Any]:
+    """One value, or a list of them, as a list."""
+    return given if isinstance(given, list) else [given]
 
 
-def _check_eips(names: Any, key: str, file: Path) -> None:
-    """A stage's own choice of EIPs names each once."""
-    if names is None:
-        return
-    if not isinstance(names, list) or not names:
-        raise ExperimentError(f"{file}: {key} must be a list of EIPs, not {names!r}")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ExperimentError(f"{file}: {key} names {twice[0]!r} twice; name each EIP once")
-
-
-def _check_own(values: dict[str, Any], key: str, own: tuple[str, ...], file: Path) -> None:
-    if wrong := [name for name in own if name in values]:
-        raise ExperimentError(
-            f"{file}: {key}.{wrong[0]} would have no effect: `eipnn run` sets it from its options, from the keys at "
-            "the top of this file and from the stages before; remove it"
-        )
-
-
-def _check_zero(given: Any, file: Path) -> None:
-    """A zero is a mode, or a mapping with the mode and the energies of isolated atoms."""
-    mode = given.get("mode") if isinstance(given, dict) else given
-    if mode not in MODES or (isinstance(given, dict) and set(given) - {"mode", "energies"}):
-        raise ExperimentError(
-            f"{file}: data.energy_zero must be one of {', '.join(MODES)}, or a mapping such as "
-            f"{{mode: isolated_atoms, energies: {{Si: -0.85}}}}, not {given!r}"
-        )
-
-
-def _run_defaults(given: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The key ``run``, with a list for each option."""
-    if unknown := set(given) - set(RUN):
-        raise ExperimentError(f"{file}: run.{min(unknown)} is unknown; the options are {', '.join(RUN)}")
-    lists = {key: values if isinstance(values, list) else [values] for key, values in given.items()}
-    for key, values in lists.items():
-        if not values:
-            raise ExperimentError(f"{file}: run.{key} is an empty list; name one, or remove it")
-        if wrong := [value for value in values if not RUN[key](value)]:
-            raise ExperimentError(f"{file}: run.{key} cannot be {wrong[0]!r}")
-    return {key: list(dict.fromkeys(values)) for key, values in lists.items()}
-
-
-def _alphas(given: Any, file: Path) -> tuple[float, ...]:
+def _are_weights(given: Any) -> bool:
     try:  # YAML 1.1 reads 1e-2 as a text
-        alphas = tuple(float(a) for a in (given if isinstance(given, list) else [given]))
+        return bool(listed(given)) and all(0 < float(alpha) < inf for alpha in listed(given))
     except (TypeError, ValueError):
-        alphas = ()
-    if not alphas or not all(0 < alpha < inf for alpha in alphas):
-        raise ExperimentError(f"{file}: alpha must be a positive number or a list of them, not {given!r}")
-    return tuple(dict.fromkeys(alphas))
-
-
-def zero_modes(zeros: Any) -> set[str]:
-    """The modes in an ``eip_energy_zero``: one for all EIPs, or a mapping from EIP to mode and energies."""
-    given = zeros.values() if isinstance(zeros, dict) else [zeros]
-    return {zero.get("mode", "none") if isinstance(zero, dict) else zero for zero in given}
+        return False

@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from eipnn.files import digest_file
 from eipnn.own_code import class_paths, source_digests
+from eipnn.potential.checkpoints import read_checkpoint, read_record
 from eipnn.run.experiment import Experiment, ExperimentError, zero_modes
 from eipnn.run.strategy import PRETRAINING_FOLDERS, Pretraining
 from eipnn.stages.sampling import plan_batches
@@ -170,9 +171,10 @@ class Plan:
         texts = list(self._drawn.values())
         return digest_text(texts[0]) if texts else digest_file(resolve(self._named_split))
 
-    def row(self, name: str, alphas: Sequence[float]) -> list[Stage]:
-        """The fine-tunings of one row: one for each weight of the EIP labels, the best on validation is the row's."""
-        return [self.finetune(name, a) for a in (alphas if self.experiment.rows[name].eip_labels else alphas[:1])]
+    def row(self, name: str, alphas: Sequence[float]) -> "Row":
+        """One row of the tables."""
+        searched = alphas if self.experiment.rows[name].eip_labels else alphas[:1]
+        return Row(self, name, [self.finetune(name, alpha) for alpha in searched])
 
     def classify(self) -> Stage:
         """Train the classifier, let it choose for the pool."""
@@ -246,6 +248,7 @@ class Plan:
         if "labels" in settings:
             digests["labels"] = Late("labels")
         if name != "finetune" and (elsewhere := parts["model"].get("init_from")):
+            read_record(read_checkpoint(elsewhere), elsewhere, "pretrain")
             digests["init_from"] = digest_file(Path(elsewhere))
         init = {"representation": experiment.representation} | parts["model"] | model
         config = {
@@ -269,6 +272,15 @@ class Plan:
         if strangers := [name for name in named if name not in known]:
             raise ExperimentError(f"{stage}.model.eips names {strangers[0]!r}; the EIPs are {', '.join(known)}")
         return {"eips": named}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A strategy of a plan: a fine-tuning for each weight of the EIP labels, the best on validation is the row's."""
+
+    plan: Plan
+    strategy: str
+    stages: list[Stage]
 
 
 def filled(content: Any, value: Callable[[Late], Any]) -> Any:
@@ -309,9 +321,7 @@ def without(config: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
     copy = deepcopy(config)
     for path in paths:
         *way, last = path.split(".")
-        inner: Any = copy
-        for key in way:
-            inner = inner.get(key, {}) if isinstance(inner, dict) else {}
+        inner = reduce(lambda part, key: part.get(key) if isinstance(part, dict) else None, way, copy)
         if isinstance(inner, dict):
             inner.pop(last, None)
     return copy

@@ -1,6 +1,7 @@
 """The rows of the tables: what a potential is trained with beside its DFT frames."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -95,6 +96,8 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "long": (True, False),
     "delta": (True, False),
 }
+WORDS = {None: "null", True: "true", False: "false"}
+"""As YAML has them."""
 
 RESERVED = ("classify", *PRETRAINING_FOLDERS.values())
 """Folders of other stages: a row's folder has its name."""
@@ -111,7 +114,14 @@ def own_strategies(content: dict[Any, Any], where: str) -> dict[str, Strategy]:
         InputError: a name that is taken or can be no folder's; a field that is unknown, missing or of a wrong value;
             two strategies with one label.
     """
-    own = {str(name): _own(str(name), given, f"{where}: {name}") for name, given in content.items()}
+    own: dict[str, Strategy] = {}
+    for name, given in content.items():
+        for problem in _problems(str(name), given):
+            raise InputError(f"{where}: {name}{problem}")
+        try:
+            own[str(name)] = Strategy(**given)
+        except InputError as error:
+            raise InputError(f"{where}: {name}: {error}") from None
     labels = [strategy.label for strategy in (STRATEGIES | own).values()]
     for name, strategy in own.items():
         if labels.count(strategy.label) > 1:
@@ -119,27 +129,17 @@ def own_strategies(content: dict[Any, Any], where: str) -> dict[str, Strategy]:
     return own
 
 
-def _own(name: str, given: Any, where: str) -> Strategy:
+def _problems(name: str, given: Any) -> Iterator[str]:
     if name in STRATEGIES:
-        raise InputError(f"{where} is a strategy of eipnn's own; take another name")
+        yield " is a strategy of eipnn's own; take another name"
     if not re.fullmatch(r"\w[\w+-]*", name) or name in RESERVED or name.startswith("frames-"):
-        raise InputError(f"{where} can be no strategy's name: its folder has it; take letters, digits, + and -")
+        yield " can be no strategy's name: its folder has it; take letters, digits, + and -"
     if not isinstance(given, dict) or not isinstance(given.get("label"), str) or not given["label"]:
-        raise InputError(f"{where}: must be a mapping with a label, such as {{label: +LA (MSE)}}")
+        yield ": must be a mapping with a label, such as {label: +LA (MSE)}"
     known = [f.name for f in fields(Strategy)]
     for key, value in given.items():
         if key not in known:
-            raise InputError(f"{where}.{key} is unknown; the fields are {', '.join(known)}")
-        allowed = ALLOWED.get(key)
-        if allowed and not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
-            words = ", ".join(yaml_word(a) for a in allowed)
-            raise InputError(f"{where}.{key} must be one of {words}, not {value!r}")
-    try:
-        return Strategy(**given)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-
-
-def yaml_word(value: Any) -> str:
-    """A plain value as YAML has it."""
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+            yield f".{key} is unknown; the fields are {', '.join(known)}"
+        allowed = ALLOWED.get(key, (value,))
+        if not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
+            yield f".{key} must be one of {', '.join(WORDS.get(a, str(a)) for a in allowed)}, not {value!r}"
