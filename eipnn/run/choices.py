@@ -14,7 +14,7 @@ from eipnn.files import digest_file
 from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import best_eip
 from eipnn.run.experiment import ExperimentError
-from eipnn.run.plan import Late, Stage, digest_text, filled
+from eipnn.run.plan import OUTPUTS, Late, Stage, digest_text, filled
 from eipnn.stages.source import DFT, Source, compare, selected, source_of
 
 
@@ -33,14 +33,14 @@ def settled(stage: Stage, bring: Callable[[Stage, str], str]) -> Stage:
             case "fingerprint":
                 return fingerprint
             case "labels":
-                return LabelStore.open(_data(stage)["labels"]).fingerprint
+                return LabelStore.open(stage.data["labels"]).fingerprint
             case "single_eip":
-                return single_eip(source_of(_data(late.of or stage)))
+                return single_eip(source_of((late.of or stage).data))
             case "selection":
-                file = Path(_data(stage)["selection"])
+                file = Path(stage.data["selection"])
                 return digest_text(value(stage.written[file])) if file in stage.written else digest_file(file)
-        chosen = selected(late.of.selection) if late.of else None
-        return stage.batches(len(chosen or ())) if late.what == "steps" else _choose(_data(stage), late.what, chosen)
+        chosen = selected(late.of.folder / OUTPUTS["predict"]) if late.of else None
+        return stage.batches(len(chosen or ())) if late.what == "steps" else _choose(stage.data, late.what, chosen)
 
     parts = {name: filled(getattr(stage, name), value) for name in ("inputs", "config", "about", "written")}
     return replace(stage, **parts)
@@ -49,10 +49,6 @@ def settled(stage: Stage, bring: Callable[[Stage, str], str]) -> Stage:
 def single_eip(source: Source) -> str:
     """The EIP with the lowest config MAE on train and validation."""
     return best_eip(compare(source), source.split).eip
-
-
-def _data(stage: Stage) -> dict[str, Any]:
-    return stage.config["data"]["init_args"]
 
 
 def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None) -> str:

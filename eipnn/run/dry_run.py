@@ -124,7 +124,7 @@ def gradient_steps(stage: Stage, now: Stage | None) -> tuple[float, bool]:
     """
     from eipnn.cli import MAX_EPOCHS  # here: it needs Lightning's parser
 
-    trainer, data = stage.config["trainer"], (now or stage).config["data"]["init_args"]
+    trainer, data = stage.config["trainer"], (now or stage).data
     exact = "EarlyStopping" not in json.dumps(trainer.get("callbacks"))
     devices = trainer.get("devices")
     world = devices if isinstance(devices, int) and devices > 0 else 1
@@ -148,10 +148,9 @@ def gradient_steps(stage: Stage, now: Stage | None) -> tuple[float, bool]:
 
 def _labelled(stage: Stage) -> int:
     """The structures of a selection for which the chosen EIP gave a label."""
-    data = stage.config["data"]["init_args"]
-    file = Path(data["selection"])
+    file = Path(stage.data["selection"])
     chosen = selected(io.StringIO(stage.written[file]) if file in stage.written else file)
-    store = LabelStore.open(data["labels"])
+    store = LabelStore.open(stage.data["labels"])
     energies = store.energies_of([i for i, eip in chosen.items() if eip != DFT], store.eips)
     columns = [store.eips.index(eip) for eip in chosen.values() if eip != DFT]
     failed = np.isnan(energies[np.arange(len(columns)), columns])

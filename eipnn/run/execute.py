@@ -14,7 +14,7 @@ from eipnn.potential import Potential
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
 from eipnn.run.choices import settled
-from eipnn.run.plan import Stage
+from eipnn.run.plan import OUTPUTS, Stage
 
 console = Console()
 
@@ -47,18 +47,16 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
         if done := _done_before(stage):
             return done
         write_json(stage.folder / "begun.json", {"fingerprint": fingerprint})
-        config = stage.folder / "config.yaml"
-        write_atomically(config, yaml.safe_dump(stage.config, sort_keys=False))
+        write_atomically(stage.folder / "config.yaml", yaml.safe_dump(stage.config, sort_keys=False))
         _train(stage, threads)
         if stage.potential in stage.outputs():
             write_potential(stage.best, stage.potential)
         for command in stage.after:
-            _call(stage, [command, "--config", str(config), "--ckpt_path", str(stage.best)], threads)
-        result = stage.about | {
-            "fingerprint": fingerprint,
-            "files": {file.name: digest_file(file) for file in stage.outputs()},
-            "result": _result(stage.folder),
-        }
+            _call(stage, command, stage.best, threads)
+        numbers = (mapping_in(stage.fit_file) or {}) | (mapping_in(stage.folder / OUTPUTS["test"]) or {})
+        numbers.pop("best_checkpoint", None)
+        files = {file.name: digest_file(file) for file in stage.outputs()}
+        result = stage.about | {"fingerprint": fingerprint, "files": files, "result": numbers}
         write_json(stage.done_file, result)
         return result
 
@@ -105,36 +103,34 @@ def _begin_anew(stage: Stage) -> None:
 
 def _train(stage: Stage, threads: int | None) -> None:
     """Train until ``fit.json`` tells of an end and the best checkpoint is whole."""
-    config = str(stage.folder / "config.yaml")
-    if not has_ended(stage):
+    for _ in range(2):
+        if has_ended(stage):
+            if is_whole(stage.best):
+                return
+            _begin_anew(stage)  # damaged since before it was resumed, and no later epoch was better
         resume = whole_checkpoint(stage)
         say(f"{stage.folder}: {'resumed' if resume else 'training'}")
-        _call(stage, ["fit", "--config", config, *(["--ckpt_path", str(resume)] if resume else [])], threads)
-        _check_ended(stage)
-    if not is_whole(stage.best):  # since before it was resumed, and no later epoch was better
-        _begin_anew(stage)
-        say(f"{stage.folder}: training")
-        _call(stage, ["fit", "--config", config], threads)
+        _call(stage, "fit", resume, threads)
         _check_ended(stage)
 
 
 def has_ended(stage: Stage) -> bool:
+    """Whether the training has come to its end."""
     fit = mapping_in(stage.fit_file)
     return fit is not None and fit.get("ended") != "max_time"
 
 
 def _check_ended(stage: Stage) -> None:
     """Raise where a training that went well has not come to its end, or left nothing to go on with."""
-    fit = mapping_in(stage.fit_file)
+    fit, again = mapping_in(stage.fit_file), "the same command goes on from here"
     if fit is None:
         raise StageError(
-            f"{stage.folder}: the training was stopped before its last epoch and wrote no {stage.fit_file.name}; "
-            "the same command goes on from here"
+            f"{stage.folder}: the training was stopped before its last epoch and wrote no fit.json; {again}"
         )
     if fit.get("ended") == "max_time":
         raise StageError(
-            f"{stage.folder}: trainer.max_time ended the training after {fit['epochs']} epochs, before its end; the "
-            "same command goes on from here for as long again, and max_time may be changed"
+            f"{stage.folder}: trainer.max_time ended the training after {fit['epochs']} epochs, before its end; "
+            f"{again} for as long again, and max_time may be changed"
         )
     if not stage.best.exists():
         raise StageError(
@@ -172,9 +168,10 @@ def is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def _call(stage: Stage, arguments: list[str], threads: int | None) -> None:
-    code = call(arguments, threads)
-    if code != 0:
+def _call(stage: Stage, command: str, checkpoint: Path | None, threads: int | None) -> None:
+    arguments = [command, "--config", str(stage.folder / "config.yaml")]
+    arguments += ["--ckpt_path", str(checkpoint)] if checkpoint else []
+    if (code := call(arguments, threads)) != 0:
         raise StageError(
             f"{stage.folder}: `eipnn {' '.join(arguments)}` ended with status {code}; its message stands above. "
             "The same `eipnn run` goes on from the last complete epoch."
@@ -195,20 +192,10 @@ def mapping_in(file: Path) -> dict[str, Any] | None:
     return content
 
 
-def _result(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name in ("fit.json", "test.json"):
-        result |= mapping_in(folder / name) or {}
-    result.pop("best_checkpoint", None)
-    return result
-
-
 def _move_outdated_aside(stage: Stage, fingerprint: str) -> None:
     """Move a stage aside that was begun with other settings, or of which nothing tells with which."""
     begun = stage.folder / "begun.json"
-    if not begun.exists():
-        return
-    if (mapping_in(begun) or {}).get("fingerprint") == fingerprint:
+    if not begun.exists() or (mapping_in(begun) or {}).get("fingerprint") == fingerprint:
         return
     number = 1
     while (aside := stage.folder.with_name(f"{stage.folder.name}.old-{number}")).exists():

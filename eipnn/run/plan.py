@@ -1,13 +1,13 @@
 """From an experiment, a split and a seed to the stages of each strategy, as plain data: nothing is written."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eipnn.files import digest_file
 from eipnn.own_code import class_paths, source_digests
@@ -16,6 +16,8 @@ from eipnn.run.experiment import Experiment, ExperimentError, zero_modes
 from eipnn.run.strategy import PRETRAINING_FOLDERS, Pretraining
 from eipnn.stages.sampling import plan_batches
 from eipnn.structures import Split, fewer_frames, random_split, read_split, resolve, split_text
+
+CLASSES = {"classify": "Classifier", "pretrain": "Pretrain", "finetune": "Finetune"}
 
 OUTPUTS = {"test": "test.json", "predict": "selection.csv"}
 """What a command after the training leaves in the folder of the stage; only the classifier predicts."""
@@ -52,6 +54,11 @@ class Stage:
     split: Split = field(default_factory=lambda: Split((), (), (), ()))
 
     @property
+    def data(self) -> dict[str, Any]:
+        """The arguments of its data module."""
+        return self.config["data"]["init_args"]
+
+    @property
     def best(self) -> Path:
         return self.folder / "checkpoints" / "best.ckpt"
 
@@ -63,11 +70,6 @@ class Stage:
     def potential(self) -> Path:
         """What a fine-tuning leaves for simulations, made from its best checkpoint."""
         return self.folder / "checkpoints" / "potential.pt"
-
-    @property
-    def selection(self) -> Path:
-        """What the classifier chose."""
-        return self.folder / OUTPUTS["predict"]
 
     @property
     def fit_file(self) -> Path:
@@ -103,9 +105,9 @@ class Stage:
 
     def batches(self, n_eip: int, processes: int = 1) -> int:
         """Batches of an epoch with so many EIP labels beside the DFT frames for training, if it learns from these."""
-        data = self.config["data"]["init_args"]
+        size, fraction = self.data.get("batch_size", 32), self.data.get("dft_fraction", 0.25)
         n_dft = 0 if self.about.get("stage") == "pretrain" else len(self.split.train)
-        return plan_batches(n_dft, n_eip, data.get("batch_size", 32), data.get("dft_fraction", 0.25), processes).batches
+        return plan_batches(n_dft, n_eip, size, fraction, processes).batches
 
 
 @dataclass(frozen=True)
@@ -144,32 +146,22 @@ class Plan:
     labels: Path | None = None
     frames: int | None = None
 
-    @cached_property
-    def parts(self) -> Split:
-        """The split. It is drawn each time: structures that were added to a file since belong to it."""
-        random = self.experiment.splits == "random"
-        split = random_split(*self.experiment.ids, self.split) if random else read_split(self._named_split)
-        return split if self.frames is None else fewer_frames(split, self.frames, self.seed)
+    @property
+    def drawn(self) -> bool:
+        """Whether its split is a random or reduced one, which is written to its folder."""
+        return self.experiment.splits == "random" or self.frames is not None
 
     @property
     def split_path(self) -> str:
         """The split as the stages' configurations name it."""
-        return str(next(iter(self._drawn), self._named_split))
-
-    @property
-    def _named_split(self) -> str:
-        return self.experiment.splits.format(split=self.split)
+        return str(self.folder / "split.csv") if self.drawn else self.experiment.splits.format(split=self.split)
 
     @cached_property
-    def _drawn(self) -> dict[Path, str]:
-        """A random or reduced split, which is written to the folder."""
-        drawn = self.experiment.splits == "random" or self.frames is not None
-        return {self.folder / "split.csv": split_text(self.parts)} if drawn else {}
-
-    @cached_property
-    def _split_digest(self) -> str:
-        texts = list(self._drawn.values())
-        return digest_text(texts[0]) if texts else digest_file(resolve(self._named_split))
+    def parts(self) -> Split:
+        """The split. It is drawn each time: structures that were added to a file since belong to it."""
+        named = self.experiment.splits.format(split=self.split)
+        split = random_split(*self.experiment.ids, self.split) if named == "random" else read_split(named)
+        return split if self.frames is None else fewer_frames(split, self.frames, self.seed)
 
     def row(self, name: str, alphas: Sequence[float]) -> "Row":
         """One row of the tables."""
@@ -178,7 +170,7 @@ class Plan:
 
     def classify(self) -> Stage:
         """Train the classifier, let it choose for the pool."""
-        return self._stage("classify", "Classifier", self._eips("classify"), after=("test", "predict"))
+        return self._stage("classify", "classify", ("test", "predict"), model=self._eips("classify"))
 
     def pretrain(self, kind: Pretraining = "all") -> Stage:
         """Pretrain on all EIPs, or on the single best.
@@ -190,76 +182,62 @@ class Plan:
         if self.frames is not None and kind == "all" and not fitted:
             return replace(self, folder=self.folder.parent, frames=None).pretrain()
         eips = self._eips("pretrain") if kind == "all" else {"eips": [Late("single_eip")]}
-        return self._stage("pretrain", "Pretrain", eips, folder=PRETRAINING_FOLDERS[kind])
+        return self._stage("pretrain", PRETRAINING_FOLDERS[kind], (), model=eips)
 
     def finetune(self, name: str, alpha: float) -> Stage:
         """Train the potential."""
         strategy = self.experiment.rows[name]
-        model: dict[str, Any] = {}
-        data: dict[str, Any] = {}
-        inputs: dict[str, Any] = {}
-        about: dict[str, Any] = {"strategy": name, "alpha": alpha if strategy.eip_labels else None}
-        written: dict[Path, Any] = {}
+        own: dict[str, dict[Any, Any]] = {"model": {}, "data": {}, "inputs": {}, "written": {}}
+        own["about"] = {"strategy": name, "alpha": alpha if strategy.eip_labels else None}
         if strategy.pretraining:
             pretrain = self.pretrain(strategy.pretraining)
-            model["init_from"] = str(pretrain.best)
-            inputs["init_from"] = Late("fingerprint", pretrain)
-        if strategy.eip_labels:
-            model["alpha"] = alpha
-            if strategy.loss != "tukey":
-                model["eip_loss"] = strategy.loss
-            classify = self.classify() if strategy.eip_labels != "single" else None
-            file = self.folder / f"selection-{strategy.eip_labels}.csv"
-            if classify and strategy.eip_labels == "predicted":
-                file = classify.selection
+            own["model"]["init_from"] = str(pretrain.best)
+            own["inputs"]["init_from"] = Late("fingerprint", pretrain)
+        if labels := strategy.eip_labels:
+            own["model"] |= {"alpha": alpha} | ({"eip_loss": strategy.loss} if strategy.loss != "tukey" else {})
+            classify = self.classify() if labels != "single" else None
+            file = self.folder / f"selection-{labels}.csv"
+            if classify and labels == "predicted":
+                file = classify.folder / OUTPUTS["predict"]
             else:
-                written[file] = Late(strategy.eip_labels, classify)
-            data["selection"] = str(file)
-            inputs["selection"] = Late("selection", classify)
+                own["written"][file] = Late(labels, classify)
+            own["data"]["selection"] = str(file)
+            own["inputs"]["selection"] = Late("selection", classify)
         if strategy.long:
-            data["epoch_steps"] = Late("steps", self.classify())
+            own["data"]["epoch_steps"] = Late("steps", self.classify())
         if strategy.delta:
-            data["delta_eip"] = Late("single_eip")
+            own["data"]["delta_eip"] = Late("single_eip")
         if strategy.single:
-            about["single_eip"] = Late("single_eip", pretrain if strategy.pretraining == "single" else None)
-        folder = f"{name}/alpha-{alpha:g}" if strategy.eip_labels else name
-        return self._stage("finetune", "Finetune", model, data, ("test",), folder, inputs, about, written)
+            own["about"]["single_eip"] = Late("single_eip", pretrain if strategy.pretraining == "single" else None)
+        return self._stage("finetune", f"{name}/alpha-{alpha:g}" if labels else name, ("test",), **own)
 
-    def _stage(
-        self,
-        name: str,
-        prefix: str,
-        model: dict[str, Any],
-        data: dict[str, Any] | None = None,
-        after: tuple[str, ...] = (),
-        folder: str | None = None,
-        inputs: dict[str, Any] | None = None,
-        about: dict[str, Any] | None = None,
-        written: dict[Path, Any] | None = None,
-    ) -> Stage:
-        experiment, root, own = self.experiment, self.folder / (folder or name), data or {}
-        parts = {part: experiment.stage(name, part) for part in ("trainer", "model", "data")}
-        settings = experiment.data | {"seed": self.seed} | parts["data"] | {"split": self.split_path} | own
-        digests = {"split": self._split_digest} | experiment.digests | (inputs or {})
-        if name == "finetune" and "selection" not in own:
+    def _stage(self, name: str, folder: str, after: tuple[str, ...], **own: dict[Any, Any]) -> Stage:
+        """A stage; `own` is what it has beyond others of the experiment, by argument of `Stage`, model or data."""
+        experiment, root = self.experiment, self.folder / folder
+        trainer, model, data = (experiment.stage(name, part) for part in ("trainer", "model", "data"))
+        data = experiment.data | {"seed": self.seed} | data | {"split": self.split_path} | own.get("data", {})
+        text = split_text(self.parts) if self.drawn else None
+        digest = digest_text(text) if text else digest_file(resolve(self.split_path))
+        digests: dict[str, Any] = {"split": digest} | experiment.digests
+        if name == "finetune" and "selection" not in data:
             digests.pop("pool", None)  # it is not read
-        if name != "finetune" or "selection" in own or "delta_eip" in own:
-            settings["labels"] = str(self.labels)
-        if "labels" in settings:
+        if name != "finetune" or "selection" in data or "delta_eip" in data:
+            data["labels"] = str(self.labels)
+        if "labels" in data:
             digests["labels"] = Late("labels")
-        if name != "finetune" and (elsewhere := parts["model"].get("init_from")):
+        if name != "finetune" and (elsewhere := model.get("init_from")):
             read_record(read_checkpoint(elsewhere), elsewhere, "pretrain")
             digests["init_from"] = digest_file(Path(elsewhere))
-        init = {"representation": experiment.representation} | parts["model"] | model
+        model = {"representation": experiment.representation} | model | own["model"]
         config = {
             "seed_everything": self.seed,
-            "trainer": experiment.trainer | parts["trainer"] | {"default_root_dir": str(root)},
-            "model": {"class_path": f"eipnn.{prefix}Module", "init_args": init},
-            "data": {"class_path": f"eipnn.{prefix}DataModule", "init_args": settings},
+            "trainer": experiment.trainer | trainer | {"default_root_dir": str(root)},
+            "model": {"class_path": f"eipnn.{CLASSES[name]}Module", "init_args": model},
+            "data": {"class_path": f"eipnn.{CLASSES[name]}DataModule", "init_args": data},
         }
-        about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames} | (about or {})
-        written = self._drawn | (written or {})
-        return Stage(root, config, digests, after, about, written, self.parts)
+        about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames} | own.get("about", {})
+        written = ({Path(self.split_path): text} if text else {}) | own.get("written", {})
+        return Stage(root, config, digests | own.get("inputs", {}), after, about, written, self.parts)
 
     def _eips(self, stage: str) -> dict[str, list[str]]:
         """The EIPs that the experiment names for a stage, or all that there are.
@@ -274,8 +252,7 @@ class Plan:
         return {"eips": named}
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A strategy of a plan: a fine-tuning for each weight of the EIP labels, the best on validation is the row's."""
 
     plan: Plan
@@ -292,13 +269,11 @@ def filled(content: Any, value: Callable[[Late], Any]) -> Any:
     return [filled(part, value) for part in content] if isinstance(content, list) else content
 
 
-def lates(content: Any) -> Iterator[Late]:
+def lates(content: Any) -> list[Late]:
     """Every `Late` in plain values, in order."""
-    if isinstance(content, Late):
-        yield content
-    elif isinstance(content, dict | list):
-        for part in content.values() if isinstance(content, dict) else content:
-            yield from lates(part)
+    found: list[Late] = []
+    filled(content, found.append)
+    return found
 
 
 def in_order(stages: Iterable[Stage]) -> list[Stage]:
@@ -321,7 +296,9 @@ def without(config: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
     copy = deepcopy(config)
     for path in paths:
         *way, last = path.split(".")
-        inner = reduce(lambda part, key: part.get(key) if isinstance(part, dict) else None, way, copy)
+        inner: Any = copy
+        for key in way:
+            inner = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict):
             inner.pop(last, None)
     return copy
