@@ -66,14 +66,7 @@ def read_record(checkpoint: dict[str, Any], name: str | Path, stage: str | None 
 
 def _wrong(record: Any) -> str | None:
     """What is wrong with a record, None if nothing is."""
-    kinds = {
-        "stage": str,
-        "representation": dict,
-        "eips": list,
-        "settings": dict,
-        "elements": list,
-        "zeros": dict,
-    }
+    kinds = {"stage": str, "representation": dict, "eips": list, "settings": dict, "elements": list, "zeros": dict}
     if not isinstance(record, dict):
         return f"it is a {type(record).__name__}"
     for key, kind in kinds.items():

@@ -55,13 +55,7 @@ class PlainPotential(nn.Module):
         self.zero: Tensor
 
     def forward(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        cell: Tensor,
-        edge_index: Tensor,
-        edge_shift: Tensor,
-        batch: Tensor,
+        self, z: Tensor, pos: Tensor, cell: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor
     ) -> Tensor:
         """-> energies (B,) in eV, float64."""
         size = cell.shape[0]
@@ -125,10 +119,7 @@ def example_batch(potential: Potential, dtype: torch.dtype) -> Batch:
 
 
 def export(
-    checkpoint: Path,
-    *,
-    output: Path = Path("potential.pt2"),
-    dtype: Literal["float32", "float64"] = "float32",
+    checkpoint: Path, *, output: Path = Path("potential.pt2"), dtype: Literal["float32", "float64"] = "float32"
 ) -> None:
     """Write a fine-tuned potential as a torch.export program, which runs without eipnn.
 

@@ -18,12 +18,7 @@ from eipnn.eips.recorded import name_of
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.inputs import AtomicGraph, graph_of
-from eipnn.potential.checkpoints import (
-    CheckpointError,
-    build_representation,
-    read_checkpoint,
-    read_record,
-)
+from eipnn.potential.checkpoints import CheckpointError, build_representation, read_checkpoint, read_record
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import MAX_Z, Representation
 
@@ -59,11 +54,7 @@ class Potential(nn.Module):
     """
 
     def __init__(
-        self,
-        representation: Representation,
-        head: EnergyHead,
-        elements: list[str],
-        zeros: dict[str, dict[str, Any]],
+        self, representation: Representation, head: EnergyHead, elements: list[str], zeros: dict[str, dict[str, Any]]
     ) -> None:
         super().__init__()
         self.representation, self.head = representation, head

@@ -52,12 +52,7 @@ DUPLICATES = (
 
 
 class Report:
-    """Writes what belongs to one experiment.
-
-    Args:
-        experiment: trainings of one backbone on one data set.
-        output: where pictures and CSV tables go.
-    """
+    """Writes what belongs to one experiment: trainings of one backbone on one data set."""
 
     def __init__(self, experiment: Experiment, output: Output) -> None:
         self.experiment, self.output = experiment, output

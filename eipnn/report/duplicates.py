@@ -29,17 +29,11 @@ NEIGHBOURS = 64  # of each element; silicon has about 45 within 6 A
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Pointwise distance distribution.
+    """Pointwise distance distribution."""
 
-    Args:
-        name: the structure's ``config_id``.
-        numbers: atomic numbers (N,).
-        distances: (N, n_elements x NEIGHBOURS), A; sorted within each element, `RADIUS` where there is no neighbour.
-    """
-
-    name: str
-    numbers: np.ndarray
-    distances: np.ndarray
+    name: str  # the structure's config_id
+    numbers: np.ndarray  # atomic numbers (N,)
+    distances: np.ndarray  # (N, n_elements * NEIGHBOURS), A, sorted within each element; RADIUS without neighbour
 
     @property
     def composition(self) -> tuple[tuple[int, int], ...]:
@@ -56,21 +50,14 @@ class Fingerprint:
 
 
 def fingerprint(atoms: Atoms, elements: Sequence[int]) -> Fingerprint:
-    """The fingerprint of a structure.
-
-    Args:
-        atoms: with ``info["config_id"]``.
-        elements: atomic numbers of all structures that are compared.
-    """
+    """The fingerprint of a structure with ``info["config_id"]``; `elements`: of all structures that are compared."""
     cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
     finder = vesin.NeighborList(cutoff=RADIUS, full_list=True, sorted=True, n_threads=1)
     i, j, d = finder.compute(atoms.positions, cell, atoms.pbc, quantities="ijd")
     distances = np.full((len(atoms), len(elements), NEIGHBOURS), RADIUS)
-    for atom in range(len(atoms)):
-        mine = i == atom
-        for column, z in enumerate(elements):
-            near = np.sort(d[mine & (atoms.numbers[j] == z)])[:NEIGHBOURS]
-            distances[atom, column, : len(near)] = near
+    for atom, column in np.ndindex(distances.shape[:2]):
+        near = np.sort(d[(i == atom) & (atoms.numbers[j] == elements[column])])[:NEIGHBOURS]
+        distances[atom, column, : len(near)] = near
     return Fingerprint(atoms.info["config_id"], atoms.numbers.copy(), distances.reshape(len(atoms), -1))
 
 
@@ -97,26 +84,23 @@ def _transport(cost: np.ndarray) -> float:
 def near_duplicates(
     first: Sequence[Atoms], second: Sequence[Atoms], threshold: float = THRESHOLD
 ) -> list[tuple[str, str, float]]:
-    """Pairs of one structure of each set that are at most `threshold` (A) apart.
+    """Ids and distance of pairs of one structure of each set that are at most `threshold` (A) apart.
 
-    Returns:
-        ids and distance of each pair, in the order of `first`, the nearest partner first.
+    In the order of `first`, the nearest partner first.
     """
     elements = sorted({int(z) for atoms in (*first, *second) for z in set(atoms.numbers)})
     groups: dict[tuple[tuple[int, int], ...], list[Fingerprint]] = {}
-    for atoms in second:
-        print_ = fingerprint(atoms, elements)
-        groups.setdefault(print_.composition, []).append(print_)
+    for theirs in (fingerprint(atoms, elements) for atoms in second):
+        groups.setdefault(theirs.composition, []).append(theirs)
     trees = {key: cKDTree([p.mean for p in prints]) for key, prints in groups.items()}
     pairs = []
-    for atoms in first:
-        mine = fingerprint(atoms, elements)
+    for mine in (fingerprint(atoms, elements) for atoms in first):
         if mine.composition not in groups:
             continue
         # Means differ by no more than the distance does: nothing is lost by looking at them first.
         reach = threshold * len(mine.numbers) / min(Counter(mine.numbers.tolist()).values())
         near = trees[mine.composition].query_ball_point(mine.mean, reach, p=np.inf)
-        found = [(groups[mine.composition][k], mine) for k in near]
-        partners = [(mine.name, theirs.name, distance(mine, theirs)) for theirs, _ in found]
+        found = [groups[mine.composition][k] for k in near]
+        partners = [(mine.name, theirs.name, distance(mine, theirs)) for theirs in found]
         pairs += sorted((p for p in partners if p[2] <= threshold), key=lambda p: p[2])
     return pairs

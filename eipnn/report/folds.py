@@ -105,17 +105,11 @@ def fold_settings(fold: Fold, configs: Sequence[dict[str, Any]]) -> dict[str, An
 
 @dataclass(frozen=True)
 class FoldData:
-    """What one fold was trained and tested on.
-
-    Args:
-        fold: of the run.
-        source: structures, split and aligned energies.
-        comparison: DFT and EIP energies of all DFT frames on one zero; None where no label store is named.
-    """
+    """What one fold was trained and tested on."""
 
     fold: Fold
-    source: "Source"
-    comparison: Comparison | None
+    source: "Source"  # structures, split and aligned energies
+    comparison: Comparison | None  # of all DFT frames; None where no label store is named
 
 
 def read_data(trainings: Sequence[Training]) -> FoldData:

@@ -20,13 +20,7 @@ SAVED = (
 
 
 def fewer_frames(experiment: Experiment, output: Output, total: int | None) -> Iterator[str]:
-    """The section of a report: errors by number of DFT frames, and the frames that are saved.
-
-    Args:
-        experiment: with its trainings on fewer frames.
-        output: of the report.
-        total: number of DFT frames for training and validation; None where the split cannot be read.
-    """
+    """The section of a report; `total`: all DFT frames for training and validation, None where that is not known."""
     if total is None or not experiment.reduced:
         return
     table = errors_by_frames(dict(experiment.reduced) | {total: experiment})
@@ -83,15 +77,7 @@ def frames_saved(table: pd.DataFrame, against: str) -> pd.DataFrame:
     """How many DFT frames the reference needs for the error that a strategy reaches with fewer.
 
     The reference's mean config MAE is interpolated between its numbers of frames, linearly in both logarithms, where it
-    falls; beyond its ends there is no number, only a bound.
-
-    Args:
-        table: of `errors_by_frames`.
-        against: the strategy to compare with.
-
-    Returns:
-        ``frames``, ``strategy``, ``config_mae_eV``, ``frames_needed`` (NaN outside of the curve), ``bound`` (``more``
-        or ``fewer`` where it is), ``ratio`` = frames_needed / frames.
+    falls; beyond its ends ``frames_needed`` is NaN and ``bound`` says ``more`` or ``fewer``.
     """
     curve = table[table["strategy"] == against].sort_values("frames")
     numbers, errors = curve["frames"].to_numpy(float), curve["config_mae_eV"].to_numpy(float)

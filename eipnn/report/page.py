@@ -37,12 +37,7 @@ BODY
 
 @dataclass(frozen=True)
 class Output:
-    """Pictures and tables beside a Markdown file.
-
-    Args:
-        folder: where they go; must exist.
-        link: path from the Markdown file to `folder`, with a trailing slash, or empty.
-    """
+    """Pictures and tables beside a Markdown file, in an existing folder that the file links to as ``link/``."""
 
     folder: Path
     link: str = ""

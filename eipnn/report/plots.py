@@ -63,13 +63,7 @@ def legend_aside(figure: Figure, axis: Axes, title: str | None = None) -> None:
 
 
 def parity(file: Path, panels: Mapping[str, pd.DataFrame], title: str) -> None:
-    """Predicted against DFT energy per atom, one panel a strategy.
-
-    Args:
-        file: PNG to write.
-        panels: name -> table with ``n_atoms``, ``energy`` and ``prediction`` (total energies, eV).
-        title: which configurations these are.
-    """
+    """Predicted against DFT energy per atom, a panel a name: ``n_atoms``, total ``energy`` and ``prediction`` (eV)."""
     columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
     rows = -(-len(panels) // columns)
     per_atom = {name: t[["energy", "prediction"]].div(t["n_atoms"], axis=0) for name, t in panels.items()}
@@ -95,15 +89,7 @@ def parity(file: Path, panels: Mapping[str, pd.DataFrame], title: str) -> None:
 
 
 def bars(file: Path, values: Mapping[str, Sequence[float]], label: str, form: str = ".3f", title: str = "") -> None:
-    """Some rows: the mean over the folds as a bar with its number, each fold as a dot.
-
-    Args:
-        file: PNG to write.
-        values: name of a row -> one value a fold.
-        label: what they are, with its unit.
-        form: of the numbers.
-        title: of the picture.
-    """
+    """Name -> one value a fold: their mean as a bar with its number in this form, each fold as a dot."""
     places = np.arange(len(values))
     with canvas(file, 7.5, 1.4 + 0.42 * len(values)) as (_, axis):
         axis.barh(places, [np.mean(row) for row in values.values()], color=BLUE, alpha=0.6)
@@ -120,14 +106,7 @@ def bars(file: Path, values: Mapping[str, Sequence[float]], label: str, form: st
 
 
 def confusion(file: Path, table: pd.DataFrame, classes: Sequence[str], title: str) -> None:
-    """The classifier's confusion matrix, counts.
-
-    Args:
-        file: PNG to write.
-        table: with ``best_eip`` (true) and ``eip`` (predicted).
-        classes: their order.
-        title: which configurations these are.
-    """
+    """How often each class was ``eip`` (chosen) where it was ``best_eip`` (true)."""
     n = len(classes)
     with canvas(file, 3.6 + 0.55 * n, 2.6 + 0.5 * n) as (_, axis):
         look: dict[str, Any] = {"labels": list(classes), "cmap": "Blues", "colorbar": False}
@@ -139,14 +118,7 @@ def confusion(file: Path, table: pd.DataFrame, classes: Sequence[str], title: st
 def learning_curves(
     file: Path, curves: Mapping[str, Sequence[pd.DataFrame]], names: Mapping[str, str], title: str
 ) -> None:
-    """Validation config MAE by epoch and by gradient step; each fold thin, their mean thick.
-
-    Args:
-        file: PNG to write.
-        curves: strategy -> a table a fold with ``epoch``, ``step`` and ``val_config_mae`` (eV).
-        names: strategy -> name in the legend.
-        title: which folds these are.
-    """
+    """Validation config MAE by epoch and by gradient step: tables of `folds.learning_curve` thin, their mean thick."""
     with canvas(file, 10.5, 4.4, columns=2, sharey=True) as (figure, axes):
         for axis, by in zip(axes, ("epoch", "step"), strict=True):
             for strategy, tables in curves.items():
@@ -177,14 +149,7 @@ def _smooth(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def errors_by_frames(file: Path, table: pd.DataFrame, strategies: Sequence[str], names: Mapping[str, str]) -> None:
-    """Config and atom MAE on test by number of DFT frames: mean and sample deviation over the folds.
-
-    Args:
-        file: PNG to write.
-        table: of `frames.errors_by_frames`.
-        strategies: which to draw.
-        names: strategy -> name in the legend.
-    """
+    """A table of `frames.errors_by_frames`: mean and sample deviation over the folds, of these strategies."""
     kinds = {"config_mae": ("_eV", "config MAE (eV)"), "atom_mae": ("_eV_per_atom", "atom MAE (eV/atom)")}
     with canvas(file, 10.5, 4.4, columns=2) as (figure, axes):
         for axis, (kind, (unit, label)) in zip(axes, kinds.items(), strict=True):

@@ -24,19 +24,12 @@ class ReportError(InputError):
 
 @dataclass(frozen=True)
 class Fold:
-    """One split and seed of a run, with all its DFT frames or fewer.
+    """One split and seed of a run, with all its DFT frames or fewer."""
 
-    Args:
-        folder: ``RUN/split-K/seed-S``, or ``frames-N`` in it.
-        split: number of the split.
-        seed: of weights and sample order.
-        frames: DFT frames for training and validation together; None: all of the split.
-    """
-
-    folder: Path
+    folder: Path  # RUN/split-K/seed-S, or frames-N in it
     split: int
     seed: int
-    frames: int | None = None
+    frames: int | None = None  # for training and validation together; None: all of the split
 
     @property
     def run(self) -> Path:
@@ -45,23 +38,14 @@ class Fold:
 
 @dataclass(frozen=True)
 class Training:
-    """A fine-tuned potential: one strategy on one fold.
-
-    Args:
-        fold: where it was trained.
-        strategy: its name for `eipnn run`.
-        kind: what that strategy is.
-        alpha: weight of the EIP labels; None without them.
-        alphas: validation config MAE (eV) of each weight that was tried.
-        result: ``test_config_mae`` (eV), ``test_atom_mae`` (eV/atom), ``epochs``, ``gradient_steps``, ...
-    """
+    """A fine-tuned potential: one strategy on one fold."""
 
     fold: Fold
-    strategy: str
+    strategy: str  # its name for `eipnn run`
     kind: Strategy
-    alpha: float | None
-    alphas: dict[str, float]
-    result: dict[str, Any]
+    alpha: float | None  # weight of the EIP labels; None without them
+    alphas: dict[str, float]  # validation config MAE (eV) of each weight that was tried
+    result: dict[str, Any]  # test_config_mae (eV), test_atom_mae (eV/atom), epochs, gradient_steps, ...
 
     @property
     def folder(self) -> Path:
@@ -98,15 +82,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All trainings of one backbone on one data set, of one or more runs.
+    """All trainings of one backbone on one data set, of one or more runs."""
 
-    Args:
-        trainings: with all DFT frames of their split.
-        reduced: those with fewer, by number of frames.
-    """
-
-    trainings: tuple[Training, ...]
-    reduced: Mapping[int, "Experiment"] = field(default_factory=dict)
+    trainings: tuple[Training, ...]  # with all DFT frames of their split
+    reduced: Mapping[int, "Experiment"] = field(default_factory=dict)  # those with fewer, by number of frames
 
     @property
     def backbone(self) -> str:

@@ -16,9 +16,7 @@ TYPES = {"alpha": float} | dict.fromkeys(("epochs", "gradient_steps", "pretraini
 def measured(experiment: Experiment, more: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
     """All trainings with all DFT frames, one a line: ``strategy``, `PLACE`, `ERRORS` on test, steps, ...
 
-    Args:
-        experiment: of them.
-        more: lines of what was measured but not trained, such as EIPs; what they lack is empty.
+    `more` are lines of what was measured but not trained, such as EIPs; what they lack is empty.
     """
     trained = [
         {
@@ -106,9 +104,11 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             "atom MAE (eV/atom)": spread("atom_mae_eV_per_atom", "atom_mae_sd", ".4f"),
             "improvement (%)": spread("improvement_percent", "improvement_sd", ".1f"),
             "n": table["n"].astype(str),
+            "gradient steps": table["gradient_steps"].replace("", NOTHING),
+            "epochs": table["epochs"].replace("", NOTHING),
+            "pretraining steps": table["pretraining_steps"].replace("", NOTHING),
+            "alpha": table["alpha"].replace("", NOTHING),
         }
-        | {key.replace("_", " "): table[key].replace("", NOTHING) for key in ("gradient_steps", "epochs")}
-        | {key.replace("_", " "): table[key].replace("", NOTHING) for key in ("pretraining_steps", "alpha")}
     )
 
 

@@ -17,14 +17,7 @@ use at once fit into the second cache of a core."""
 
 
 def filter_convolution(
-    source: Tensor,
-    pairs: Tensor,
-    expanded: Tensor,
-    envelope: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
+    source: Tensor, pairs: Tensor, expanded: Tensor, envelope: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
 ) -> Tensor:
     """``sum_j source_j * filter(r_ij)`` with ``filter = (W_2 ssp(W_1 expanded + b_1) + b_2) * envelope``.
 
@@ -52,14 +45,7 @@ def filter_convolution(
 
 
 def plain_filter_convolution(
-    source: Tensor,
-    pairs: Tensor,
-    expanded: Tensor,
-    envelope: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
+    source: Tensor, pairs: Tensor, expanded: Tensor, envelope: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
 ) -> Tensor:
     """The same, written down as it reads."""
     hidden = F.softplus(F.linear(expanded, w1, b1)) - LN2  # (P, F)

@@ -9,14 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eipnn.representations.gemnet.layers import (
-    ROOT_HALF,
-    Residual,
-    ScalingFactor,
-    add,
-    dense,
-    scaled_silu,
-)
+from eipnn.representations.gemnet.layers import ROOT_HALF, Residual, ScalingFactor, add, dense, scaled_silu
 from eipnn.representations.gemnet.neighbourhoods import Neighbourhoods
 
 

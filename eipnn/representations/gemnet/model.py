@@ -12,13 +12,7 @@ from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph, Graph, joined
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.representations.gemnet.basis import BesselBasis, zonal_harmonics
-from eipnn.representations.gemnet.blocks import (
-    EdgeEmbedding,
-    InteractionBlock,
-    OutputBlock,
-    Sizes,
-    Surroundings,
-)
+from eipnn.representations.gemnet.blocks import EdgeEmbedding, InteractionBlock, OutputBlock, Sizes, Surroundings
 from eipnn.representations.gemnet.layers import ScalingFactor, dense
 from eipnn.representations.gemnet.neighbourhoods import among_nearest, neighbourhoods
 
@@ -86,14 +80,7 @@ class GemNet(Representation):
         self.max_neighbours = max_neighbours
         self.checkpointing = checkpointing
         self.dim = features
-        sizes = Sizes(
-            features,
-            edge_features,
-            triplet_features,
-            rbf_features,
-            cbf_features,
-            bilinear_features,
-        )
+        sizes = Sizes(features, edge_features, triplet_features, rbf_features, cbf_features, bilinear_features)
         self.edge_basis = BesselBasis(1, radial, cutoff)
         self.triplet_basis = BesselBasis(spherical, radial, self.triplet_cutoff)
         self.rbf_atom = dense(radial, rbf_features)
@@ -153,12 +140,7 @@ class GemNet(Representation):
         )
 
     def _interact(
-        self,
-        block: nn.Module,
-        output: nn.Module,
-        h: Tensor,
-        m: Tensor,
-        around: Surroundings,
+        self, block: nn.Module, output: nn.Module, h: Tensor, m: Tensor, around: Surroundings
     ) -> tuple[Tensor, Tensor, Tensor]:
         def interact(h: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             h, m = block(h, m, around)
