@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eipnn.errors import InputError
 from eipnn.inputs.base import AtomicGraph, Inputs
+from eipnn.inputs.graph import Graph
 
 MAX_Z = 118
 """Largest atomic number; tables per element have MAX_Z + 1 rows."""
@@ -30,9 +31,9 @@ class Representation(nn.Module, HyperparametersMixin, ABC):
     """Radius in A that one atom sees in one step."""
 
     @property
-    @abstractmethod
     def inputs(self) -> Inputs:
-        """What turns an `ase.Atoms` into the `Data` that `forward` reads."""
+        """What turns an `ase.Atoms` into the `Data` that `forward` reads: by default a neighbour graph."""
+        return Graph(self.cutoff)
 
     @abstractmethod
     def forward(self, graph: AtomicGraph) -> Tensor:
@@ -49,13 +50,9 @@ class Representation(nn.Module, HyperparametersMixin, ABC):
         """
 
     def tabulate(self, points: int = 1000) -> "Representation":
-        """The same with functions of the distance alone read from tables: quicker, for fixed weights.
+        """The same with functions of the distance alone read from tables of so many points: quicker, for fixed weights.
 
-        Args:
-            points: number of distances in a table.
-
-        Raises:
-            InputError: there is nothing to tabulate in this representation.
+        Raises `InputError` where there is nothing to tabulate in this representation.
         """
         raise InputError(f"{type(self).__name__} has no tables over the distance: leave out `tabulate`")
 

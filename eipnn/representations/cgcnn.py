@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eipnn.batch_norm import BatchNorm
-from eipnn.inputs import AtomicGraph, Graph
+from eipnn.inputs import AtomicGraph
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.representations.schnet import GaussianExpansion, cosine_cutoff
 
@@ -53,10 +53,6 @@ class CGCNN(Representation):
         self.embedding = nn.Embedding(MAX_Z + 1, features)
         self.expansion = GaussianExpansion(cutoff, gaussians, gamma)
         self.convolutions = nn.ModuleList(Convolution(features, gaussians, batch_norm) for _ in range(convolutions))
-
-    @property
-    def inputs(self) -> Graph:
-        return Graph(self.cutoff)
 
     def forward(self, graph: AtomicGraph) -> Tensor:
         """-> features (N, dim)."""

@@ -38,10 +38,9 @@ def filter_convolution(
         with torch.autocast(device, enabled=False):
             source = source.to(envelope.dtype)
             return filter_convolution(source, pairs, expanded, envelope, w1, b1, w2, b2)
-    arguments = (source, pairs, expanded, envelope, w1, b1, w2, b2)
-    if torch.compiler.is_compiling():  # a loop over parts would fix the number of pairs
-        return plain_filter_convolution(*arguments)
-    return FilterConvolution.apply(*arguments)
+    # a loop over parts would fix the number of pairs of a compiled program
+    convolve = plain_filter_convolution if torch.compiler.is_compiling() else FilterConvolution.apply
+    return convolve(source, pairs, expanded, envelope, w1, b1, w2, b2)
 
 
 def plain_filter_convolution(

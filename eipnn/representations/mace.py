@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 from torch import Tensor, nn
 
 from eipnn.errors import InputError
-from eipnn.inputs import AtomicGraph, Graph
+from eipnn.inputs import AtomicGraph
 from eipnn.representations.base import MAX_Z, Representation
 
 UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -108,10 +108,6 @@ class MACE(Representation):
         self.mean: Tensor
         self.spread: Tensor
         self.to(torch.get_default_dtype())
-
-    @property
-    def inputs(self) -> Graph:
-        return Graph(self.cutoff)
 
     def forward(self, graph: AtomicGraph) -> Tensor:
         """-> features (N, dim). Mixed precision is not the library's: full it is."""

@@ -1,15 +1,16 @@
 """SchNet (Schuett et al., NeurIPS 2017; J. Chem. Phys. 148, 241722, 2018)."""
 
+import copy
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eipnn.inputs import AtomicGraph, Graph
+from eipnn.errors import InputError
+from eipnn.inputs import AtomicGraph
 from eipnn.representations.base import MAX_Z, Representation
-from eipnn.representations.filter_convolution import filter_convolution
-from eipnn.representations.tabulated import TabulatedSchNet
+from eipnn.representations.filter_convolution import convolution, filter_convolution
 
 NEGLIGIBLE = 30.0
 """A Gaussian whose exponent is beyond -30 is zero: 1e-13, less than the rounding of float32 sums and of float64
@@ -50,10 +51,6 @@ class SchNet(Representation):
         self.expansion = GaussianExpansion(cutoff, gaussians, gamma)
         self.blocks = nn.ModuleList(InteractionBlock(features, filters, gaussians) for _ in range(interactions))
 
-    @property
-    def inputs(self) -> Graph:
-        return Graph(self.cutoff)
-
     def forward(self, graph: AtomicGraph) -> Tensor:
         """-> features (N, dim)."""
         distance = graph.vectors.norm(dim=-1)  # (P,)
@@ -71,7 +68,7 @@ class SchNet(Representation):
         networks = [block.get_submodule("filter") for block in self.blocks]
         return torch.stack([network(expanded) * envelope for network in networks])
 
-    def tabulate(self, points: int = 1000) -> TabulatedSchNet:
+    def tabulate(self, points: int = 1000) -> "TabulatedSchNet":
         """The same with the weights fixed and the filters read from tables of that many points.
 
         With 1000 points up to 5 A and the default `gamma`, forces change by some 1e-6 eV/A, less than by the rounding
@@ -130,3 +127,62 @@ class ShiftedSoftplus(nn.Module):
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
     """``(cos(pi r / r_cut) + 1) / 2``: 1 at r = 0, 0 with zero slope at the cutoff and 0 beyond it."""
     return 0.5 * (torch.cos((distance * (math.pi / cutoff)).clamp(max=math.pi)) + 1)
+
+
+class TabulatedSchNet(Representation):
+    """A trained SchNet with cubic Hermite splines in place of its filter networks, by `SchNet.tabulate`.
+
+    Values and slopes of the filters are exact at equidistant distances, so that energies are continuously
+    differentiable and forces are the slopes of just these energies. It shares the rest with the network that it was
+    made from, and is neither trained nor saved.
+    """
+
+    def __init__(self, net: SchNet, points: int) -> None:
+        super().__init__()
+        if points < 2:
+            raise InputError(f"a table of {points} points: give at least 2")
+        self.cutoff, self.dim = net.cutoff, net.dim
+        self.embedding = net.embedding
+        self.sources = nn.ModuleList(block.get_submodule("source") for block in net.blocks)
+        self.updates = nn.ModuleList(block.get_submodule("update") for block in net.blocks)
+        self.step = net.cutoff / (points - 1)
+        self.register_buffer("tables", filter_tables(net, points))  # (blocks, rows, filters)
+        self.tables: Tensor
+
+    def forward(self, graph: AtomicGraph) -> Tensor:
+        """-> features (N, dim)."""
+        distance = graph.vectors.norm(dim=-1)  # (P,)
+        rows, weights = terms(distance / self.step, self.tables.shape[1] // 4)
+        features = self.embedding(graph.z)  # (N, F)
+        for source, update, table in zip(self.sources, self.updates, self.tables, strict=True):
+            filters = F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+            message = convolution(source(features), graph.edge_index, filters)
+            features = features + update(message)
+        return features
+
+
+def filter_tables(net: SchNet, points: int) -> Tensor:
+    """Coefficients of the cubic polynomials, in steps from the left end of each interval (blocks, 4 points, filters).
+
+    Four rows an interval, from the constant to the cubic one; the last are zero, for distances from the cutoff on.
+    They are found in float64: of rounded values the differences, the slopes, would lose digits.
+    """
+    exact = copy.deepcopy(net).double()
+    distance = torch.linspace(0, net.cutoff, points, dtype=torch.float64)
+    distance = distance.to(exact.embedding.weight.device)
+    values, slopes, *_ = torch.func.jvp(exact.filters, (distance,), (torch.ones_like(distance),))
+    slopes = slopes * (net.cutoff / (points - 1))  # a step
+    rise = values[:, 1:] - values[:, :-1]  # (blocks, points - 1, filters)
+    start, end = slopes[:, :-1], slopes[:, 1:]
+    coefficients = [values[:, :-1], start, 3 * rise - 2 * start - end, start + end - 2 * rise]
+    rows = torch.stack(coefficients, dim=2).flatten(1, 2)
+    rows = F.pad(rows, (0, 0, 0, 4))  # from the cutoff on
+    return rows.detach().to(net.embedding.weight.dtype)
+
+
+def terms(position: Tensor, intervals: int) -> tuple[Tensor, Tensor]:
+    """Rows of a table and their weights (P, 4) that make the filters at distances (P,) in steps."""
+    interval = position.detach().long().clamp(max=intervals - 1)  # (P,)
+    t = position - interval
+    rows = 4 * interval.unsqueeze(-1) + torch.arange(4, device=position.device)
+    return rows, torch.stack([torch.ones_like(t), t, t * t, t * t * t], dim=1)

@@ -60,9 +60,8 @@ class SOAPNet(Representation):
         self.register_buffer("scale", torch.ones(self.soap.dim))  # (F,)
         self.mean: Tensor
         self.scale: Tensor
-        sizes = [self.soap.dim] + [width] * layers
-        pairs = pairwise(sizes)
-        self.mlp = nn.Sequential(*(part for n, m in pairs for part in (nn.Linear(n, m), nn.SiLU())))
+        sizes = pairwise([self.soap.dim] + [width] * layers)
+        self.mlp = nn.Sequential(*(part for n, m in sizes for part in (nn.Linear(n, m), nn.SiLU())))
 
     @property
     def inputs(self) -> Soap:

@@ -6,8 +6,9 @@ arXiv 2003.03123) the radial basis is ``sqrt(2 / c) sin(n pi d / c) / d``, and t
 function j_l. The radial basis is the order l = 0 of the radial part of the circular one, so that one class gives both.
 """
 
-import itertools
 import math
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,12 +25,8 @@ class BesselBasis(nn.Module):
 
     Without the envelope the functions of each order are orthonormal in the ball of radius c: their products,
     integrated over ``d^2 dd`` from 0 to c, are 1 or 0. They are evaluated in float64, whatever the model's precision:
-    the upward recursion of j_l loses digits at short distances.
-
-    Args:
-        orders: number L of orders l = 0, 1, ...
-        radial: number N of functions an order, n = 1, 2, ...
-        cutoff: c in A.
+    the upward recursion of j_l loses digits at short distances. There are L `orders` l = 0, 1, ... of N `radial`
+    functions n = 1, 2, ... each.
     """
 
     def __init__(self, orders: int, radial: int, cutoff: float) -> None:
@@ -77,12 +74,8 @@ def bessel_zeros(orders: int, radial: int) -> np.ndarray:
     bounds = np.pi * np.arange(1, radial + orders)  # zeros of j_0
     rows = [bounds[:radial]]
     for order in range(1, orders):
-        bounds = np.array(
-            [
-                brentq(lambda x, order=order: spherical_jn(order, x), a, b, xtol=1e-13)
-                for a, b in itertools.pairwise(bounds)
-            ]
-        )
+        bessel = partial(spherical_jn, order)
+        bounds = np.array([brentq(bessel, a, b, xtol=1e-13) for a, b in pairwise(bounds)])
         rows.append(bounds[:radial])
     return np.stack(rows)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eipnn.errors import InputError
-from eipnn.inputs import AtomicGraph, Graph, joined
+from eipnn.inputs import AtomicGraph, joined
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.representations.gemnet.basis import BesselBasis, zonal_harmonics
 from eipnn.representations.gemnet.blocks import EdgeEmbedding, InteractionBlock, OutputBlock, Sizes, Surroundings
@@ -74,7 +74,10 @@ class GemNet(Representation):
         super().__init__()
         self.save_hyperparameters()
         self.require_positive()
-        check(max_neighbours, radial)
+        if max_neighbours is not None and max_neighbours < 2:
+            raise InputError(f"max_neighbours must be at least 2, not {max_neighbours}: a triplet has two; null: all")
+        if radial < 2:
+            raise InputError(f"radial must be at least 2, not {radial}")
         self.cutoff = cutoff
         self.triplet_cutoff = cutoff if triplet_cutoff is None else min(cutoff, triplet_cutoff)
         self.max_neighbours = max_neighbours
@@ -93,10 +96,6 @@ class GemNet(Representation):
         self.edge_embedding = EdgeEmbedding(features, radial, edge_features)
         self.blocks = nn.ModuleList(InteractionBlock(sizes) for _ in range(interactions))
         self.outputs = nn.ModuleList(OutputBlock(sizes) for _ in range(interactions + 1))
-
-    @property
-    def inputs(self) -> Graph:
-        return Graph(self.cutoff)
 
     def forward(self, graph: AtomicGraph) -> Tensor:
         """-> features (N, dim)."""
@@ -166,23 +165,11 @@ class GemNet(Representation):
             factor.fitting = False
 
 
-def check(max_neighbours: int | None, radial: int) -> None:
-    """Raise `InputError` for settings under which there are no triplets, or no weights."""
-    if max_neighbours is not None and max_neighbours < 2:
-        raise InputError(f"max_neighbours must be at least 2, not {max_neighbours}: a triplet has two; null: all")
-    if radial < 2:
-        raise InputError(f"radial must be at least 2, not {radial}")
-
-
 def circular(embedded: Tensor, unit: Tensor) -> Tensor:
     """Embedded circular basis of the triplets of N_g atoms with K_g neighbours.
 
-    Args:
-        embedded: its radial part (N_g, K_g, cbf, L).
-        unit: (N_g, K_g, 3) directions of the neighbours.
-
-    Returns:
-        (N_g, K_g * cbf, K_g), neighbours c and cbf in the rows and b in the columns; 0 where b is c.
+    Of its radial part (N_g, K_g, cbf, L) and unit vectors to the neighbours (N_g, K_g, 3) -> (N_g, K_g * cbf, K_g),
+    neighbours c and cbf in the rows and b in the columns; 0 where b is c.
     """
     angular = zonal_harmonics(unit @ unit.mT, embedded.shape[-1])
     other = 1 - torch.eye(unit.shape[1], device=unit.device, dtype=unit.dtype)

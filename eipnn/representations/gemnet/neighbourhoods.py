@@ -71,15 +71,9 @@ def rank_at_target(target: Tensor, atoms: int) -> tuple[Tensor, Tensor]:
 
 
 def among_nearest(target: Tensor, distance: Tensor, atoms: int, number: int) -> Tensor:
-    """Which pairs (P,) are of the `number` nearest for both of their atoms.
+    """Which pairs (P,) are of the `number` nearest for both of their atoms, `target` (2, P) of N; distances (P,).
 
     Neighbours at equal distances are kept or left out together, whatever their order.
-
-    Args:
-        target: (2, P) both atoms of each pair.
-        distance: (P,) in A.
-        atoms: N.
-        number: of neighbours.
     """
     order = torch.argsort(distance.repeat(2), stable=True)
     ends = target.flatten()[order]
