@@ -7,6 +7,8 @@ The public names are imported on first use, so that commands without a network i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from eipnn.version import __version__
+
 if TYPE_CHECKING:
     from eipnn import losses, representations
     from eipnn.potential import Potential
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     )
 
     load = Potential.load
-
-__version__ = "0.1.0"
 
 _HOME = {
     "ClassifierModule": "eipnn.stages",

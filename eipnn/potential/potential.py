@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
-import eipnn
 from eipnn.eips.in_cell import wrapped
 from eipnn.eips.recorded import name_of
 from eipnn.errors import InputError
@@ -21,6 +20,7 @@ from eipnn.inputs import AtomicGraph, graph_of
 from eipnn.potential.checkpoints import CheckpointError, build_representation, read_checkpoint, read_record
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import MAX_Z, Representation
+from eipnn.version import __version__
 
 UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 
@@ -141,7 +141,7 @@ class Potential(nn.Module):
     def record(self) -> dict[str, Any]:
         """What a file says of the potential, plain values; `load` reads it."""
         return {
-            "version": eipnn.__version__,
+            "version": __version__,
             "stage": "finetune",
             "representation": self.representation.config(),
             "eips": [],

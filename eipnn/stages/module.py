@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch_geometric.data import Batch
 
-import eipnn
 from eipnn.eips import recorded
 from eipnn.errors import InputError
 from eipnn.potential.checkpoints import (
@@ -29,6 +28,7 @@ from eipnn.stages.handover import Handover
 from eipnn.stages.keeping import adapt_states, keeping
 from eipnn.stages.schedules import SpanningSchedule
 from eipnn.stages.terms import Term
+from eipnn.version import __version__
 
 log = logging.getLogger("eipnn")
 
@@ -233,7 +233,7 @@ class StageModule(LightningModule):
     def record(self) -> dict[str, Any]:
         """What a checkpoint says of itself, plain values."""
         return {
-            "version": eipnn.__version__,
+            "version": __version__,
             "stage": self.stage,
             "representation": self.representation.config(),
             "eips": self.eips,
