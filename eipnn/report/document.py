@@ -116,21 +116,20 @@ class Report:
         self.output.csv(name, table)
         return table
 
+    def _missing(self, strategies: Sequence[str]) -> Iterator[str]:
+        if notes := tables.missing(self.experiment, strategies):
+            yield "Not in the table:\n\n" + _bullets(notes)
+
     def _errors(self) -> Iterator[str]:
         yield "### Test errors"
         yield markdown(tables.readable(self.table))
         yield IMPROVEMENT
         yield STEPS
-        notes = tables.missing(self.experiment, MAIN)
-        if BEST in self.measured["strategy"].array:
-            yield BEST_EIP
-        else:
-            why = "see the warnings" if self.warnings else "no stage of these runs reads labels"
-            notes.insert(0, f"Best EIP: {why}")
+        why = "see the warnings" if self.warnings else "no stage of these runs reads labels"
+        yield BEST_EIP if BEST in self.measured["strategy"].array else f"Best EIP: {why}."
         if losing := self.table.loc[self.table["improvement_percent"] < 0, "row"].tolist():
             yield f"On average {', '.join(losing)} lose to DFT alone."
-        if notes:
-            yield "Not in the table:\n\n" + _bullets(notes)
+        yield from self._missing(MAIN)
         search = tables.alpha_search(self.experiment)
         if len(search):
             watched = {t.result.get("monitor", "val_config_mae") for t in self.experiment.trainings}
@@ -151,8 +150,7 @@ class Report:
         both, alone = (self.measured[self.measured["strategy"] == s] for s in ("mp+la", "mp-long"))
         if len(both) and len(alone):
             yield f"{self.names['mp+la']} over {mp}: {100 * tables.improvements(both, alone)[0]:.1f} %."
-        if notes := tables.missing(self.experiment, LONG_ROWS):
-            yield "Not in the table:\n\n" + _bullets(notes)
+        yield from self._missing(LONG_ROWS)
 
     def _parity(self) -> Iterator[str]:
         data = {d.fold.split: d for d in self.data}
@@ -266,14 +264,10 @@ class Report:
         yield _bullets(lines)
         yield DUPLICATES
         # one line a test configuration: its nearest partner, which is the first, and how many it has
-        nearest = named.groupby(["split", "test"], sort=False).agg(
-            atoms=("atoms", "first"),
-            nearest=("pool", "first"),
-            distance_A=("distance_A", "first"),
-            partners=("pool", "size"),
-        )
+        partners = named.groupby(["split", "test"])["pool"].transform("size")
+        nearest = named.assign(partners=partners).drop_duplicates(["split", "test"]).rename(columns={"pool": "nearest"})
         if len(nearest):
-            yield markdown(tables.rounded(nearest.reset_index().head(NAMED)))
+            yield markdown(tables.rounded(nearest.head(NAMED)))
             rest = f"; {len(nearest) - NAMED} more test configurations" if len(nearest) > NAMED else ""
             yield f"`near_duplicates.csv` has all {len(named)} pairs{rest}."
 

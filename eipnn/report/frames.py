@@ -8,7 +8,7 @@ import pandas as pd
 from eipnn.report import plots
 from eipnn.report.page import Output
 from eipnn.report.runs import Experiment
-from eipnn.report.tables import markdown, measured
+from eipnn.report.tables import MEANS, markdown, measured
 from eipnn.run.strategy import DELTA, MAIN
 
 REFERENCES = ("baseline-long", "baseline")
@@ -56,15 +56,8 @@ def fewer_frames(experiment: Experiment, output: Output, total: int | None) -> I
 def errors_by_frames(experiments: Mapping[int, Experiment]) -> pd.DataFrame:
     """One line a number of frames and strategy: n folds, mean and sample deviation of both test errors, steps."""
     table = pd.concat([measured(experiment).assign(frames=frames) for frames, experiment in experiments.items()])
-    found = table.groupby(["frames", "strategy"], sort=False).agg(
-        n=("split", "size"),
-        config_mae_eV=("config_mae_eV", "mean"),
-        config_mae_sd=("config_mae_eV", "std"),
-        atom_mae_eV_per_atom=("atom_mae_eV_per_atom", "mean"),
-        atom_mae_sd=("atom_mae_eV_per_atom", "std"),
-        gradient_steps=("gradient_steps", "mean"),
-    )
-    return found.reset_index()
+    groups = table.groupby(["frames", "strategy"], sort=False)
+    return groups.agg(**MEANS, gradient_steps=("gradient_steps", "mean")).reset_index()
 
 
 def reference(table: pd.DataFrame) -> str | None:

@@ -10,6 +10,14 @@ from eipnn.report.runs import Experiment
 NOTHING = "-"
 PLACE = ["split", "seed"]
 ERRORS = ["config_mae_eV", "atom_mae_eV_per_atom"]
+MEANS = {
+    "n": ("split", "size"),
+    "config_mae_eV": (ERRORS[0], "mean"),
+    "config_mae_sd": (ERRORS[0], "std"),
+    "atom_mae_eV_per_atom": (ERRORS[1], "mean"),
+    "atom_mae_sd": (ERRORS[1], "std"),
+}
+"""Of the lines of a strategy."""
 TYPES = {"alpha": float} | dict.fromkeys(("epochs", "gradient_steps", "pretraining_steps"), "Int64")
 
 
@@ -61,25 +69,20 @@ def summary(table: pd.DataFrame, names: Mapping[str, str], baseline: str) -> pd.
         names: strategy -> name of its row; strategies that are not in `table` have none.
         baseline: the strategy to improve upon.
     """
-    rows = ((strategy, name, table[table["strategy"] == strategy]) for strategy, name in names.items())
-    base = table[table["strategy"] == baseline]
-    return pd.DataFrame([_line(n, mine, base.iloc[:0] if s == baseline else base) for s, n, mine in rows if len(mine)])
-
-
-def _line(name: str, mine: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, object]:
-    mean, spread = mine[ERRORS].mean(), mine[ERRORS].std()
-    gain, each = improvements(mine.dropna(subset="gradient_steps"), baseline)  # an EIP is no training
-    return {
-        "row": name,
-        "n": len(mine),
-        "config_mae_eV": mean[ERRORS[0]],
-        "config_mae_sd": spread[ERRORS[0]],
-        "atom_mae_eV_per_atom": mean[ERRORS[1]],
-        "atom_mae_sd": spread[ERRORS[1]],
-        "improvement_percent": 100 * gain,
-        "improvement_sd": 100 * each.std(),
-        "improvement_n": len(each),
-    } | {key: _joined(mine[key]) for key in ("gradient_steps", "epochs", "alpha", "pretraining_steps")}
+    groups = table.groupby("strategy")
+    found, base = groups.agg(**MEANS), table[table["strategy"] == baseline]
+    gains = {}
+    for strategy, mine in groups:
+        trained = mine.dropna(subset="gradient_steps")  # an EIP is not
+        gain, each = improvements(trained, base if strategy != baseline else base[:0])
+        gains[strategy] = 100 * gain, 100 * each.std(), len(each)
+    columns = ["improvement_percent", "improvement_sd", "improvement_n"]
+    found = found.join(pd.DataFrame.from_dict(gains, orient="index", columns=columns))
+    for key in ("gradient_steps", "epochs", "alpha", "pretraining_steps"):
+        found[key] = groups[key].agg(_joined)
+    found = found.loc[[strategy for strategy in names if strategy in found.index]]
+    found.insert(0, "row", found.index.map(names))
+    return found.reset_index(drop=True)
 
 
 def _joined(column: pd.Series) -> str:
