@@ -3,7 +3,6 @@
 import logging
 from contextlib import nullcontext
 from copy import deepcopy
-from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -28,6 +27,7 @@ from tiny import (
     eipnn_stage,
     read_json,
     stage_config,
+    targets_of,
     total_energy,
     write_dft,
     write_labels,
@@ -68,9 +68,8 @@ def equation_3(residual: np.ndarray, is_dft: np.ndarray, alpha: float, form: str
 
 def loss_of(net: FinetuneModule, residual: torch.Tensor, is_dft: torch.Tensor, n_atoms=None):
     """The loss of a batch with these residuals; of configurations of one atom each where no numbers are given."""
-    n_atoms = torch.ones(len(residual), dtype=torch.long) if n_atoms is None else n_atoms
-    batch = SimpleNamespace(energy=torch.zeros_like(residual), is_dft=is_dft, n_atoms=n_atoms)
-    return sum(t.weight * t(residual, batch) for t in (net.dft_term, net.eip_term))
+    targets = targets_of(torch.zeros_like(residual), is_dft, n_atoms)
+    return sum(t.weight * t(residual, targets) for t in (net.dft_term, net.eip_term))
 
 
 some = st.floats(-100, 100).filter(lambda r: r == 0 or abs(r) > 1e-3)
@@ -211,7 +210,9 @@ def test_selected_frames_have_the_energy_of_their_eip(tiny, selection, caplog):
     assert not any(item.is_dft for item in eip)
     for name, item in zip(tiny.ids("train"), dft, strict=True):
         assert item.energy.item() == pytest.approx(tiny.cohesive[name], rel=1e-6)
-        assert item.total.item() == pytest.approx(total_energy(tiny.frames[name], tiny.cohesive[name]), rel=1e-12)
+        assert (item.energy + item.zero).item() == pytest.approx(
+            total_energy(tiny.frames[name], tiny.cohesive[name]), rel=1e-12
+        )
     del chosen[MISSING]
     assert "1 of 16 selected structures have no label from their EIP: left out" in caplog.text
     columns = {"cu.1": 0, "au": 1, "far": 2}
@@ -236,10 +237,10 @@ def test_a_training_step_is_equation_3_of_its_batch(tiny, selection):
     batch = next(iter(data.train_dataloader()))
     with torch.no_grad():
         step = net.training_step(batch, 0)
-        residual = (net(batch) - batch.energy).double().numpy()
+        residual = (net(batch) - batch.energy[:, 0]).double().numpy()
     expected = equation_3(residual, batch.is_dft.numpy(), 0.3, "tukey")
     assert step["loss"].item() == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(step["residual"].numpy(), residual, rtol=1e-6)
+    np.testing.assert_allclose((step["energy"] - batch.energy[:, 0]).numpy(), residual, rtol=1e-6)
 
 
 def test_a_selection_of_none_trains_on_dft_and_says_so(tiny, tmp_path, caplog):
@@ -368,7 +369,7 @@ def trained_predictions(tiny, folder, shift, zero, selection, eip_shift=None) ->
         default_root_dir=folder,
     )
     trainer.fit(net, datamodule=data)
-    test = data.make_evaluation(data.source.split.test)
+    test = data.labelled(data.source.split.test)
     batch = Batch.from_data_list([test[k] for k in range(len(test))])
     with torch.no_grad():
         return net.eval().predict_step(batch, 0)["prediction"].numpy()
@@ -487,12 +488,12 @@ def test_large_totals_lose_no_digits(tiny, tmp_path, free):
     net = module().eval()
     data = attached(FinetuneDataModule(**arguments | {"labels": None, "pool": None}), net)
     batch = Batch.from_data_list([data.train_set[n] for n in range(8)])
-    assert batch.energy.tolist() == totals[:8]
+    assert batch.energy[:, 0].tolist() == totals[:8]
     exact = deepcopy(net).double()
     double = batch.clone()
     double.pos, double.cell, double.edge_shift = (batch[name].double() for name in ("pos", "cell", "edge_shift"))
     with torch.no_grad():
-        single, wanted = net(batch) - batch.energy, exact(double) - batch.energy
+        single, wanted = (network(given) - batch.energy[:, 0] for network, given in ((net, batch), (exact, double)))
     assert single.dtype == torch.float64
     assert wanted.abs().max() < 50  # of 5 10^4 or 5 10^7 eV
     assert wanted.abs().max() > 1e-2

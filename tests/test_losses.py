@@ -1,7 +1,5 @@
 """Tukey's biweight and its scale against statsmodels."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,9 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.robust.norms import TukeyBiweight
 from statsmodels.robust.scale import mad
+from tiny import targets_of
 
 from eipnn.losses import tukey_biweight, tukey_scale
-from eipnn.stages.terms import CrossEntropy, EnergyMSE, EnergyTukey, MultiEnergyMSE
+from eipnn.stages.terms import CrossEntropy, EnergyMSE, EnergyTukey
 
 residuals = arrays(
     np.float64,
@@ -91,25 +90,22 @@ def test_no_residual_is_an_error():
         tukey_scale(torch.empty(0))
 
 
-ROWS = SimpleNamespace(
-    energy=torch.tensor([1.0, 2.0, 3.0, 4.0]),
-    is_dft=torch.tensor([True, False, True, False]),
-    n_atoms=torch.tensor([1, 2, 4, 8]),
-    energies=torch.tensor([[1.0, torch.nan], [2.0, 5.0], [3.0, 3.0], [0.0, 0.0]]),
-    known=torch.tensor([[True, False], [True, True], [True, False], [False, False]]),
-    label=torch.tensor([0, 1, 0, 1]),
-)
+IS_DFT, N_ATOMS = torch.tensor([True, False, True, False]), torch.tensor([1, 2, 4, 8])
 
 
 def test_terms_are_means_of_what_they_are_of():
     energy = torch.tensor([2.0, 5.0, 1.0, 5.0])  # residuals 1, 3, -2, 1
-    assert EnergyMSE()(energy, ROWS).item() == 2.5
-    assert EnergyMSE(7.0, dft=False)(energy, ROWS).item() == 5.0
+    targets = targets_of(torch.tensor([1.0, 2.0, 3.0, 4.0]), IS_DFT, N_ATOMS, label=torch.tensor([0, 1, 0, 1]))
+    assert EnergyMSE(dft=True)(energy, targets).item() == 2.5
+    assert EnergyMSE(7.0, dft=False)(energy, targets).item() == 5.0
+    assert EnergyMSE()(energy, targets).item() == 3.75
+    nan = torch.nan
+    several = targets_of(torch.tensor([[1.0, nan], [2.0, 5.0], [3.0, nan], [nan, nan]]), IS_DFT)
     energies = torch.tensor([[2.0, 9.0], [4.0, 6.0], [0.0, 9.0], [9.0, 9.0]])
-    assert MultiEnergyMSE()(energies, ROWS).item() == pytest.approx((1 + 4 + 1 + 9) / 4)
+    assert EnergyMSE()(energies, several).item() == pytest.approx((1 + 4 + 1 + 9) / 4)
     logits = torch.tensor([[0.0, 0.0], [0.0, np.log(3.0)], [np.log(3.0), 0.0], [0.0, 0.0]])
     expected = -(2 * np.log(0.5) + 2 * np.log(0.75)) / 4
-    assert CrossEntropy()(logits, ROWS).item() == pytest.approx(expected)
+    assert CrossEntropy()(logits, targets).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("per", ["configuration", "atom"])
@@ -117,15 +113,15 @@ def test_terms_are_means_of_what_they_are_of():
 def test_the_biweight_term_has_k_of_the_whole_batch(per, normalised):
     term = EnergyTukey(per=per, normalised=normalised)
     residual = np.array([1.0, 3.0, -2.0, 80.0])
-    size = ROWS.n_atoms.numpy() if per == "atom" else np.ones(4)
+    size = N_ATOMS.numpy() if per == "atom" else np.ones(4)
     sigma = np.median(np.abs(residual / size)) / 0.6745 * size
     k = 4.685 * sigma
     rho = [tukey_biweight(torch.tensor(residual[i]), k[i]).item() for i in (1, 3)]
     if normalised:
         rho = [rho[0] / sigma[1] ** 2, rho[1] / sigma[3] ** 2]
-    batch = SimpleNamespace(**vars(ROWS) | {"energy": torch.zeros(4, dtype=torch.float64)})
-    found = term(torch.tensor(residual), batch)
+    zero = torch.zeros(4, dtype=torch.float64)
+    found = term(torch.tensor(residual), targets_of(zero, IS_DFT, N_ATOMS))
     assert found.item() == pytest.approx(np.mean(rho), rel=1e-6)
     assert term.used(torch.tensor(residual)).tolist() == [True, True, True, False]
-    none = SimpleNamespace(**vars(batch) | {"is_dft": torch.ones(4, dtype=torch.bool)})
+    none = targets_of(zero, torch.ones(4, dtype=torch.bool), N_ATOMS)
     assert term(torch.tensor(residual), none).item() == 0

@@ -45,17 +45,17 @@ def test_outliers_and_missing_labels_are_masked_alone(tiny, rows, caplog):
     for name, row in rows.items():
         item = data[row]
         known = [name != OUTLIER if p == "far" else not (p == "au" and name == MISSING) for p in EIPS]
-        assert item.known.tolist() == [known]
+        assert item.energy.isfinite().tolist() == [known]
         expected = torch.tensor(tiny.eip[name], dtype=torch.float64)[None]
-        torch.testing.assert_close(item.energies[item.known], expected[item.known])
+        torch.testing.assert_close(item.energy[:, known], expected[:, known])
     assert "of 40 configurations, labels left out as missing or outliers: au 1, far 1" in caplog.text
 
 
 def test_the_threshold_is_an_atom(tiny, rows):
     net = module(outlier=300.5)
     data = attached(PretrainDataModule(**tiny.arguments), net).train_set
-    assert data[rows[OUTLIER]].known.all()
-    assert not data[rows[MISSING]].known.all()
+    assert data[rows[OUTLIER]].energy.isfinite().all()
+    assert not data[rows[MISSING]].energy.isfinite().all()
 
 
 def test_the_loss_is_the_mean_over_the_labels_that_count(tiny, rows):
@@ -68,7 +68,7 @@ def test_the_loss_is_the_mean_over_the_labels_that_count(tiny, rows):
         (prediction[b, p] - float(tiny.eip[data.ids[row]][p])) ** 2
         for b, row in enumerate(chosen)
         for p in range(3)
-        if data[row].known[0, p]
+        if data[row].energy[0, p].isfinite()
     ]
     assert len(squares) == 7
     loss = net.training_step(batch, 0)["loss"]

@@ -1,7 +1,6 @@
 """The log of residuals and outliers in label augmentation, and what Fig. 3 makes of it."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -19,6 +18,7 @@ from tiny import (
     attached,
     eipnn_stage,
     stage_config,
+    targets_of,
     total_energy,
     write_dft,
 )
@@ -37,7 +37,7 @@ from eipnn.stages.residuals import (
     log_before,
     measure,
 )
-from eipnn.stages.terms import EnergyTerm
+from eipnn.stages.terms import Term
 
 FIGURE_3 = script("figure_3")
 outliers, spreads, pooled = FIGURE_3.outliers, FIGURE_3.spreads, FIGURE_3.pooled
@@ -88,15 +88,14 @@ def error_of(tiny, name: str, eip: str) -> float:
     return (energy - tiny.cohesive[name]) / len(tiny.frames[name])
 
 
-def term_of(loss: str) -> EnergyTerm:
+def term_of(loss: str) -> Term:
     return FinetuneModule(SchNet(**SMALL), eip_loss=loss).eip_term
 
 
-def loss_of(term: EnergyTerm, residual: torch.Tensor) -> torch.Tensor:
+def loss_of(term: Term, residual: torch.Tensor) -> torch.Tensor:
     """Of EIP labels of one atom each."""
-    n_atoms = torch.ones(len(residual), dtype=torch.long)
-    energy, is_dft = torch.zeros_like(residual), torch.zeros_like(n_atoms, dtype=torch.bool)
-    return term(residual, SimpleNamespace(energy=energy, is_dft=is_dft, n_atoms=n_atoms))
+    is_dft = torch.zeros(len(residual), dtype=torch.bool)
+    return term(residual, targets_of(torch.zeros_like(residual), is_dft))
 
 
 def gets_gradient(residual: torch.Tensor, loss: str) -> torch.Tensor:

@@ -28,7 +28,7 @@ def source(tiny, **changed) -> Source:
 
 def test_labels_of_the_same_structures(tiny):
     ids = [*tiny.ids("pool"), *tiny.ids("train")]
-    found = source(tiny).eip_energies(ids, EIPS)
+    found = source(tiny).energies(ids, EIPS)
     np.testing.assert_array_equal(found, [tiny.eip[name] for name in ids])
 
 
@@ -40,9 +40,9 @@ def test_an_id_that_has_come_to_mean_another_structure(tiny, tmp_path):
         atoms.info["config_id"] = name
     ase.io.write(tmp_path / "pool.extxyz", frames, format="extxyz")
     moved = source(tiny, pool=str(tmp_path / "pool.extxyz"))
-    moved.eip_energies(tiny.ids("train"), EIPS)
+    moved.energies(tiny.ids("train"), EIPS)
     with pytest.raises(LabelError, match=f"has labels of another structure '{names[0]}' with"):
-        moved.eip_energies(names, EIPS)
+        moved.energies(names, EIPS)
 
 
 def test_a_pool_of_both_files(tiny, tmp_path):
@@ -54,7 +54,7 @@ def test_a_pool_of_both_files(tiny, tmp_path):
     assert set(found.split.pool) == {hidden, *tiny.ids("pool")}
     assert found.split.train == tuple(train)
     assert [len(a) for a in found.structures([hidden])] == [len(tiny.frames[hidden])]
-    np.testing.assert_array_equal(found.eip_energies([hidden], EIPS)[0], tiny.eip[hidden])
+    np.testing.assert_array_equal(found.energies([hidden], EIPS)[0], tiny.eip[hidden])
     (tmp_path / "split.csv").write_text(text + "stranger,pretrain\n")
     with pytest.raises(SplitError, match="pretrain id 'stranger' is in no pool structure file"):
         source(tiny, split=str(tmp_path / "split.csv")).structures(["stranger"])
@@ -64,7 +64,7 @@ def test_the_pool_is_read_when_one_of_it_is_asked_for(tiny, monkeypatch):
     reads = []
     monkeypatch.setattr(stages_source, "open_pool", lambda *a: reads.append(1) or open_pool(*a))
     found = source(tiny)
-    found.eip_energies([*tiny.ids("train"), *tiny.ids("test")], EIPS)
+    found.energies([*tiny.ids("train"), *tiny.ids("test")], EIPS)
     assert reads == []
     for _ in range(2):
         assert len(found.structures(tiny.ids("pool"))) == len(tiny.ids("pool"))
@@ -196,7 +196,9 @@ def test_several_files(tiny, tmp_path):
     ):
         found = source(tiny, dft=dft, pool=[tiny.data["pool"]])
         assert found.dft.ids == source(tiny).dft.ids
-        np.testing.assert_array_equal(found.dft_energies(tiny.ids("test")), source(tiny).dft_energies(tiny.ids("test")))
+        np.testing.assert_array_equal(
+            found.energies(tiny.ids("test"), ["dft"]), source(tiny).energies(tiny.ids("test"), ["dft"])
+        )
 
 
 @pytest.mark.parametrize("zero", ["none", "least_squares", "isolated_atoms"])
@@ -240,7 +242,7 @@ def test_an_eip_that_a_stage_does_not_use_does_not_end_it(tiny, tmp_path):
     with pytest.raises(LabelError, match="the EIP far has no label of any of the 18 structures"):
         found.require_labels(found.split.train, EIPS)
     with pytest.raises(InputError, match="far: 0 labelled frames do not determine"):
-        found.eip_zeros(["far"])
+        found.references(["far"])
 
 
 def test_one_composition_is_said_with_the_other_warnings(tiny, tmp_path):

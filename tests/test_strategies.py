@@ -79,7 +79,7 @@ def test_dft_labels_of_a_selection_are_the_dft_energies(tiny, tmp_path):
     arguments = tiny.arguments | {"split": str(tmp_path / "split.csv"), "pool": None}
     module = FinetuneDataModule(**arguments, selection=str(tmp_path / "chosen.csv"))
     expected = [tiny.cohesive[i] if k % 2 else tiny.eip[i][EIPS.index("au")] for k, i in enumerate(train[6:])]
-    assert module.source.chosen_energies(module.chosen) == pytest.approx(expected, abs=1e-6)
+    assert module.source.chosen(module.chosen)["energy"][:, 0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_mse_changes_the_loss_alone(studied, run, fake, tmp_path):
@@ -275,6 +275,6 @@ def test_source_of_plain_values(tiny):
     assert len(source.split.test) == N_TEST
     assert len(source.pool) == N_POOL
     ids = tiny.ids("train")[:3]
-    assert source.dft_energies(ids) == pytest.approx([tiny.cohesive[i] for i in ids], abs=1e-6)
-    assert torch.is_tensor(torch.from_numpy(source.eip_energies(ids, EIPS)))
+    assert source.energies(ids, ["dft"])[:, 0] == pytest.approx([tiny.cohesive[i] for i in ids], abs=1e-6)
+    assert torch.is_tensor(torch.from_numpy(source.energies(ids, EIPS)))
     assert ase.io.read(tiny.data["dft"], 0).info["config_id"] == ids[0]

@@ -173,6 +173,25 @@ def stage_config(tiny: Tiny, stage: str, root: Path, **trainer) -> dict:
     }
 
 
+def targets_of(energy, is_dft, n_atoms=None, label=None):
+    """Targets of configurations with these energies (B,) or (B, S), NaN where unknown; of one atom each by default."""
+    import torch
+    from torch_geometric.data import Data
+
+    from eipnn.targets import Targets
+
+    energy = energy.reshape(len(energy), -1)
+    batch = Data(
+        energy=energy,
+        is_dft=is_dft,
+        n_atoms=torch.ones(len(energy), dtype=torch.long) if n_atoms is None else n_atoms,
+        weight=torch.ones(len(energy)),
+    )
+    if label is not None:
+        batch["label"] = label[:, None]
+    return Targets.of(batch)
+
+
 def attached(datamodule, module, stage: str = "fit"):
     """The data module, both set up."""
     datamodule.handover = module.handover

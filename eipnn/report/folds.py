@@ -144,7 +144,7 @@ def energy_zeros(data: Sequence[FoldData]) -> pd.DataFrame:
     for d in data:
         zeros = {"DFT": d.source.zero}
         if d.comparison is not None:
-            eips = d.source.eip_zeros(d.comparison.eips)
+            eips = d.source.references(d.comparison.eips)
             same = len({str(zero) for zero in eips.values()}) == 1
             zeros |= {"all EIPs": next(iter(eips.values()))} if same else eips
         for name, zero in zeros.items():

@@ -69,7 +69,7 @@ def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None) -> s
             "marks as pretrain"
         )
     else:
-        error = np.abs(source.eip_energies(ids, source.store.eips) - source.dft_energies(ids)[:, None])
+        error = np.abs(source.energies(ids, source.store.eips) - source.energies(ids, [DFT]))
         closest = np.where(np.isfinite(error), error, np.inf).argmin(axis=1)
         labels = [DFT if kind == "dft" else source.store.eips[place] for place in closest]
     text = io.StringIO()

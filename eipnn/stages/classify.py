@@ -1,27 +1,23 @@
 """Stage 1: which EIP is closest to DFT, per configuration (Shui et al. 2022, Sec. 4.2)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torch.optim import Adam
 from torch_geometric.data import Batch
-from torchmetrics import MeanMetric
 
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.inputs import graph_of
 from eipnn.potential.heads import ClassHead
 from eipnn.representations.base import Representation
-from eipnn.stages.data import Configurations, StageDataModule
-from eipnn.stages.module import SchedulerCallable, StageModule, require_positive
-from eipnn.stages.schedules import SlantedTriangular
-from eipnn.stages.terms import CrossEntropy
+from eipnn.stages.data import StageDataModule
+from eipnn.stages.module import StageModule, require_positive
+from eipnn.stages.source import DFT
+from eipnn.stages.terms import CrossEntropy, cross_entropy
+from eipnn.targets import Targets
 
 log = logging.getLogger("eipnn")
 
@@ -52,55 +48,42 @@ class ClassifierModule(StageModule):
         representation: f_rep.
         eips: names of the EIPs, columns of the label store.
         c: p_0 where no EIP is within c of DFT, eV/atom.
-        init_from: pretrained checkpoint whose representation is the start.
-        optimizer: made from the parameters.
-        scheduler: made from the optimiser, stepped once an epoch; null: a constant rate. A `ReduceLROnPlateau`
-            without a ``monitor`` watches the metric that selects the best epoch.
+        **kwargs: see `StageModule`.
     """
 
     stage = "classify"
     monitor = "val_accuracy"
     mode = "max"
+    output = "label"
     predictions = "selection.csv"
+    measures = ("accuracy", "loss")
 
-    def __init__(
-        self,
-        representation: Representation,
-        eips: list[str],
-        c: float = 0.1,
-        init_from: str | None = None,
-        optimizer: OptimizerCallable = Adam,
-        scheduler: SchedulerCallable | None = SlantedTriangular,
-    ) -> None:
-        super().__init__(representation, eips, optimizer, scheduler, init_from)
+    def __init__(self, representation: Representation, eips: list[str], c: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(representation, eips, **kwargs)
         if not eips:
             raise InputError("the classifier needs at least one EIP")
         require_positive("c", c, "eV/atom")
-        self.c = self.handover.limit = c
+        self.c = self.limit = c
         self.head = ClassHead(representation.dim, len(self.eips) + 1)
         self.loss_term = CrossEntropy()
-        self.accuracy = MeanMetric()
-        self.cross_entropy = MeanMetric()
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes: the EIPs, then ``none``."""
         return [*self.eips, NONE]
 
-    @property
-    def metrics(self) -> list[str]:
-        return ["val_accuracy", "val_loss"]
-
     def settings(self) -> dict[str, Any]:
         return {"eips": self.eips, "c": self.c}
 
-    def forward(self, batch: Batch) -> Tensor:
-        """A batch of B configurations -> logits (B, |P| + 1)."""
+    def properties(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
+        """``label``: logits (B, |P| + 1)."""
         graph = graph_of(batch)
-        return self.head(self.representation(graph), graph.batch, graph.size)
+        return {"label": self.head(self.representation(graph), graph.batch, graph.size)}
 
-    def predicted(self, batch: Batch) -> dict[str, Tensor]:
-        return {"logits": self(batch)}
+    def errors(self, output: Tensor, targets: Targets) -> list[tuple[Tensor, Tensor]]:
+        right = output.argmax(dim=-1, keepdim=True) == targets.values["label"]
+        weight = targets.counts("label")
+        return [(right.float(), weight), (cross_entropy(output, targets)[:, None], weight)]
 
     def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         """``class`` (B,) and ``probability`` (B,) of the most likely class."""
@@ -108,25 +91,15 @@ class ClassifierModule(StageModule):
         return {"class": chosen, "probability": probability}
 
     def truth(self, batch: Batch) -> dict[str, Tensor]:
-        return {"label": batch.label}
+        return {"label": batch.label.squeeze(1)}
 
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file."""
         names = np.array(self.classes)
-        columns = {
-            "eip": names[outputs["class"].numpy()],
-            "probability": outputs["probability"].numpy(),
-        }
+        columns = {"eip": names[outputs["class"].numpy()], "probability": outputs["probability"].numpy()}
         if "label" in outputs:
             columns["best_eip"] = names[outputs["label"].numpy()]
         return columns
-
-    def assess(self, batch: Batch, output: Tensor, split: str) -> None:
-        self.accuracy.update((output.argmax(dim=-1) == batch.label).float(), batch.weight)
-        self.cross_entropy.update(F.cross_entropy(output, batch.label, reduction="none"), batch.weight)
-        size = batch.num_graphs
-        self.log(f"{split}_accuracy", self.accuracy, batch_size=size, prog_bar=True)
-        self.log(f"{split}_loss", self.cross_entropy, batch_size=size)
 
 
 class ClassifierDataModule(StageDataModule):
@@ -135,21 +108,11 @@ class ClassifierDataModule(StageDataModule):
     def train_ids(self) -> tuple[Sequence[str], Sequence[str]]:
         return self.source.split.train, ()
 
-    def make_train(self) -> Configurations:
-        return self.labelled(self.source.split.train)
-
-    def make_evaluation(self, ids: Sequence[str]) -> Configurations:
-        return self.labelled(ids)
-
-    def labelled(self, ids: Sequence[str]) -> Configurations:
-        source, eips = self.source, self.handover.eips
-        frames = source.structures(ids)
-        n_atoms = frames.sizes
-        energies = source.eip_energies(ids, eips)
-        label = best_eip_class(source.dft_energies(ids), energies, n_atoms, self.handover.limit)
-        counts = np.bincount(label, minlength=len(eips) + 1)
-        log.info(
-            "classes: %s",
-            ", ".join(f"{n} {c}" for n, c in zip([*eips, NONE], counts, strict=True)),
-        )
-        return self.configurations(frames, {"label": torch.from_numpy(label)})
+    def targets(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        eips = self.handover.eips
+        energies = self.source.energies(ids, [DFT, *eips])
+        sizes = self.source.structures(ids).sizes
+        label = best_eip_class(energies[:, 0], energies[:, 1:], sizes, self.handover.limit)
+        counts = zip([*eips, NONE], np.bincount(label, minlength=len(eips) + 1), strict=True)
+        log.info("classes: %s", ", ".join(f"{name} {count}" for name, count in counts))
+        return {"label": label[:, None]}

@@ -1,8 +1,9 @@
-"""What the data modules of the three stages share."""
+"""What the data modules of the stages share: configurations with targets, splits and loaders."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from eipnn.collectives import process_rank, world_size
 from eipnn.errors import InputError
 from eipnn.inputs import Graphs, prepare
 from eipnn.inputs.cache import InputSet
-from eipnn.reference import Mode, Reference
+from eipnn.reference import Reference, scale_and_shift
 from eipnn.stages.handover import Facts, Handover, Training
 from eipnn.stages.sampling import BatchPlan, EvaluationSampler, MixedSampler, plan_batches
-from eipnn.stages.source import EnergyZero, Source, SourceConfig
+from eipnn.stages.source import Source, SourceConfig
 from eipnn.structures import StructureStore, open_structures
+from eipnn.targets import PER_ATOM
 
 log = logging.getLogger("eipnn")
 
@@ -35,13 +37,14 @@ epoch on. Larger sets make them anew."""
 class Configurations(Dataset[Data]):
     """Model inputs with targets.
 
-    Adds to each `Data`: the targets, each with a leading axis of length 1; ``row`` (1,), the place in this data
-    set; ``weight`` (1,), 1, or 0 for an index beyond the end (padding, see `EvaluationSampler`).
+    Adds to each `Data`: the targets, each with a leading axis of length 1 (of the atoms' number: those of `PER_ATOM`);
+    ``row`` (1,), the place in this data set; ``weight`` (1,), 1, or 0 for an index beyond the end (padding, see
+    `EvaluationSampler`).
 
     Args:
         ids: of the n configurations.
         inputs: their model inputs.
-        targets: name -> (n, ...).
+        targets: name -> (n, ...), of N atoms (N, ...): those of `Targets`, and what else the module reads of a batch.
     """
 
     def __init__(self, ids: Sequence[str], inputs: InputSet, targets: dict[str, Tensor]) -> None:
@@ -61,8 +64,9 @@ class Configurations(Dataset[Data]):
     def _make(self, index: int) -> Data:
         row = index % len(self)
         data = self.inputs[row]
+        start, stop = self.inputs.structures.offsets[row : row + 2]
         for name, values in self.targets.items():
-            data[name] = values[row : row + 1]
+            data[name] = values[start:stop] if name in PER_ATOM else values[row : row + 1]
         data.row = torch.tensor([row])
         data.weight = torch.tensor([float(index < len(self))])
         return data
@@ -79,18 +83,10 @@ class Configurations(Dataset[Data]):
 class StageDataModule(LightningDataModule):
     """Structures, split and labels of one stage.
 
-    The kind of model input and the EIPs are those of the module that is trained (`handover`), so that neither is
-    written twice in a configuration.
+    The kind of model input, the EIPs and what is to be known of each configuration are the affair of the module that is
+    trained (`handover`), so that they are not written twice in a configuration.
 
     Args:
-        dft: file with DFT-labelled structures, a pattern such as ``runs/*/OUTCAR``, or a list of them;
-            ``bundled:si_mini/dft.extxyz`` is in the package.
-        split: CSV with header ``configs,mark`` (train, val, test, pretrain).
-        energy_zero: zero of the DFT energies, a mode or `EnergyZero`.
-        pool: file, pattern or list, with the structures without DFT energies.
-        labels: label store of `eipnn label`.
-        eip_energy_zero: zero of the EIP energies: a mode for all, or by EIP name with ``"*"`` for the others.
-        energy_key: name of the DFT energy in the file.
         batch_size: configurations a training batch and process.
         eval_batch_size: the same in validation, test and prediction.
         seed: of the sample order.
@@ -98,6 +94,7 @@ class StageDataModule(LightningDataModule):
         num_workers: of each loader; graphs are in memory, so that 0 is often the fastest.
         cache: folder for costly inputs (SOAP); default ``$EIPNN_CACHE`` or the user's cache folder.
         handover: the module's, ``module.handover``; the commands give it by themselves.
+        **source: the arguments of `SourceConfig`: structures, split, labels and zeros.
     """
 
     train_set: Dataset[Data]
@@ -105,16 +102,13 @@ class StageDataModule(LightningDataModule):
     test_set: Configurations
     predict_set: Configurations
     plan: BatchPlan
+    dft_fraction: float = 1.0
+    """Share of DFT configurations in a mixed batch."""
+    epoch_steps: int | None = None
+    """Gradient steps of an epoch of one process; of several, each takes its share. None: one pass over the data."""
 
     def __init__(
         self,
-        dft: str | list[str],
-        split: str,
-        energy_zero: Mode | EnergyZero,
-        pool: str | list[str] | None = None,
-        labels: str | None = None,
-        eip_energy_zero: Mode | dict[str, EnergyZero] = "none",
-        energy_key: str | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
@@ -122,32 +116,22 @@ class StageDataModule(LightningDataModule):
         num_workers: int = 0,
         cache: str | None = None,
         handover: Handover | None = None,
+        **source: Any,
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
             raise InputError("batch_size and eval_batch_size must be at least 1")
-        self.config = SourceConfig(
-            dft=dft,
-            split=split,
-            energy_zero=EnergyZero(energy_zero) if isinstance(energy_zero, str) else energy_zero,
-            pool=pool,
-            labels=labels,
-            eip_energy_zero={"*": EnergyZero(eip_energy_zero)} if isinstance(eip_energy_zero, str) else eip_energy_zero,
-            energy_key=energy_key,
-        )
+        self.config = SourceConfig(**source)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.seed, self.num_workers = seed, num_workers
         self.structures = structures
         self.cache = Path(cache) if cache else None
-        self._source: Source | None = None
         self._handover = handover
 
-    @property
+    @cached_property
     def source(self) -> Source:
-        """Structures and energies, read on first use."""
-        if self._source is None:
-            self._source = Source(self.config)
-        return self._source
+        """Structures, labels and references, read on first use."""
+        return Source(self.config)
 
     @property
     def handover(self) -> Handover:
@@ -165,72 +149,68 @@ class StageDataModule(LightningDataModule):
         """Training configurations with DFT and with EIP labels."""
         raise NotImplementedError
 
+    def targets(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """What is to be learned of these configurations, see `Configurations`."""
+        raise NotImplementedError
+
+    def train_parts(self) -> list[Configurations]:
+        """Training configurations: DFT first, then EIP."""
+        dft, eip = self.train_ids()
+        return [self.labelled([*dft, *eip])]
+
+    def used_eips(self) -> list[str]:
+        """The EIPs whose labels this stage reads."""
+        return list(self.handover.eips)
+
     def file_of(self, config_id: str) -> str:
         """The file that a configuration of an evaluation or prediction is from."""
         if config_id in self.source.dft:
             return str(self.config.dft)
         return str(self.structures or self.config.pool)
 
-    def used_eips(self) -> list[str]:
-        """The EIPs whose labels this stage reads."""
-        return list(self.handover.eips)
-
-    @property
-    def elements(self) -> list[str]:
-        """Symbols of the elements in the training configurations, sorted."""
-        dft, eip = self.train_ids()
-        return self.source.structures([*dft, *eip]).elements()
-
     def setup(self, stage: str) -> None:
-        if stage == "fit":
-            dft, eip = self.train_ids()
-            self.source.require_labels([*dft, *eip], self.used_eips())
-            known = self.source.store.eips if self.config.labels else ()
-            eips = self.used_eips() or known
-            for text in [*self.source.notes(), *self.source.warnings(eips)]:
-                log.warning(text)
-            self.train_set = self.make_train()
-            self._check_pairs()
+        training = self._set_up_training() if stage == "fit" else None
         if stage in ("fit", "validate"):
-            evaluated = self.val_set = self.make_evaluation(self.source.split.val)
+            evaluated = self.val_set = self.labelled(self.source.split.val)
         elif stage == "test":
-            evaluated = self.test_set = self.make_evaluation(self.source.split.test)
+            evaluated = self.test_set = self.labelled(self.source.split.test)
         else:
             evaluated = self.predict_set = self.make_predict()
         first = {symbol: f"{self.file_of(i)}: {i}" for symbol, i in evaluated.first_with().items()}
-        training = self.training() if stage == "fit" else None
         self.handover.facts = Facts(self.zero_record(), first, training)
 
-    def zero_record(self) -> dict[str, dict[str, Any]]:
-        """The zeros of DFT and of the EIPs that this stage reads, as plain values."""
-        return self.source.zero_record(self.handover.eips)
-
-    def training(self) -> Training:
-        """What the module takes from the training configurations."""
-        order = torch.Generator().manual_seed(self.seed)
-        loader = DataLoader(self.train_set, self.batch_size, shuffle=True, generator=order)
-        return Training(self.elements, *self.scales(), Graphs(loader))
-
-    def scales(self) -> tuple[list[float], list[Reference]]:
-        """Scale and shift of each energy that is learned (see `scale_and_shift`)."""
-        return [], []
-
-    def _check_pairs(self) -> None:
-        """Raise `InputError` where the network sees no neighbour in any training structure."""
-        inputs = (self.train_set[row] for row in range(sum(map(len, self.train_ids()))))
-        if all("edge_index" in data and data.edge_index.shape[1] == 0 for data in inputs):
+    def _set_up_training(self) -> Training:
+        """Make `train_set`; what the module takes from it."""
+        dft, eip = self.train_ids()
+        self.source.require_labels([*dft, *eip], self.used_eips())
+        known = self.source.store.eips if self.config.labels else ()
+        for text in [*self.source.notes(), *self.source.warnings(self.used_eips() or known)]:
+            log.warning(text)
+        parts = self.train_parts()
+        self.train_set = parts[0] if len(parts) == 1 else ConcatDataset(parts)
+        if all("edge_index" in data and data.edge_index.shape[1] == 0 for part in parts for data in part.inputs):
             raise InputError(
                 f"no two atoms of the training structures are within the cutoff of {self.handover.cutoff} A: "
                 "give the representation a larger one (cutoff)"
             )
+        elements = self.source.structures([i for part in parts for i in part.ids]).elements()
+        order = torch.Generator().manual_seed(self.seed)
+        loader = DataLoader(self.train_set, self.batch_size, shuffle=True, generator=order)
+        scaled = list(self._scales(parts[0]))
+        return Training(elements, [scale for scale, _ in scaled], [shift for _, shift in scaled], Graphs(loader))
 
-    def make_train(self) -> Dataset[Data]:
-        """Training configurations: DFT first, then EIP."""
-        raise NotImplementedError
+    def _scales(self, part: Configurations) -> Iterator[tuple[float, Reference]]:
+        """Scale and shift of each energy that is learned (see `scale_and_shift`)."""
+        structures = self.source.structures(part.ids)
+        for k, energies in enumerate(part.targets["energy"].T if "energy" in part.targets else ()):
+            if not energies.isfinite().any():
+                eip = self.handover.eips[k]
+                raise InputError(f"EIP {eip} has no usable label in the pool: leave it out of model.eips")
+            yield scale_and_shift(structures, energies.numpy())
 
-    def make_evaluation(self, ids: Sequence[str]) -> Configurations:
-        """Validation or test configurations."""
-        raise NotImplementedError
+    def zero_record(self) -> dict[str, dict[str, Any]]:
+        """The references of DFT and of the EIPs that this stage reads, as plain values."""
+        return self.source.zero_record(self.handover.eips)
 
     def make_predict(self) -> Configurations:
         """Configurations to predict: the file `structures`, or the pool."""
@@ -240,16 +220,20 @@ class StageDataModule(LightningDataModule):
             frames = self.source.structures(self.source.split.pool)
         return self.configurations(frames, self.predict_targets(frames))
 
-    def predict_targets(self, frames: StructureStore) -> dict[str, Tensor]:
+    def predict_targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
         """What a prediction needs beside the model's input."""
         return {}
 
-    def configurations(self, frames: StructureStore, targets: dict[str, Tensor]) -> Configurations:
+    def labelled(self, ids: Sequence[str]) -> Configurations:
+        """Configurations of the split with their targets."""
+        return self.configurations(self.source.structures(ids), self.targets(ids))
+
+    def configurations(self, frames: StructureStore, targets: dict[str, np.ndarray]) -> Configurations:
         """The frames as a data set; `targets` are in their order."""
         if not frames:
             raise InputError(f"no structures to work on: the split {self.config.split} marks none for this stage")
         inputs = prepare(frames, self.handover.inputs, self.cache)
-        return Configurations(frames.ids, inputs, targets)
+        return Configurations(frames.ids, inputs, {name: torch.from_numpy(v) for name, v in targets.items()})
 
     def train_dataloader(self) -> DataLoader:
         n_dft, n_eip = (len(ids) for ids in self.train_ids())
@@ -262,12 +246,6 @@ class StageDataModule(LightningDataModule):
         sampler = MixedSampler(n_dft, n_eip, self.plan, self.seed, world, rank)
         return self._loader(self.train_set, sampler.size, sampler)
 
-    dft_fraction: float = 1.0
-    """Share of DFT configurations in a mixed batch."""
-
-    epoch_steps: int | None = None
-    """Gradient steps of an epoch of one process; of several, each takes its share. None: one pass over the data."""
-
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader(self.val_set)
 
@@ -278,20 +256,10 @@ class StageDataModule(LightningDataModule):
         return self._evaluation_loader(self.predict_set)
 
     def _evaluation_loader(self, data: Configurations) -> DataLoader:
-        world, rank = world_size(), process_rank()
-        return self._loader(data, self.eval_batch_size, EvaluationSampler(len(data), world, rank))
+        return self._loader(data, self.eval_batch_size, EvaluationSampler(len(data), world_size(), process_rank()))
 
     def _loader(self, data: Dataset[Data], size: int, sampler: Any) -> DataLoader:
+        persistent = self.num_workers > 0
         return DataLoader(
-            data,
-            batch_size=size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            data, batch_size=size, sampler=sampler, num_workers=self.num_workers, persistent_workers=persistent
         )
-
-
-def joined(*parts: Configurations) -> Dataset[Data]:
-    """Several sets as one, in order; empty ones are left out."""
-    full = [part for part in parts if len(part)]
-    return full[0] if len(full) == 1 else ConcatDataset(full)

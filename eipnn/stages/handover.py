@@ -1,6 +1,7 @@
 """What the module and the data module of a stage tell each other, before the first step."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,7 @@ class Facts:
     """What a data module found in its data."""
 
     zeros: dict[str, dict[str, Any]]
-    """The zeros of DFT and of the EIPs that the stage reads, as plain values."""
+    """The references of DFT and of the EIPs that the stage reads, as plain values."""
     evaluated: dict[str, str]
     """Symbol of each element in the validation, test or prediction -> file and id of the first configuration with it,
     in the order of these."""
@@ -53,6 +54,8 @@ class Handover:
     """The EIPs that the module knows."""
     limit: float = math.inf
     """Of an EIP label, eV/atom: classification, the largest error; pretraining, the largest energy."""
+    wanted: Collection[str] = ("energy",)
+    """The targets that the terms of its loss are functions of."""
     facts: Facts | None = None
 
     def known(self) -> Facts:

@@ -1,36 +1,32 @@
-"""What the three stages share: optimiser, selection of the best checkpoint, and what a checkpoint records."""
+"""What the three stages share: steps, optimiser, selection of the best checkpoint, and what a checkpoint records."""
 
-import logging
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch_geometric.data import Batch
+from torchmetrics import MeanMetric
 
 from eipnn.eips import recorded
 from eipnn.errors import InputError
-from eipnn.potential.checkpoints import (
-    CheckpointError,
-    build_representation,
-    read_checkpoint,
-    read_record,
-)
+from eipnn.potential.checkpoints import CheckpointError, build_representation, read_checkpoint, read_record
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import UNITS
 from eipnn.representations.base import Representation
 from eipnn.stages.handover import Handover
 from eipnn.stages.keeping import adapt_states, keeping
-from eipnn.stages.schedules import SpanningSchedule
+from eipnn.stages.schedules import SlantedTriangular, SpanningSchedule
 from eipnn.stages.terms import Term
+from eipnn.targets import Targets
 from eipnn.version import __version__
-
-log = logging.getLogger("eipnn")
 
 SchedulerCallable = Callable[[Optimizer], LRScheduler]
 
@@ -41,22 +37,34 @@ class StageModule(LightningModule):
     Subclasses name their `stage` and the metric that selects the best epoch (`monitor`, `mode`), and have a `head` and
     the terms of the loss (`eipnn.stages.terms`) as attributes. What they need of the data comes by `handover`, which
     the data module is given. Checkpoints hold plain values and tensors only and load with ``weights_only=True``.
+
+    Args:
+        representation: f_rep.
+        eips: names of the EIPs, columns of the label store.
+        init_from: pretrained checkpoint whose representation is the start.
+        optimizer: made from the parameters.
+        scheduler: made from the optimiser, stepped once an epoch; null: a constant rate. A `ReduceLROnPlateau`
+            without a ``monitor`` watches the metric that selects the best epoch.
     """
 
     head: nn.Module
     stage: ClassVar[str]
     monitor: ClassVar[str]
     mode: ClassVar[str]
+    output: ClassVar[str] = "energy"
+    """The property (see `properties`) that `forward` gives."""
     predictions: ClassVar[str] = "predictions.csv"
     """File that `eipnn predict` writes."""
+    limit: float = math.inf
+    """See `Handover`."""
 
     def __init__(
         self,
         representation: Representation,
-        eips: Sequence[str],
-        optimizer: OptimizerCallable,
-        scheduler: SchedulerCallable | None,
+        eips: Sequence[str] = (),
         init_from: str | None = None,
+        optimizer: OptimizerCallable = Adam,
+        scheduler: SchedulerCallable | None = SlantedTriangular,
     ) -> None:
         super().__init__()
         self.representation = representation
@@ -67,22 +75,59 @@ class StageModule(LightningModule):
         # what they refuse is said now, not after the data were prepared
         self._optimisation([nn.Parameter(torch.zeros(1))])
         self.init_from = init_from
-        self.handover = Handover(representation.inputs, representation.cutoff, self.eips)
         self.elements: list[str] = []
         self.zeros: dict[str, dict[str, Any]] = {}
+        # a list: the name of an EIP may hold a dot, which a ModuleDict refuses
+        self.means: Any = nn.ModuleList(MeanMetric() for _ in self.measures)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The constructor's plain arguments beside the representation; they rebuild the module."""
 
+    @property
+    @abstractmethod
+    def measures(self) -> Sequence[str]:
+        """Names of the means that validation and test take, see `errors`."""
+
+    @abstractmethod
+    def properties(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, Any]:
+        """What is predicted of a batch, by the names of `Targets`: at least what is wanted."""
+
+    @abstractmethod
+    def errors(self, output: Tensor, targets: Targets) -> list[tuple[Tensor, Tensor]]:
+        """Values and weights of each of the `measures`; `output` is that of `forward`."""
+
+    @abstractmethod
+    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+        """What test and prediction give of each configuration, see `table`."""
+
     @abstractmethod
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file, from the joined outputs of test or prediction steps."""
 
+    def truth(self, batch: Batch) -> dict[str, Tensor]:
+        """What test gives beside `outputs`."""
+        return {}
+
+    def scores(self, means: list[Tensor]) -> dict[str, Tensor]:
+        """The metrics of a validation or test by name, from the means of its `measures`."""
+        return dict(zip(self.measures, means, strict=True))
+
     @property
-    @abstractmethod
     def metrics(self) -> list[str]:
         """Names of what a validation gives."""
+        return [f"val_{name}" for name in self.scores([torch.tensor(0.0) for _ in self.measures])]
+
+    @property
+    def terms(self) -> list[Term]:
+        """The terms of its loss."""
+        return [term for term in self.children() if isinstance(term, Term)]
+
+    @cached_property
+    def handover(self) -> Handover:
+        """For its data module."""
+        inputs, wanted = self.representation.inputs, {term.needs for term in self.terms}
+        return Handover(inputs, self.cutoff, self.eips, self.limit, wanted)
 
     @property
     def cutoff(self) -> float:
@@ -109,50 +154,26 @@ class StageModule(LightningModule):
             with torch.no_grad():
                 self.representation.calibrate(training.graphs)
 
-    @abstractmethod
-    def predicted(self, batch: Batch) -> Mapping[str, Any]:
-        """What the terms of the loss need of a batch, by name (see `Term.needs`)."""
-
-    @abstractmethod
-    def assess(self, batch: Batch, output: Tensor, split: str) -> None:
-        """Add the errors of a validation or test batch to the metrics; `output` is that of `forward`."""
-
-    @abstractmethod
-    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
-        """What test and prediction give of each configuration, see `table`."""
-
-    def truth(self, batch: Batch) -> dict[str, Tensor]:
-        """What test gives beside `outputs`."""
-        return {}
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch of B configurations -> the stage's `output`."""
+        return self.properties(batch, {self.output})[self.output]
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """``loss``: the sum of the module's `Term`s, each times its weight."""
-        predicted = self.predicted(batch)
-        terms = [term for term in self.children() if isinstance(term, Term)]
-        loss = torch.stack([t.weight * t(predicted[t.needs], batch) for t in terms]).sum()
-        self.log(
-            "train_loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=batch.num_graphs,
-            prog_bar=True,
-            sync_dist=True,
-        )
-        return {"loss": loss} | self.noted(batch, predicted)
-
-    def noted(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
-        """What a training step gives callbacks beside the loss."""
-        return {}
+        """``loss``, the sum of the `terms`, each times its weight, and what they are functions of, without gradient."""
+        terms = self.terms
+        wanted = {term.needs for term in terms}
+        predicted, targets = self.properties(batch, wanted), Targets.of(batch)
+        loss = torch.stack([term.weight * term(predicted[term.needs], targets) for term in terms]).sum()
+        size = batch.num_graphs
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True, sync_dist=True)
+        return {"loss": loss} | {name: predicted[name].detach() for name in wanted}
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        self.assess(batch, finite(self(batch)), "val")
+        self._assess(batch)
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """What `predict_step` gives, and the truth."""
-        output = finite(self(batch))
-        self.assess(batch, output, "test")
-        return self._rows(batch, output) | self.truth(batch)
+        return self._rows(batch, self._assess(batch)) | self.truth(batch)
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``row`` (B,) and ``weight`` (B,) of `Configurations`, and `outputs`."""
@@ -160,6 +181,26 @@ class StageModule(LightningModule):
 
     def _rows(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         return {"row": batch.row, "weight": batch.weight} | self.outputs(batch, output)
+
+    def _assess(self, batch: Batch) -> Tensor:
+        """The output for a validation or test batch, whose errors are added to the means."""
+        output = finite(self(batch))
+        for mean, (values, weights) in zip(self.means, self.errors(output, Targets.of(batch)), strict=True):
+            mean.update(values, weights)
+        return output
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        means = [mean.compute() for mean in self.means]
+        for mean in self.means:
+            mean.reset()
+        for name, value in self.scores(means).items():
+            self.log(f"{split}_{name}", value, prog_bar=f"val_{name}" == self.monitor)
 
     def log(self, *arguments: Any, **options: Any) -> None:
         """As Lightning's; without a trainer there is no log."""

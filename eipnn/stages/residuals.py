@@ -35,6 +35,7 @@ from eipnn.collectives import gathered
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.losses import TUNING, tukey_scale
+from eipnn.targets import Targets
 
 log = logging.getLogger("eipnn")
 
@@ -106,7 +107,9 @@ class ResidualLog(Callback):
     ) -> None:
         if not self._logging:
             return
-        columns = outputs["residual"], batch.is_dft, batch.error_per_atom, outputs["used"]
+        residual = Targets.of(batch).error("energy", outputs["energy"]).squeeze(1)
+        used = pl_module.eip_term.used(residual)  # type: ignore[operator, union-attr]
+        columns = residual, batch.is_dft, batch.error_per_atom, used
         every = gathered(torch.stack([c.double() for c in columns], dim=1))  # (B of all, 4)
         residual, is_dft, error, used = every.unbind(dim=1)
         self._places.append((self._step, trainer.current_epoch))

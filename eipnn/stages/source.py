@@ -1,13 +1,13 @@
-"""The structures, splits and aligned energies that the three stages train on."""
+"""The structures, splits and aligned labels that the three stages train on."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import numpy as np
+import pandas as pd
 
 from eipnn.eips import NONE
 from eipnn.errors import InputError
@@ -25,18 +25,11 @@ from eipnn.structures import (
     without_isolated_atoms,
 )
 from eipnn.structures.suspects import outlying_energies, same_structures
-from eipnn.units import (
-    energy_warning,
-    force_warning,
-    label_references,
-    sample,
-    yardstick_references,
-)
-
-log = logging.getLogger("eipnn")
+from eipnn.targets import PER_ATOM
+from eipnn.units import energy_warning, force_warning, label_references, sample, yardstick_references
 
 DFT = "dft"
-"""In place of an EIP's name in a selection: the label is the structure's own DFT energy, hidden from all other rows."""
+"""In place of an EIP's name: the structures' own DFT labels. In a selection they are hidden from all other rows."""
 
 
 @dataclass
@@ -63,41 +56,57 @@ class EnergyZero:
                 "set mode to isolated_atoms, or remove energies"
             )
 
+    @classmethod
+    def of(cls, given: Any) -> Self:
+        """Of a mode, of the arguments by name, or of one that is made already."""
+        if isinstance(given, cls):
+            return given
+        return cls(**{"mode": given} if isinstance(given, str) else given)
+
 
 @dataclass
 class SourceConfig:
     """Where structures, splits and labels are. Paths may start with ``bundled:`` for data in the package.
 
     Args:
-        dft: structures with DFT energies: a file, a pattern, or a list of them. Frames with
+        dft: structures with DFT energies: a file, a pattern such as ``runs/*/OUTCAR``, or a list of them. Frames with
             ``config_type=IsolatedAtom`` are the free atoms of ``isolated_atoms``.
         split: CSV file with header ``configs,mark``; mark is train, val, test or pretrain (the pool). A DFT structure
             that is marked pretrain belongs to the pool: its DFT energy is hidden from the training.
-        energy_zero: zero of the DFT energies.
+        energy_zero: zero of the DFT energies, a mode or `EnergyZero`.
         pool: structures without DFT energies, likewise; needed by everything that uses the pool. Labels in these files
             are not read.
         labels: label store made by ``eipnn label`` over `dft` and `pool`; needed by everything that uses EIPs.
-        eip_energy_zero: zero of the EIPs: one mode for all, or a mapping from EIP name to `EnergyZero`
-            with ``"*"`` for those that are not named.
+        eip_energy_zero: zero of the EIP energies: a mode for all, or by EIP name with ``"*"`` for the others.
         energy_key: name of the DFT energy in the files, where the documented rule does not find it.
     """
 
     dft: str | list[str]
     split: str
-    energy_zero: EnergyZero
+    energy_zero: Mode | EnergyZero
     pool: str | list[str] | None = None
     labels: str | None = None
-    eip_energy_zero: dict[str, EnergyZero] = field(default_factory=lambda: {"*": EnergyZero("none")})
+    eip_energy_zero: Mode | dict[str, EnergyZero] = "none"
     energy_key: str | None = None
+
+    def zero_of(self, source: str) -> EnergyZero:
+        """How the zero of DFT or of an EIP is found."""
+        if source == DFT:
+            return EnergyZero.of(self.energy_zero)
+        given = self.eip_energy_zero
+        zeros = {"*": given} if isinstance(given, str) else given
+        if source not in zeros and "*" not in zeros:
+            raise InputError(f"eip_energy_zero names neither {source!r} nor '*' (all others)")
+        return EnergyZero.of(zeros.get(source, zeros.get("*")))
 
 
 class Source:
-    """Structures by id, with energies on one zero.
+    """Structures by id, with what DFT and EIPs say of them on one zero.
 
     Raises:
         StructureError: a file is damaged or the split names an id that no file has.
         LabelError: the label store lacks a structure or an EIP, or labelled another structure under an id.
-        ValueError: a part that is asked for (pool, labels) was not given.
+        InputError: a part that is asked for (pool, labels) was not given.
     """
 
     def __init__(self, config: SourceConfig) -> None:
@@ -105,17 +114,14 @@ class Source:
         self.dft = open_structures(config.dft, energy_key=config.energy_key, require_energy=True, beside=config.pool)
         self.split: Split = read_split(config.split)
         self.split.check(self.dft.ids, self.split.pool, config.split)
-        self._store: LabelStore | None = None
-        self.zero = self._fit_dft_zero()
-        self._eip_zeros: dict[str, Reference] = {}
+        self._references: dict[str, Reference] = {}
+        self.zero = self.reference(DFT)
 
-    @property
+    @cached_property
     def store(self) -> LabelStore:
-        if self._store is None:
-            if self.config.labels is None:
-                raise InputError("data.labels is not set: name the label store that `eipnn label` made")
-            self._store = LabelStore.open(self.config.labels)
-        return self._store
+        if self.config.labels is None:
+            raise InputError("data.labels is not set: name the label store that `eipnn label` made")
+        return LabelStore.open(self.config.labels)
 
     @cached_property
     def pool(self) -> StructureStore:
@@ -144,44 +150,91 @@ class Source:
         places = np.concatenate([np.flatnonzero(mine) for _, mine in stores])
         return StructureStore.joined(parts).take(np.argsort(places))
 
-    def dft_energies(self, ids: Sequence[str]) -> np.ndarray:
-        """Aligned DFT energies (n,), eV."""
-        frames = self.dft.take(self.dft.rows(ids))
-        return self.zero.aligned(frames, frames.energies, "DFT")
+    def targets(
+        self, ids: Sequence[str], sources: Sequence[str], wanted: Collection[str] = ("energy",)
+    ) -> dict[str, np.ndarray]:
+        """What the sources say of n structures with N atoms, NaN where they say nothing; energies on the shared zero.
 
-    def eip_energies(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
-        """Aligned energies (n, len(eips)), eV; NaN where an EIP gave no label."""
-        raw = self._raw_eip_energies(ids, eips)
-        zeros = self.eip_zeros(eips)
+        Args:
+            ids: of the structures.
+            sources: S names of EIPs, or `DFT`, which is known of the frames of the DFT file.
+            wanted: energy, forces and stress, see `eipnn.targets.Targets`.
+
+        Returns:
+            by name: energy (n, S), forces (N, S, 3), stress (n, S, 3, 3).
+        """
         structures = self.structures(ids)
-        columns = [zeros[p].aligned(structures, raw[:, k], p) for k, p in enumerate(eips)]
-        return np.stack(columns, axis=1) if columns else raw
+        eips = [name for name in sources if name != DFT]
+        columns = [[DFT, *eips].index(name) for name in sources]
+        dft = {"energy": structures.energies, "forces": structures.forces, "stress": structures.stresses}
+        found = {}
+        for name in wanted:
+            both = [dft[name][:, None], self._of_eips(name, structures, eips)] if eips else [dft[name][:, None]]
+            found[name] = np.concatenate(both, axis=1)[:, columns]
+        if "energy" in found:
+            for k, source in enumerate(sources):
+                label = "DFT" if source == DFT else source
+                found["energy"][:, k] = self.reference(source).aligned(structures, found["energy"][:, k], label)
+        return found
 
-    def chosen_energies(self, chosen: Mapping[str, str]) -> np.ndarray:
-        """Aligned energies (n,), eV, of a selection (id -> EIP, or `DFT`); NaN where that EIP gave no label."""
-        energies = np.empty(len(chosen))
-        ids, names = list(chosen), np.array(list(chosen.values()))
-        for name in set(chosen.values()):
-            rows = np.flatnonzero(names == name)
-            mine = [ids[row] for row in rows]
-            energies[rows] = self.dft_energies(mine) if name == DFT else self.eip_energies(mine, [name])[:, 0]
-        return energies
+    def energies(self, ids: Sequence[str], sources: Sequence[str]) -> np.ndarray:
+        """`targets`, energies alone (n, S)."""
+        return self.targets(ids, sources)["energy"]
+
+    def chosen(self, chosen: Mapping[str, str], wanted: Collection[str] = ("energy",)) -> dict[str, np.ndarray]:
+        """`targets` of a selection, id -> EIP or `DFT`: S is 1."""
+        ids, names = np.array(list(chosen), object), np.array(list(chosen.values()), object)
+        groups = {name: np.flatnonzero(names == name) for name in sorted(set(names))} or {DFT: np.arange(0)}
+        parts = [self.targets(ids[rows].tolist(), [name], wanted) for name, rows in groups.items()]
+        rows = np.concatenate(list(groups.values()))
+        back = np.argsort(rows)
+        atoms = self.structures(ids[rows].tolist()).atoms_of(back)
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+        return {name: values[atoms if name in PER_ATOM else back] for name, values in joined.items()}
 
     def errors_per_atom(self, ids: Sequence[str], energies: np.ndarray) -> np.ndarray:
         """What aligned energies (n,), eV, are above DFT (n,), eV/atom; NaN where DFT is not known.
 
         It is known of a pool structure that is a frame of the DFT file, which the split keeps from training.
         """
-        known = [i in self.dft for i in ids]
-        dft = np.full(len(known), np.nan)
-        dft[known] = self.dft_energies([i for i in ids if i in self.dft])
-        return (energies - dft) / self.structures(ids).sizes
+        return (energies - self.energies(ids, [DFT])[:, 0]) / self.structures(ids).sizes
+
+    def reference(self, source: str) -> Reference:
+        """What is taken off the energies of DFT or of an EIP: that of its training labels."""
+        if source not in self._references:
+            self._references[source] = self._fit(source)
+        return self._references[source]
+
+    def references(self, sources: Sequence[str]) -> dict[str, Reference]:
+        """`reference` of each."""
+        return {source: self.reference(source) for source in sources}
+
+    def _fit(self, source: str) -> Reference:
+        zero = self.config.zero_of(source)
+        # no free atoms, which would draw a fit away from the others
+        train = without_isolated_atoms(self.structures(self.split.train))
+        if source == DFT:
+            return fit_reference(zero.mode, train, train.energies, isolated_energies(self.dft, zero.energies))
+        energies = self._of_eips("energy", train, [source])[:, 0]
+        aligned = self.energies(train.ids, [DFT])[:, 0]
+        return fit_reference(zero.mode, train, energies, zero.energies, aligned, source)
+
+    def _of_eips(self, name: str, structures: StructureStore, eips: Sequence[str]) -> np.ndarray:
+        """Labels as in the store, of structures that are the same there, in the shapes of `targets`."""
+        self.store.check(structures)
+        energies = self.store.energies_of(structures.ids, eips)
+        if name == "energy":
+            return energies
+        if name == "stress":
+            return np.full((*energies.shape, 3, 3), np.nan)  # label stores hold none
+        columns = [self.store.eips.index(eip) for eip in eips]
+        return np.concatenate([self.store.forces(i)[:, columns] for i in structures.ids])
 
     def warnings(self, eips: Sequence[str]) -> list[str]:
         """What a user should look at before the training: units, or else zeros, of DFT beside these EIPs (or none)."""
         frames = sample(self.structures(self.split.train))
         if eips:
-            self._raw_eip_energies([atoms.info["config_id"] for atoms in frames], eips)  # checked
+            self._of_eips("energy", StructureStore.of(frames), eips)  # checked
             references = label_references(frames, self.store, eips)
         else:
             references = yardstick_references(frames)
@@ -190,8 +243,7 @@ class Source:
             energy_warning(frames, references, file) or self._alignment_warning(eips),
             force_warning(frames, references, file),
         ]
-        zeros = [self.zero, *self._eip_zeros.values()]
-        return [text for text in (*(zero.note for zero in zeros), *texts) if text]
+        return [text for text in (*(zero.note for zero in self._references.values()), *texts) if text]
 
     def _alignment_warning(self, eips: Sequence[str]) -> str | None:
         """A text where the DFT training energies are far from all of these EIPs, although both are aligned."""
@@ -200,7 +252,7 @@ class Source:
         eips = [name for name in eips if self._has_zero(name)]
         if not eips:
             return None
-        return alignment_warning(self.dft_energies(ids), self.eip_energies(ids, eips), n_atoms, eips)
+        return alignment_warning(self.energies(ids, [DFT])[:, 0], self.energies(ids, eips), n_atoms, eips)
 
     def notes(self) -> list[str]:
         """What a look at the DFT frames before training shows: free atoms, repeated structures, wild energies."""
@@ -245,7 +297,7 @@ class Source:
 
     def _has_zero(self, eip: str) -> bool:
         try:
-            return bool(self.eip_zeros([eip]))
+            return bool(self.reference(eip))
         except InputError:  # told where the EIP is used; not every EIP of the store is
             return False
 
@@ -254,64 +306,15 @@ class Source:
         if ids and eips:
             require_labels(self.store, ids, eips)
 
-    def eip_zeros(self, eips: Sequence[str]) -> dict[str, Reference]:
-        for name in eips:
-            if name not in self._eip_zeros:
-                self._eip_zeros[name] = self._fit_eip_zero(name)
-        return {name: self._eip_zeros[name] for name in eips}
-
     def zero_record(self, eips: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """All zeros as plain values for the checkpoint, DFT under ``dft``."""
-        zeros = {"dft": self.zero} | self.eip_zeros(eips)
-        return {name: zero.record() for name, zero in zeros.items()}
-
-    def _fit_dft_zero(self) -> Reference:
-        config = self.config.energy_zero
-        isolated = isolated_energies(self.dft, config.energies)
-        train = self._zero_frames
-        return fit_reference(config.mode, train, train.energies, isolated=isolated)
-
-    @property
-    def _zero_frames(self) -> StructureStore:
-        """Training frames that zeros are fitted to: no free atoms, which would draw the fit away from the others."""
-        return without_isolated_atoms(self.structures(self.split.train))
-
-    def _raw_eip_energies(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
-        """Energies (n, len(eips)) as in the label store, eV, of ids that mean the same structures there."""
-        self.store.check(self.structures(ids))
-        return self.store.energies_of(ids, eips)
-
-    def _fit_eip_zero(self, name: str) -> Reference:
-        configs = self.config.eip_energy_zero
-        config = configs.get(name, configs.get("*"))
-        if config is None:
-            raise InputError(f"eip_energy_zero names neither {name!r} nor '*' (all others)")
-        train = self._zero_frames
-        return fit_reference(
-            config.mode,
-            train,
-            self._raw_eip_energies(train.ids, [name])[:, 0],
-            isolated=config.energies,
-            beside=self.dft_energies(train.ids),
-            source=name,
-        )
+        """The references of DFT (under ``dft``) and of these EIPs, as plain values for a checkpoint."""
+        return {name: reference.record() for name, reference in self.references([DFT, *eips]).items()}
 
 
 def source_of(settings: Mapping[str, Any]) -> Source:
     """The source of a data module's arguments, as plain values of a configuration."""
     keys = {f.name for f in fields(SourceConfig)}
-    given = {key: value for key, value in settings.items() if key in keys}
-    eips = given.get("eip_energy_zero", "none")
-    eips = {"*": eips} if isinstance(eips, str) else eips
-    zeros = {
-        "energy_zero": _zero_of(given["energy_zero"]),
-        "eip_energy_zero": {name: _zero_of(zero) for name, zero in eips.items()},
-    }
-    return Source(SourceConfig(**given | zeros))
-
-
-def _zero_of(given: Any) -> EnergyZero:
-    return EnergyZero(**{"mode": given} if isinstance(given, str) else given)
+    return Source(SourceConfig(**{key: value for key, value in settings.items() if key in keys}))
 
 
 def compare(source: Source) -> Comparison:
@@ -322,16 +325,14 @@ def compare(source: Source) -> Comparison:
         ids=tuple(ids),
         elements=frames.element_sets(),
         n_atoms=frames.sizes,
-        dft=source.dft_energies(ids),
+        dft=source.energies(ids, [DFT])[:, 0],
         eips=source.store.eips,
-        labels=source.eip_energies(ids, source.store.eips),
+        labels=source.energies(ids, source.store.eips),
     )
 
 
 def selected(file: str | Path | TextIO) -> dict[str, str]:
     """Id -> EIP of the configurations for which the classifier chose one (`selection.csv`)."""
-    import pandas as pd
-
     what = "a selection is what `eipnn predict` writes with a ClassifierModule"
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)

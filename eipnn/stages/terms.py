@@ -1,9 +1,9 @@
 """Terms of the stages' losses, each a small module.
 
 The loss of a stage is the sum of its terms, each times its `weight`; a term gives this process's share of the mean over
-all processes (`share_of_mean`). A further one is a class here, with a test in `tests/test_losses.py`: it names the
-property that it `needs`, which the stage module's `predicted` gives (energy, forces or stress of `Properties` in
-fine-tuning), and reads its targets from the batch. A stage uses it once its constructor makes it an attribute.
+all processes (`share_of_mean`). A further one is a class here, with a test in `tests/test_losses.py`. It names the
+property that it `needs` of the prediction and of `Targets`, which the data module then reads. A stage uses it once its
+constructor makes it an attribute.
 """
 
 import logging
@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.data import Batch
 
 from eipnn.collectives import gathered, share_of_mean
 from eipnn.losses import TUNING, tukey_biweight, tukey_scale
+from eipnn.targets import Targets
 
 log = logging.getLogger("eipnn")
 
@@ -25,56 +25,46 @@ class Term(nn.Module):
 
     Args:
         weight: its factor in the loss.
+        dft: of the labels of DFT alone, or of EIPs alone; None: of all.
     """
 
     needs: ClassVar[str]
-    """Name of the property that it is a function of."""
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """This process's share of the mean, a scalar without the weight; 0 where the batch has no target of it."""
-        raise NotImplementedError
-
-
-class EnergyTerm(Term):
-    """Of residuals of energies: prediction and ``batch.energy`` (B,), eV; which are DFT's: ``batch.is_dft`` (B,)."""
-
-    needs = "energy"
+    """Name of the property that it is a function of, see `Targets`."""
     parts = 1
     """Small batches that make a gradient step (``trainer.accumulate_grad_batches``)."""
 
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight)
+    def __init__(self, weight: float = 1.0, dft: bool | None = None) -> None:
+        super().__init__()
+        self.weight, self.dft = weight, dft
         self.earlier: list[Tensor] = []
         """What it keeps of the step's earlier batches; a checkpoint holds it."""
+
+    def forward(self, prediction: Tensor, targets: Targets) -> Tensor:
+        """This process's share of the mean, a scalar without the weight; 0 where there is no target of it."""
+        raise NotImplementedError
 
     def used(self, residual: Tensor) -> Tensor:
         """Which residuals (B,) of the last batch would get gradient as EIP labels (B,)."""
         return torch.ones_like(residual, dtype=torch.bool)
 
 
-class EnergyMSE(EnergyTerm):
-    """Mean squared residual, eV^2, of DFT energies or of EIP labels.
+class SquaredError(Term):
+    """Mean over the labels of the squared residual, of vectors that of its length."""
 
-    Args:
-        weight: see `Term`.
-        dft: whether of DFT energies.
-    """
-
-    def __init__(self, weight: float = 1.0, dft: bool = True) -> None:
-        super().__init__(weight)
-        self.dft = dft
-
-    def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
-        mine = batch.is_dft == self.dft
-        return share_of_mean((prediction - batch.energy)[mine].square(), mine.sum())
+    def forward(self, prediction: Tensor, targets: Targets) -> Tensor:
+        weight = targets.counts(self.needs, self.dft)
+        squares = targets.error(self.needs, prediction).square().reshape(*weight.shape, -1).sum(dim=-1)
+        return share_of_mean(weight * squares, weight.sum())
 
 
-class EnergyTukey(EnergyTerm):
-    """Mean of Tukey's biweight of the EIP labels' residuals (Eq. 4), eV^2.
+class EnergyMSE(SquaredError):
+    """Mean squared residual of energies, eV^2."""
+
+    needs = "energy"
+
+
+class EnergyTukey(Term):
+    """Mean of Tukey's biweight of the residuals of EIP labels, one a configuration (Eq. 4), eV^2.
 
     Its constant k is estimated on the residuals of the whole batch: of DFT and EIP configurations, of all processes,
     and of the step's earlier small batches, `parts` in all.
@@ -85,23 +75,23 @@ class EnergyTukey(EnergyTerm):
         normalised: over sigma^2, the square of k / 4.685, as in the authors' code; without unit.
     """
 
+    needs = "energy"
+
     def __init__(
-        self,
-        weight: float = 1.0,
-        per: Literal["configuration", "atom"] = "configuration",
-        normalised: bool = False,
+        self, weight: float = 1.0, per: Literal["configuration", "atom"] = "configuration", normalised: bool = False
     ) -> None:
-        super().__init__(weight)
+        super().__init__(weight, dft=False)
         self.per, self.normalised = per, normalised
         self.k = torch.empty(0)
         """Of the last batch (B,), eV."""
         self._said_rejected = False
 
-    def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
-        residual, eip = prediction - batch.energy, ~batch.is_dft
-        self.k = self.rejection(residual, batch.n_atoms)
-        terms = self._biweight(residual[eip], self.k[eip])
-        return share_of_mean(terms, len(terms))
+    def forward(self, prediction: Tensor, targets: Targets) -> Tensor:
+        residual = targets.error(self.needs, prediction).squeeze(1)  # (B,)
+        weight = targets.counts(self.needs, self.dft).squeeze(1)
+        self.k = self.rejection(residual, targets.n_atoms)
+        mine = weight > 0
+        return share_of_mean(weight[mine] * self._biweight(residual[mine], self.k[mine]), weight.sum())
 
     def rejection(self, residual: Tensor, n_atoms: Tensor) -> Tensor:
         """Beyond which size each residual (B,) of a batch is rejected: k of Eq. 4 (B,), eV."""
@@ -125,21 +115,16 @@ class EnergyTukey(EnergyTerm):
         return loss / (k / TUNING).square().clamp(min=1e-12) if self.normalised else loss
 
 
-class MultiEnergyMSE(Term):
-    """Mean squared residual, eV^2, over the energies of all EIPs (B, |P|) that are known, ``batch.known`` (B, |P|)."""
-
-    needs = "energies"
-
-    def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
-        residual = torch.where(batch.known, prediction - batch.energies, 0.0)
-        return share_of_mean(residual.square(), batch.known.sum())
-
-
 class CrossEntropy(Term):
-    """Mean cross entropy of logits (B, classes) with the classes ``batch.label`` (B,)."""
+    """Mean cross entropy of logits (B, classes) with the class that is right."""
 
-    needs = "logits"
+    needs = "label"
 
-    def forward(self, prediction: Tensor, batch: Batch) -> Tensor:
-        terms = F.cross_entropy(prediction, batch.label, reduction="none")  # (B,)
-        return share_of_mean(terms, len(terms))
+    def forward(self, prediction: Tensor, targets: Targets) -> Tensor:
+        weight = targets.counts(self.needs).squeeze(1)
+        return share_of_mean(weight * cross_entropy(prediction, targets), weight.sum())
+
+
+def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
+    """Of each configuration, logits (B, classes) -> (B,)."""
+    return F.cross_entropy(logits, targets.values["label"].squeeze(1), reduction="none")

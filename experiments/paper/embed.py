@@ -43,7 +43,7 @@ from eipnn.report.folds import fold_settings
 from eipnn.report.plots import STYLE
 from eipnn.report.runs import Fold, ReportError, read_config, read_json, read_run
 from eipnn.representations.base import Representation
-from eipnn.stages.source import Source, source_of
+from eipnn.stages.source import DFT, Source, source_of
 
 FINE_TUNED = ("mp", "mp+la")
 NEIGHBOURS = 5
@@ -157,7 +157,7 @@ def configurations(source: Source) -> pd.DataFrame:
             "part": [part for part, names in parts.items() for _ in names],
             "n_atoms": n_atoms,
             "periodic": [int(atoms.pbc.sum()) for atoms in frames],
-            "energy_eV_per_atom": source.dft_energies(ids) / n_atoms,
+            "energy_eV_per_atom": source.energies(ids, [DFT])[:, 0] / n_atoms,
         }
     )
 

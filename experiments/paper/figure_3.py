@@ -67,7 +67,7 @@ def selection_table(source: Source, chosen: Mapping[str, str]) -> pd.DataFrame:
         source: structures, split and aligned energies.
         chosen: id -> EIP, see `selected`.
     """
-    energies = source.chosen_energies(chosen)
+    energies = source.chosen(chosen)["energy"][:, 0]
     error = np.abs(source.errors_per_atom(list(chosen), energies))
     each = pd.DataFrame(
         {
