@@ -188,7 +188,8 @@ class StageDataModule(LightningDataModule):
             log.warning(text)
         parts = self.train_parts()
         self.train_set = parts[0] if len(parts) == 1 else ConcatDataset(parts)
-        if all("edge_index" in data and data.edge_index.shape[1] == 0 for part in parts for data in part.inputs):
+        every = (part[row] for part in parts for row in range(len(part)))
+        if all("edge_index" in data and data.edge_index.shape[1] == 0 for data in every):
             raise InputError(
                 f"no two atoms of the training structures are within the cutoff of {self.handover.cutoff} A: "
                 "give the representation a larger one (cutoff)"
