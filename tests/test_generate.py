@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.generate.distance import covalent_rule, parents_rule, uniform_rule
-from eipnn.generate.dynamics import PICKS
-from eipnn.generate.kinds import make, strained, supercell
+from eipnn.generate.kinds import PICKS, make, strained, supercell
 from eipnn.generate.parents import Frame, Prototype, make_prototypes
-from eipnn.generate.recipe import KINDS, Dynamics, Recipe
+from eipnn.generate.recipe import KINDS, Recipe
 
 EMT_EIP = EIP("emt", "ase", "ase.calculators.emt.EMT")
 STATIC = KINDS[:3]
@@ -38,8 +37,8 @@ def recipe(**changes) -> Recipe:
     sheared.set_cell(sheared.cell.array @ [[1, 0.3, 0], [0, 1, 0.2], [0, 0, 1]], scale_atoms=True)
     cluster = Atoms("Al3", [[0, 0, 0], [2.6, 0, 0], [1.3, 2.3, 0]])
     frames = [Frame(name, a) for name, a in (("fcc", fcc), ("sheared", sheared), ("al3", cluster))]
-    dynamics = Dynamics(EMT_EIP, temperatures=(300, 900), timestep=4, steps=10)
-    own = Recipe(frames, (), covalent_rule(), max_atoms=8, dynamics=dynamics)
+    md = {"eip": EMT_EIP, "temperatures": (300, 900), "timestep": 4, "md_steps": 10}
+    own = Recipe(frames, (), covalent_rule(), max_atoms=8, **md)
     return replace(own, **changes)
 
 
@@ -196,8 +195,7 @@ def test_errors_name_kind_parent_and_mend() -> None:
         make_prototypes(["Mn"], [], None, [], 32)
     with pytest.raises(InputError, match="'Xx' is no chemical symbol"):
         make_prototypes(["Xx"], [], None, [], 32)
-    broken = recipe().md._replace(eip=EIP("emt", "ase", "ase.calculators.emt.EMT"))
-    salt = recipe(frames=[Frame("salt", bulk("NaCl", "rocksalt", 5.64))], dynamics=broken)
+    salt = recipe(frames=[Frame("salt", bulk("NaCl", "rocksalt", 5.64))])
     with pytest.raises(InputError, match=r"md: parent salt: .*last: emt: .*--eip"):
         make(salt, "md", [0])
 

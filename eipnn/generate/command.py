@@ -17,7 +17,7 @@ from eipnn.errors import InputError
 from eipnn.generate.distance import neighbours, parents_rule, uniform_rule
 from eipnn.generate.parents import COORDINATION, make_prototypes, read_parents
 from eipnn.generate.pool import make_pool
-from eipnn.generate.recipe import KINDS, Dynamics, Recipe
+from eipnn.generate.recipe import KINDS, Recipe
 from eipnn.structures import Split, read_structures, write_split
 
 AtomCount = Annotated[int, Which("a whole number from 2 on", lambda n: n >= 2)]
@@ -115,8 +115,9 @@ def generate(
         f"{shortest}",
         file=sys.stderr,
     )
-    dynamics = Dynamics(_covering(eip, present), temperatures, timestep, md_steps) if eip else None
-    recipe = Recipe(frames, crystals, rule, seed, max_atoms, rattle_max, strain_max, volumes, dynamics)
+    potential = _covering(eip, present) if eip else None
+    dynamics = (potential, temperatures, timestep, md_steps)
+    recipe = Recipe(frames, crystals, rule, seed, max_atoms, rattle_max, strain_max, volumes, *dynamics)
     made = make_pool(recipe, counts, output, workers, shown=True)
     pool = read_structures(output)
     if pool_split:

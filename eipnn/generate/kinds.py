@@ -3,22 +3,29 @@
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
+from ase.md.langevin import Langevin
 
 from eipnn.errors import InputError
 from eipnn.generate.distance import DistanceRule
-from eipnn.generate.dynamics import PICKS, Unfit, trajectory
 from eipnn.generate.recipe import Recipe
 
 TRIES = 200  # draws of a structure
 MD_TRIES = 10  # trajectories of one number
 TRIALS = 300  # places tried for an atom of a packing
+PICKS = 5  # frames of one trajectory
+FRICTION = 0.01  # 1/fs; velocities are forgotten in 100 fs
+LOOKS, LOOK = 10, 10  # frames with atoms too close: how often one is taken so many steps later
 MENDS = {
     "rattle": "lower --rattle-max",
     "strain": "lower --strain-max, raise --volumes",
     "packed": "raise --volumes",
     "md": "lower --temperatures, name another --eip",
 }
+
+
+class Unfit(Exception):
+    """A draw that gives no structure; the message tells why."""
 
 
 def make(recipe: Recipe, kind: str, numbers: list[int]) -> list[Atoms]:
@@ -76,7 +83,7 @@ def _once(recipe: Recipe, kind: str, rng: np.random.Generator, atoms: Atoms) -> 
             atoms = packed(rng, atoms, recipe.strain_max, recipe.volumes, recipe.rule)
     if recipe.rule.broken(atoms):
         raise Unfit("atoms of the parent are too close")
-    return trajectory(rng, atoms, recipe.md, recipe.rule) if kind == "md" else [atoms]
+    return trajectory(rng, atoms, recipe) if kind == "md" else [atoms]
 
 
 def supercell(rng: np.random.Generator, atoms: Atoms, max_atoms: int) -> Atoms:
@@ -147,3 +154,37 @@ def packed(
             raise Unfit("an atom found no place")
         places = np.vstack([places, trials[free.argmax()]])
     return Atoms(numbers, scaled_positions=places, cell=cell, pbc=True, info=info)
+
+
+def trajectory(rng: np.random.Generator, atoms: Atoms, recipe: Recipe) -> list[Atoms]:
+    """`PICKS` frames of a Langevin trajectory at a drawn temperature and the volume of `atoms`.
+
+    Raises `Unfit` where the potential fails or atoms stay too close.
+    """
+    assert recipe.eip is not None  # `Recipe.digest` has asked for it
+    temperature = rng.uniform(*recipe.temperatures)
+    atoms.calc = recipe.eip.calculator()
+    spread = np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]  # Maxwell and Boltzmann
+    atoms.set_momenta(spread * rng.standard_normal((len(atoms), 3)))
+    step, friction = recipe.timestep * units.fs, FRICTION / units.fs
+    run = Langevin(atoms, step, temperature_K=temperature, friction=friction, fixcm=False, rng=rng)
+    frames = []
+    try:
+        for _ in range(PICKS):
+            run.run(recipe.md_steps)
+            for _ in range(LOOKS):
+                if not recipe.rule.broken(atoms):
+                    break
+                run.run(LOOK)
+            else:
+                raise Unfit(f"atoms stay too close at {temperature:.0f} K")
+            frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+            frame.wrap()
+            time = run.nsteps * recipe.timestep
+            frame.info = {"eip": recipe.eip.name, "temperature": round(temperature, 2), "time": time}
+            frames.append(frame)
+    except Unfit:
+        raise
+    except Exception as error:  # each potential has its own kinds
+        raise Unfit(f"{recipe.eip.name}: {type(error).__name__}: {error}") from error
+    return frames

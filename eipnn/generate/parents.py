@@ -10,14 +10,7 @@ from ase.build import bulk
 from ase.data import atomic_numbers, reference_states
 
 from eipnn.errors import InputError
-from eipnn.structures import (
-    Split,
-    StructureStore,
-    open_structures,
-    random_split,
-    read_split,
-    without_isolated_atoms,
-)
+from eipnn.structures import Split, StructureStore, open_structures, random_split, read_split, without_isolated_atoms
 
 COORDINATION = {"fcc": 12, "bcc": 8, "hcp": 12, "sc": 6, "diamond": 4}
 PAULING = 0.6
@@ -102,13 +95,9 @@ def unit_crystal(structure: str) -> Atoms:
 
 
 def read_parents(files: Sequence[str], split: str | None) -> tuple[list[Frame], int, Split | None]:
-    """The user's frames; with a split those of its training part alone.
+    """The user's frames; with a split (a CSV file, or `random:K`) those of its training part alone.
 
-    Children of test frames in the pool would tell a network what it is tested on, and children of validation
-    frames would spoil the choice of the best epoch.
-
-    Args:
-        split: a CSV file, or `random:K`, the split K of `eipnn run` with `splits: random`.
+    Children of validation frames would spoil the choice of the best epoch, as those of test frames would the test.
 
     Returns:
         the frames but for free atoms, the number of frames in the files, and the split.
@@ -122,7 +111,7 @@ def read_parents(files: Sequence[str], split: str | None) -> tuple[list[Frame], 
     chosen = _split(split, ids) if split else None
     if chosen:
         replace(chosen, val=(), test=(), pool=()).check(ids, (), str(split))
-    train = set(ids if chosen is None else chosen.train)
+    train = set(chosen.train if chosen else ids)
     frames = [
         Frame(name, Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc))
         for name, a in zip(ids, structures, strict=True)
@@ -162,18 +151,20 @@ def make_prototypes(
             raise InputError(f"--elements: {element!r} is no chemical symbol; write Al or Ag Au")
     if not elements:
         return []
-    state: dict[str, Any] = reference_states[atomic_numbers[elements[0]]] or {}
-    order = structures or sorted(COORDINATION, key=lambda structure: structure != state.get("symmetry"))
+    order = structures or sorted(COORDINATION, key=lambda structure: structure != _own_crystal(elements[0])[0])
     spacing = _spacings(elements, order[0], lattice_constant, frames)
-    crystals = [
-        Prototype(structure, repeats, spacing)
-        for structure in order
-        for repeats in ((1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 2), (2, 2, 3), (2, 3, 3), (3, 3, 3))
-    ]
+    repeats = ((1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 2), (2, 2, 3), (2, 3, 3), (3, 3, 3))
+    crystals = [Prototype(structure, cells, spacing) for structure in order for cells in repeats]
     small = [c for c in crystals if len(c.sites()) <= max_atoms]
     if not small:
         raise InputError(f"--max-atoms {max_atoms}: no cell of {order[0]} is as small; raise it")
     return small
+
+
+def _own_crystal(element: str) -> tuple[str, float]:
+    """Structure and lattice constant (A) in ASE's table of the elements' crystals."""
+    state: dict[str, Any] = reference_states[atomic_numbers[element]] or {}
+    return state.get("symmetry", ""), state.get("a", np.nan)
 
 
 def _spacings(elements: Sequence[str], first: str, constant: float | None, frames: Sequence[Frame]) -> dict[str, float]:
@@ -190,12 +181,10 @@ def _spacings(elements: Sequence[str], first: str, constant: float | None, frame
 
 
 def _own_spacing(element: str) -> float:
-    """From ASE's table of the elements' crystals."""
-    state: dict[str, Any] = reference_states[atomic_numbers[element]] or {}
-    own = state.get("symmetry")
-    if own not in COORDINATION:
+    structure, constant = _own_crystal(element)
+    if structure not in COORDINATION:
         raise InputError(
             f"--elements {element}: the crystal of the element is none of {', '.join(COORDINATION)}; give "
             "--lattice-constant, of the first of --prototypes"
         )
-    return state["a"] / unit_crystal(own).cell.lengths()[0] + _shorter(own)
+    return constant / unit_crystal(structure).cell.lengths()[0] + _shorter(structure)

@@ -1,7 +1,7 @@
 """A pool file: made piece by piece, resumed after a kill, extended later, written whole or not at all."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from eipnn.errors import InputError
 from eipnn.files import alone, told_when_full, write_atomically
-from eipnn.generate.dynamics import PICKS
-from eipnn.generate.kinds import make
+from eipnn.generate.kinds import PICKS, make
 from eipnn.generate.recipe import KINDS, Recipe
 from eipnn.processes import parallel
 from eipnn.progress import progress_bar
@@ -44,7 +43,7 @@ def make_pool(recipe: Recipe, counts: Mapping[str, int], file: Path, workers: in
     lock, journal = (file.with_name(f".{file.name}.{end}") for end in ("lock", "part"))
     with alone(lock, file, "eipnn generate"):
         try:
-            texts = _existing(file, digests, set(wanted)) | _resumed(journal, digests)
+            texts = _existing(file, digests, set(wanted)) | _resumed(journal, set(digests.values()))
             groups = [(kind, group) for kind in digests for group in _missing(kind, counts[kind], texts)]
             jobs = [delayed(_texts)(recipe, kind, digests[kind], group) for kind, group in groups]
             made = _make_all(jobs, sum(len(group) for _, group in groups), journal, workers, shown)
@@ -72,12 +71,10 @@ def _split_frames(text: str) -> Iterator[tuple[str, str, str]]:
         start = stop
 
 
-def _existing(file: Path, digests: Mapping[str, str], wanted: set[str]) -> dict[str, str]:
+def _existing(file: Path, digests: Mapping[str, str], wanted: Container[str]) -> dict[str, str]:
     """The frames of the file, all of which must be wanted."""
-    if not file.exists():
-        return {}
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     try:
-        text = file.read_text(encoding="utf-8")
         frames = list(_split_frames(text))
         ours = "".join(part for *_, part in frames) == text
     except (ValueError, KeyError):
@@ -88,26 +85,23 @@ def _existing(file: Path, digests: Mapping[str, str], wanted: set[str]) -> dict[
         kind = name.rpartition("-")[0]
         if name not in wanted:
             raise PoolError(
-                f"{file}: holds {name} already, which is not asked for now; ask for at least as many of each "
-                "kind as there are, remove the file, or name another"
+                f"{file}: holds {name} already, which is not asked for now; ask for at least as many of each kind as "
+                "there are, remove the file, or name another"
             )
         if digest != digests[kind]:
             raise PoolError(
-                f"{file}: its {kind} structures were made with other parents or settings; give those again to "
-                "extend it, remove it, or name another file"
+                f"{file}: its {kind} structures were made with other parents or settings; give those again to extend "
+                "it, remove it, or name another file"
             )
     return {name: text for name, _, text in frames}
 
 
-def _resumed(journal: Path, digests: Mapping[str, str]) -> dict[str, str]:
+def _resumed(journal: Path, digests: Container[str]) -> dict[str, str]:
     """What a killed run of the same recipe made; the journal is left with that alone."""
     if not journal.exists():
         return {}
-    texts = {
-        name: text
-        for name, digest, text in _split_frames(journal.read_text(encoding="utf-8"))
-        if digest in digests.values()
-    }
+    frames = _split_frames(journal.read_text(encoding="utf-8"))
+    texts = {name: text for name, digest, text in frames if digest in digests}
     write_atomically(journal, "".join(texts.values()))
     return texts
 

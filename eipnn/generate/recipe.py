@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,32 +18,12 @@ KINDS = ("rattle", "strain", "packed", "md")
 FORM = 1  # raised where the same recipe comes to give other structures
 
 
-class Dynamics(NamedTuple):
-    """Molecular dynamics under one EIP."""
-
-    eip: EIP
-    temperatures: tuple[float, float] = (300.0, 1500.0)
-    """Lowest and highest, K."""
-    timestep: float = 2.0
-    """fs."""
-    steps: int = 200
-    """Between two frames that are kept."""
-
-
 @dataclass(frozen=True)
 class Recipe:
-    """What structures are made from, and how: the options of `eipnn generate`.
+    """What structures are made from, and how: the options of `eipnn generate`, which tells of each.
 
-    Args:
-        frames: the user's frames.
-        prototypes: crystals; where there are frames too, half of the structures come from each.
-        rule: distances that no structure goes below.
-        seed: not negative.
-        max_atoms: cells of `rattle`, `packed` and `md` are repeated up to so many atoms.
-        rattle_max: A.
-        strain_max: before the volume is scaled.
-        volumes: relative to the parent's, for `strain` and `packed`.
-        dynamics: for `md`.
+    Where there are frames and prototypes, half of the structures come from each. No structure goes below the distances
+    of `rule`.
     """
 
     frames: Sequence[Frame]
@@ -51,17 +31,13 @@ class Recipe:
     rule: DistanceRule
     seed: int = 0
     max_atoms: int = 32
-    rattle_max: float = 0.3
-    strain_max: float = 0.1
-    volumes: tuple[float, float] = (0.85, 1.25)
-    dynamics: Dynamics | None = None
-
-    @property
-    def md(self) -> Dynamics:
-        """The dynamics. Raises `InputError` where there are none."""
-        if self.dynamics is None:
-            raise InputError("md: needs a potential; give --eip")
-        return self.dynamics
+    rattle_max: float = 0.3  # A
+    strain_max: float = 0.1  # before the volume is scaled
+    volumes: tuple[float, float] = (0.85, 1.25)  # relative to the parent's
+    eip: EIP | None = None
+    temperatures: tuple[float, float] = (300.0, 1500.0)  # K
+    timestep: float = 2.0  # fs
+    md_steps: int = 200
 
     def rng(self, kind: str, number: int) -> np.random.Generator:
         """The random numbers of one structure (of `md`: of one trajectory)."""
@@ -100,5 +76,6 @@ class Recipe:
                 return [self.strain_max, self.volumes]
             case "packed":
                 return [self.max_atoms, self.strain_max, self.volumes]
-        eip, *others = self.md
-        return [self.max_atoms, eip.description(), *others]
+        if self.eip is None:
+            raise InputError("md: needs a potential; give --eip")
+        return [self.max_atoms, self.eip.description(), self.temperatures, self.timestep, self.md_steps]
