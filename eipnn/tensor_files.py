@@ -6,8 +6,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from eipnn.files import told_when_full
 
 
@@ -22,6 +20,8 @@ def read_tensors(file: Path, mapped: bool = False) -> Any:
         ValueError: it is no such file, holds other things than plain values and tensors, or is damaged: what torch
             writes is a zip archive with checksums, which torch itself does not look at.
     """
+    import torch  # here: seconds that commands which read no such file need not wait for
+
     try:
         with zipfile.ZipFile(file) as archive:
             if damaged := archive.testzip():
@@ -35,6 +35,8 @@ def read_tensors(file: Path, mapped: bool = False) -> Any:
 
 def write_tensors(file: Path, content: Any) -> None:
     """Write plain values and tensors beside `file` and move them into place."""
+    import torch
+
     part = file.with_suffix(f".{os.getpid()}.part")
     with told_when_full(file.parent):
         try:

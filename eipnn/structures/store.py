@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
@@ -96,6 +95,8 @@ class StructureStore(Sequence[Atoms]):
 
     def to_tensors(self) -> dict[str, Any]:
         """All as plain values and tensors, for a file."""
+        import torch  # here: seconds that commands which read no structures need not wait for
+
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in ARRAYS}
         return {"ids": "\n".join(self.ids), "frames": [frames for _, frames in self.files], **tensors}
 
