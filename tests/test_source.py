@@ -16,7 +16,7 @@ from eipnn.errors import InputError
 from eipnn.labels import LabelError
 from eipnn.stages import source as stages_source
 from eipnn.stages.source import EnergyZero, Source, SourceConfig, selected
-from eipnn.structures import SplitError, StructureError, open_pool
+from eipnn.structures import StructureError, open_pool
 
 NAMES = ("dft", "split", "pool", "labels")
 
@@ -56,7 +56,7 @@ def test_a_pool_of_both_files(tiny, tmp_path):
     assert [len(a) for a in found.structures([hidden])] == [len(tiny.frames[hidden])]
     np.testing.assert_array_equal(found.energies([hidden], EIPS)[0], tiny.eip[hidden])
     (tmp_path / "split.csv").write_text(text + "stranger,pretrain\n")
-    with pytest.raises(SplitError, match="pretrain id 'stranger' is in no pool structure file"):
+    with pytest.raises(StructureError, match="pretrain id 'stranger' is in no pool structure file"):
         source(tiny, split=str(tmp_path / "split.csv")).structures(["stranger"])
 
 

@@ -20,7 +20,7 @@ from eipnn.report.runs import defined
 from eipnn.run.experiment import ExperimentError, read_experiment
 from eipnn.run.strategy import STRATEGIES, Strategy
 from eipnn.stages.source import source_of
-from eipnn.structures import Split, SplitError, fewer_frames, read_split, write_split
+from eipnn.structures import Split, StructureError, fewer_frames, read_split, write_split
 
 
 def config(tmp_path: Path, stage: str) -> dict:
@@ -174,7 +174,7 @@ def test_smaller_splits_are_within_larger_ones(n_train, n_val, seed, data):
     sizes = sorted(data.draw(st.lists(st.integers(min(low, n_train + n_val), n_train + n_val), min_size=2, max_size=2)))
     try:
         small, large = (fewer_frames(split, n, seed) for n in sizes)
-    except SplitError:
+    except StructureError:
         return
     for split_part in ("train", "val"):
         assert set(getattr(small, split_part)) <= set(getattr(large, split_part))

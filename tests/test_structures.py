@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eipnn.structures import (
-    MissingKeyError,
     Split,
-    SplitError,
     StructureError,
     energy,
     isolated_atoms,
@@ -213,9 +211,9 @@ def test_no_energy_where_one_is_due(tmp_path: Path) -> None:
 
 def test_named_key_that_no_frame_has(tmp_path: Path) -> None:
     write(tmp_path / "a.extxyz", [dimer(my_energy=1.0), dimer(2.5)])
-    with pytest.raises(MissingKeyError, match=r"key 'other'; frame 0 carries my_energy"):
+    with pytest.raises(StructureError, match=r"key 'other'; frame 0 carries my_energy"):
         read_structures(tmp_path / "a.extxyz", energy_key="other")
-    with pytest.raises(MissingKeyError, match=r"no frame has the forces key 'f'"):
+    with pytest.raises(StructureError, match=r"no frame has the forces key 'f'"):
         read_structures(tmp_path / "a.extxyz", forces_key="f")
 
 
@@ -262,7 +260,7 @@ def test_random_split_as_in_the_paper() -> None:
     split = random_split([str(i) for i in range(2110)], [], 0)
     assert [len(part) for part in (split.train, split.val, split.test)] == [1351, 337, 422]
     assert split != random_split([str(i) for i in range(2110)], [], 1)
-    with pytest.raises(SplitError, match="5 DFT frames are too few for a train/val/test split"):
+    with pytest.raises(StructureError, match="5 DFT frames are too few for a train/val/test split"):
         random_split(list("abcde"), [], 0)
 
 
@@ -288,18 +286,18 @@ def test_split_file_there_and_back(tmp_path: Path) -> None:
 )
 def test_bad_split_file(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "split.csv").write_text(text)
-    with pytest.raises(SplitError, match=message):
+    with pytest.raises(StructureError, match=message):
         read_split(tmp_path / "split.csv")
 
 
 def test_split_with_ids_in_no_file(tmp_path: Path) -> None:
-    with pytest.raises(SplitError, match="no such file"):
+    with pytest.raises(StructureError, match="no such file"):
         read_split(tmp_path / "absent.csv")
     split = Split(("a",), ("b",), ("c",), ("p",))
     split.check(["a", "b", "c"], ["p"], "s.csv")
-    with pytest.raises(SplitError, match=r"s.csv: val id 'b' is in no DFT structure file \(1 such"):
+    with pytest.raises(StructureError, match=r"s.csv: val id 'b' is in no DFT structure file \(1 such"):
         split.check(["a", "c"], ["p"], "s.csv")
-    with pytest.raises(SplitError, match="pretrain id 'p' is in no pool structure file"):
+    with pytest.raises(StructureError, match="pretrain id 'p' is in no pool structure file"):
         split.check(["a", "b", "c", "p"], [], "s.csv")
 
 

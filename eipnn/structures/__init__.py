@@ -1,37 +1,15 @@
 """Files -> `ase.Atoms` with a stable id, energies in eV and forces in eV/A; train/val/test/pool splits."""
 
-from eipnn.structures.isolated import (
-    isolated_atoms,
-    isolated_energies,
-    without_isolated_atoms,
-)
+from eipnn.structures.isolated import isolated_atoms, isolated_energies, without_isolated_atoms
 from eipnn.structures.opened import open_dft_and_pool, open_pool, open_structures
 from eipnn.structures.paths import Paths, StructureError, resolve, resolve_all
-from eipnn.structures.read import (
-    ENERGY_KEYS,
-    FORCES_KEYS,
-    MissingKeyError,
-    energy,
-    read_structures,
-)
-from eipnn.structures.split import (
-    Split,
-    SplitError,
-    fewer_frames,
-    random_split,
-    read_split,
-    split_text,
-    write_split,
-)
+from eipnn.structures.read import energy, read_structures
+from eipnn.structures.split import Split, fewer_frames, random_split, read_split, split_text, write_split
 from eipnn.structures.store import StructureStore, is_isolated_atom
 
 __all__ = [
-    "ENERGY_KEYS",
-    "FORCES_KEYS",
-    "MissingKeyError",
     "Paths",
     "Split",
-    "SplitError",
     "StructureError",
     "StructureStore",
     "energy",

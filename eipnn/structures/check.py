@@ -18,12 +18,10 @@ PBC_LIKE = re.compile(r"(?i)pbc\w*|bc|periodic\w*|boundar\w*")
 
 def geometry_problem(atoms: Atoms) -> str | None:
     """What is wrong with positions, cell or species of `atoms` and how to mend it; None if nothing is."""
-    if (problem := value_problem(atoms)) is not None:
-        return problem
-    pair = coincident_pair(atoms)
-    if pair is not None:
+    problem = value_problem(atoms)
+    if problem is None and (pair := coincident_pair(atoms)):
         return f"atoms {pair[0]} and {pair[1]} are at the same place; remove one of them"
-    return None
+    return problem
 
 
 def value_problem(atoms: Atoms) -> str | None:
@@ -59,13 +57,9 @@ def lost_cell(atoms: Atoms) -> str | None:
 
 def _flat(atoms: Atoms) -> bool:
     periodic = atoms.cell.array[atoms.pbc]  # (n_periodic, 3)
-    if len(periodic) == 0:
-        return False
-    lengths = np.linalg.norm(periodic, axis=1)
-    if lengths.min() == 0:
-        return True
-    unit = periodic / lengths[:, None]
-    return bool(np.linalg.det(unit @ unit.T) < FLAT**2)  # the square of the length, area or volume that they span
+    squares = np.square(periodic).sum(axis=1).prod()
+    # the determinant is the square of the length, area or volume that the vectors span
+    return bool(np.linalg.det(periodic @ periodic.T) <= FLAT**2 * squares)
 
 
 def coincident_pair(atoms: Atoms) -> tuple[int, int] | None:

@@ -1,10 +1,10 @@
 """Names of files -> files: `bundled:NAME`, patterns, lists; and the names that frames take from them."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from glob import glob, has_magic
 from importlib.resources import files
-from itertools import islice
+from itertools import product
 from pathlib import Path
 
 from eipnn.errors import InputError
@@ -92,21 +92,13 @@ def id_prefixes(paths: Sequence[Path]) -> dict[Path, str]:
         groups[path.stem].append(path)
     names: dict[Path, str] = {}
     for group in groups.values():
-        deepest = max(len(path.parent.resolve().parts) for path in group)
-        longer = zip(*(islice(_names(path), 2 * deepest + 2) for path in group), strict=True)
-        chosen = next((names for names in longer if len(set(names)) == len(group)), None)
-        if chosen is None:
+        folders = [path.parent.resolve().parts[1:] for path in group]
+        for depth, name in product(range(max(map(len, folders)) + 1), ("stem", "name")):
+            above = [parts[max(len(parts) - depth, 0) :] for parts in folders]
+            chosen = ["_".join((*a, getattr(path, name))) for a, path in zip(above, group, strict=True)]
+            if len(set(chosen)) == len(group):
+                break
+        else:
             raise StructureError(f"{group[0]}: its name is like another's; rename it or its folder")
         names |= dict(zip(group, chosen, strict=True))
     return {path: names[path] for path in paths}
-
-
-def _names(path: Path) -> Iterator[str]:
-    """Ever longer names of a file; the last one for ever, so that files of different depths can be compared."""
-    folders = path.parent.resolve().parts[1:]
-    for depth in range(len(folders) + 1):
-        above = folders[len(folders) - depth :]
-        yield "_".join((*above, path.stem))
-        yield "_".join((*above, path.name))
-    while True:
-        yield "_".join((*folders, path.name))

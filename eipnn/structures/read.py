@@ -46,15 +46,10 @@ class Options(NamedTuple):
     require_energy: bool = False
 
 
-class MissingKeyError(StructureError):
-    """No frame of a file has the key that the caller named."""
-
-
 def energy(atoms: Atoms) -> float | None:
     """The energy (eV) that the file gave for `atoms`, None where it gave none."""
-    if atoms.calc is None or "energy" not in atoms.calc.results:
-        return None
-    return float(atoms.calc.results["energy"])
+    value = atoms.calc.results.get("energy") if atoms.calc else None
+    return None if value is None else float(value)
 
 
 def read_structures(
@@ -118,11 +113,20 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
         counts.append(len(frames) - first)
         if not counts[-1]:
             raise StructureError(f"{path}: holds no frames; give a file with at least one structure")
-        if options.require_energy:
-            _check_not_all_zero(frames[first:], path)
+        energies = [energy(atoms) for atoms in frames[first:] if len(atoms) > 1]
+        if options.require_energy and energies and not any(energies):
+            raise StructureError(
+                f"{path}: all energies are 0 eV, which stands for none; give a file with energies, or name their key "
+                "with energy_key"
+            )
     if options.labels:
-        _check_named_key(frames, list(prefixes), "energy", options.energy_key)
-        _check_named_key(frames, list(prefixes), "forces", options.forces_key)
+        for kind, key in (("energy", options.energy_key), ("forces", options.forces_key)):
+            if key is not None and not any(atoms.calc and kind in atoms.calc.results for atoms in frames):
+                keys = sorted(set(frames[0].info) - {"config_id"} if kind == "energy" else frames[0].arrays)
+                raise StructureError(
+                    f"{', '.join(map(str, prefixes))}: no frame has the {kind} key {key!r}; "
+                    f"frame 0 carries {', '.join(keys) or 'no keys'}"
+                )
     return frames, counts
 
 
@@ -232,22 +236,3 @@ def _checked(value: Any, shape: tuple[int, ...], kind: str, where: str) -> Any:
     if kind != "stress" and not np.isfinite(array).all():  # which stands for no stress
         raise StructureError(f"{where}: {kind} is NaN or infinite; correct or remove this frame")
     return array if shape else float(array)
-
-
-def _check_named_key(frames: list[Atoms], paths: list[Path], kind: str, key: str | None) -> None:
-    if key is None or any(a.calc is not None and kind in a.calc.results for a in frames):
-        return
-    keys = sorted(set(frames[0].info) - {"config_id"} if kind == "energy" else frames[0].arrays)
-    raise MissingKeyError(
-        f"{', '.join(map(str, paths))}: no frame has the {kind} key {key!r}; "
-        f"frame 0 carries {', '.join(keys) or 'no keys'}"
-    )
-
-
-def _check_not_all_zero(frames: list[Atoms], path: Path) -> None:
-    energies = [energy(atoms) for atoms in frames if len(atoms) > 1]
-    if energies and not any(energies):
-        raise StructureError(
-            f"{path}: all energies are 0 eV, which stands for none; give a file with energies, or name their key "
-            "with energy_key"
-        )

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from eipnn.errors import InputError
-from eipnn.structures import Split, SplitError, random_split
+from eipnn.structures import Split, StructureError, random_split
 from eipnn.structures.split import VAL_SHARE
 
 NUMBERS = (1, 2, 3)
@@ -100,7 +100,7 @@ def hidden_pool_splits(ids: Sequence[str]) -> dict[str, Split]:
     """
     n_pool, n_train, n_val = (len(ids) * percent // 100 for percent in (POOL, TRAIN, VAL))
     if n_val == 0:
-        raise SplitError(f"{len(ids)} configurations are too few for a split; 25 is the least")
+        raise StructureError(f"{len(ids)} configurations are too few for a split; 25 is the least")
     order = np.random.default_rng(0).permutation(len(ids))
     pool, rest = order[:n_pool], order[n_pool:]
     splits = {}
