@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers
-from ase.geometry import complete_cell
+from ase.geometry import complete_cell as with_full_rank
 from torch import Tensor
 from torch_geometric.data import Data
 
 from eipnn.errors import InputError
 from eipnn.inputs.base import AtomicGraph, Inputs
 from eipnn.inputs.graph import Graph
+from eipnn.neighbours import complete_cell
 
 if TYPE_CHECKING:
     from dscribe.descriptors import SOAP
@@ -111,7 +113,7 @@ def _descriptor(soap: Soap) -> SOAP:
 
 def _for_dscribe(atoms: Atoms) -> Atoms:
     """The atoms wrapped into their cell, as dscribe counts images from the home cell, and with a full cell."""
-    cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+    cell = with_full_rank(complete_cell(atoms))
     wrapped = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc)
     wrapped.wrap()
     return wrapped
@@ -163,16 +165,12 @@ def _spectrum(coefficients: list[Tensor]) -> Tensor:
     Order of dscribe: pairs of elements z <= z', within them l, within them n, n'; n <= n' where z = z'.
     """
     _, species, n_max, _ = coefficients[0].shape
-    upper = torch.triu_indices(n_max, n_max, device=coefficients[0].device)
+    first, second = torch.triu_indices(n_max, n_max, device=coefficients[0].device)
     blocks = []
-    for first in range(species):
-        for second in range(first, species):
-            for degree, c in enumerate(coefficients):
-                product = c[:, first] @ c[:, second].transpose(1, 2)  # (N, n_max, n_max)
-                factor = math.pi * math.sqrt(8 / (2 * degree + 1))
-                same = first == second
-                block = product[:, upper[0], upper[1]] if same else product.flatten(1)
-                blocks.append(factor * block)
+    for z, other in combinations_with_replacement(range(species), 2):
+        for degree, c in enumerate(coefficients):
+            product = math.pi * math.sqrt(8 / (2 * degree + 1)) * c[:, z] @ c[:, other].transpose(1, 2)
+            blocks.append(product[:, first, second] if z == other else product.flatten(1))  # (N, n_max, n_max)
     return torch.cat(blocks, dim=1)
 
 
@@ -207,28 +205,18 @@ def solid_harmonics(vectors: Tensor, square: Tensor, l_max: int) -> list[Tensor]
         square: their squared lengths (P,).
     """
     x, y, z = vectors.unbind(-1)
-    cosine, sine = [torch.ones_like(x)], [torch.zeros_like(x)]  # of m phi, times sin(theta)^m r^m
-    for m in range(l_max):
-        cosine.append(x * cosine[m] - y * sine[m])
-        sine.append(x * sine[m] + y * cosine[m])
+    zero, one = torch.zeros_like(z), torch.ones_like(z)
+    cosine, sine = one, zero  # of m phi, times sin(theta)^m r^m
     columns: list[dict[int, Tensor]] = [{} for _ in range(l_max + 1)]
     for m in range(l_max + 1):
-        before, legendre = (
-            torch.zeros_like(z),
-            torch.ones_like(z),
-        )  # of degree l - 1 and l, over (2m - 1)!!
+        before, legendre = zero, one  # of degree l - 1 and l, over (2m - 1)!!
         for degree in range(m, l_max + 1):
-            norm = _harmonic_norm(degree, m)
-            columns[degree][m] = norm * legendre * cosine[m]
-            if m > 0:
-                columns[degree][-m] = norm * legendre * sine[m]
-            before, legendre = (
-                legendre,
-                ((2 * degree + 1) * z * legendre - (degree + m) * square * before) / (degree + 1 - m),
-            )
-    return [
-        torch.stack([column[m] for m in range(-degree, degree + 1)], dim=-1) for degree, column in enumerate(columns)
-    ]
+            scaled = _harmonic_norm(degree, m) * legendre
+            columns[degree] |= {m: scaled * cosine} if m == 0 else {m: scaled * cosine, -m: scaled * sine}
+            following = ((2 * degree + 1) * z * legendre - (degree + m) * square * before) / (degree + 1 - m)
+            before, legendre = legendre, following
+        cosine, sine = x * cosine - y * sine, x * sine + y * cosine
+    return [torch.stack([column[m] for m in sorted(column)], dim=-1) for column in columns]
 
 
 def _harmonic_norm(degree: int, m: int) -> float:
