@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from rich.filesize import decimal
 
 from eipnn.errors import InputError
 
@@ -25,8 +26,9 @@ class DiskFullError(InputError):
     """There is no room for what has to be written; the message names folder and space."""
 
 
-def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write `content` beside `file` and move it into place, so that a reader never meets half of it.
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Give the body a path beside `file` to write to, and move that into place: a reader never meets half of it.
 
     Raises:
         DiskFullError: there is no room for it; what stood in `file` still does.
@@ -35,13 +37,18 @@ def write_atomically(file: Path, content: str | bytes) -> None:
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     with told_when_full(file.parent):
         try:
-            with part.open("wb") as stream:
-                stream.write(content.encode() if isinstance(content, str) else content)
-                stream.flush()
-                os.fsync(stream.fileno())  # else a power cut may leave the new name with nothing in it
+            yield part
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
+
+
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write all of `content`, or nothing; see `replacing`."""
+    with replacing(file) as part, part.open("wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.flush()
+        os.fsync(stream.fileno())  # else a power cut may leave the new name with nothing in it
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -75,7 +82,7 @@ def digest_file(file: Path, algorithm: str = "sha256") -> str:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed runs left of `write_atomically`. Only where no other process writes."""
+    """Remove what killed runs left of `replacing`. Only where no other process writes."""
     for part in folder.glob(".*.part"):
         part.unlink()
 
@@ -88,7 +95,7 @@ def told_when_full(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        free = size_text(shutil.disk_usage(folder).free)
+        free = decimal(shutil.disk_usage(folder).free)
         raise DiskFullError(
             f"{folder}: the disk is full, or your share of it ({free} free); make room and give the same command again"
         ) from error
@@ -99,17 +106,9 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DiskFullError(
-            f"{folder}: needs {size_text(needed)}, and the disk has {size_text(free)} left: {size_text(needed - free)} "
+            f"{folder}: needs {decimal(needed)}, and the disk has {decimal(free)} left: {decimal(needed - free)} "
             "are missing; make room or name a folder on another disk"
         )
-
-
-def size_text(size: int) -> str:
-    """A number of bytes as people read it."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size / 1e3:.1f} kB"
 
 
 @contextmanager

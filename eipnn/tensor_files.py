@@ -1,12 +1,11 @@
 """Files of plain values and tensors: written whole or not at all, read only where each bit is as it was written."""
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from eipnn.files import told_when_full
+from eipnn.files import replacing
 
 
 def read_tensors(file: Path, mapped: bool = False) -> Any:
@@ -34,13 +33,8 @@ def read_tensors(file: Path, mapped: bool = False) -> Any:
 
 
 def write_tensors(file: Path, content: Any) -> None:
-    """Write plain values and tensors beside `file` and move them into place."""
+    """Write plain values and tensors, all or nothing; see `replacing`."""
     import torch
 
-    part = file.with_suffix(f".{os.getpid()}.part")
-    with told_when_full(file.parent):
-        try:
-            torch.save(content, part)
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+    with replacing(file) as part:
+        torch.save(content, part)
