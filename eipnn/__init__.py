@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 
     load = Potential.load
 
-_HOME = {
-    "ClassifierModule": "eipnn.stages",
-    "ClassifierDataModule": "eipnn.stages",
-    "PretrainModule": "eipnn.stages",
-    "PretrainDataModule": "eipnn.stages",
-    "FinetuneModule": "eipnn.stages",
-    "FinetuneDataModule": "eipnn.stages",
-    "EIPNNCalculator": "eipnn.potential.calculator",
-    "Potential": "eipnn.potential",
-}
-
 __all__ = [
     "ClassifierDataModule",
     "ClassifierModule",
@@ -52,10 +41,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        return import_module("eipnn.potential").Potential.load
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
     if name in ("losses", "representations"):
         return import_module(f"eipnn.{name}")
-    raise AttributeError(f"module 'eipnn' has no attribute {name!r}")
+    if name == "load":
+        return import_module("eipnn.potential").Potential.load
+    if name not in __all__:
+        raise AttributeError(f"module 'eipnn' has no attribute {name!r}")
+    homes = {"EIPNNCalculator": "eipnn.potential.calculator", "Potential": "eipnn.potential"}
+    return getattr(import_module(homes.get(name, "eipnn.stages")), name)

@@ -1,7 +1,6 @@
 """`eipnn COMMAND ...`: dispatch only; each command's own module is imported when it is called."""
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
@@ -40,27 +39,22 @@ def main() -> int:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # a class_path may name a module of the working directory
     command, *arguments = sys.argv[1:] or ["--help"]
-    if command in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    if command == "--version":
-        print(__version__)
+    if text := {"-h": USAGE, "--help": USAGE, "--version": __version__}.get(command):
+        print(text)
         return 0
     return exit_code(command, lambda: _call(command, arguments))
 
 
 def _call(command: str, arguments: list[str]) -> None:
     if command in STAGE_COMMANDS:
-        from eipnn.cli import main as main_cli
-
-        main_cli()  # it reads sys.argv itself, as do the processes that DDP starts
+        import_module("eipnn.cli").main()  # it reads sys.argv itself, as do the processes that DDP starts
         return
-    if command not in COMMANDS:
-        near = get_close_matches(command, [*COMMANDS, *STAGE_COMMANDS], n=1)
-        meant = f"; {near[0]}?" if near else ""
-        raise UsageError(f"there is no such command{meant} (`eipnn --help` shows all)")
     from eipnn.command_line import call
+    from eipnn.settings import near
 
+    if command not in COMMANDS:
+        meant = near(command, [*COMMANDS, *STAGE_COMMANDS])
+        raise UsageError(f"there is no such command{meant} (`eipnn --help` shows all)")
     call(getattr(import_module(COMMANDS[command][0]), command), arguments)
 
 

@@ -51,11 +51,8 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `UsageError`."""
-        said = in_one_line(message, [flag[2:] for flag in self._option_string_actions])
-        if message.startswith("the following arguments are required: "):
-            names = {a.dest: "/".join(a.option_strings) or a.metavar for a in self._actions}
-            missing = message.partition(": ")[2].split(", ")
-            said = f"{' and '.join(str(names.get(key, key)) for key in missing)} must be given"
+        names = {a.dest: "/".join(a.option_strings) or str(a.metavar) for a in self._actions}
+        said = in_one_line(message, [flag[2:] for flag in self._option_string_actions], names)
         raise UsageError(f"{said} (`{self.prog} --help` tells all)") from ex
 
 
@@ -101,14 +98,11 @@ def _settings(name: str, hint: Any, default: Any, text: str) -> dict[str, Any]:
     if hint is bool:
         return {"action": "store_true", "help": text}
     settings: dict[str, Any] = {"metavar": name.rstrip("_").upper()}
-    if get_origin(hint) in (Union, UnionType):
-        members = [part for part in get_args(hint) if part is not type(None)]
-        hint = members[0] if len(members) == 1 else hint
-    if get_origin(hint) is list:
-        (hint,) = get_args(hint)
-        settings["nargs"] = "+"
-    elif get_origin(hint) is tuple:
-        settings["nargs"] = len(get_args(hint))
+    members = [part for part in get_args(hint) if part is not type(None)]
+    if get_origin(hint) in (Union, UnionType) and len(members) == 1:
+        (hint,) = members
+    if get_origin(hint) in (list, tuple):
+        settings["nargs"] = "+" if get_origin(hint) is list else len(get_args(hint))
         hint = get_args(hint)[0]
     settings["type"] = _reader(hint)
     if names := _names(hint):
@@ -142,10 +136,10 @@ def _reader(hint: Any) -> Callable[[str], Any]:
 
 def _kind(hint: Any) -> tuple[Callable[[str], Any], Which]:
     """What makes a value of a text, and which values are taken."""
-    if get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], Which):
-        return get_args(hint)[0], hint.__metadata__[0]
     if names := _names(hint):
         return str, Which(f"one of {', '.join(names)}" if len(names) > 1 else names[0], names.__contains__)
+    if get_origin(hint) is Annotated:
+        return get_args(hint)
     return hint, Which({str: "a text", Path: "a path"}[hint], lambda value: True)
 
 
@@ -153,5 +147,5 @@ def _names(hint: Any) -> tuple[str, ...]:
     """The texts that alone are taken; empty for a type without such."""
     if get_origin(hint) is Literal:
         return get_args(hint)
-    named = get_origin(hint) is Annotated and not isinstance(hint.__metadata__[0], Which)
-    return tuple(hint.__metadata__[0]) if named else ()
+    of = hint.__metadata__[0] if get_origin(hint) is Annotated else ()
+    return () if isinstance(of, Which) else tuple(of)

@@ -45,19 +45,19 @@ def exit_code(command: str, work: Callable[[], None], name: str = "") -> int:
     1 or 2 after an `InputError` or `OSError`, 130 when stopped from the keyboard, 143 when stopped by SIGTERM. Other
     exceptions are defects and go through.
     """
-    name = name or f"eipnn {command}"
     try:
         with sigterm_raises():
             work()
     except KeyboardInterrupt:
-        return _tell(name, f"stopped{GOES_ON.get(command, '')}", 130)
+        said, code = f"stopped{GOES_ON.get(command, '')}", 130
     except Terminated:
-        return _tell(name, sigterm_said(command), 143)
-    except InputError as error:
-        return _tell(name, str(error), error.code)
-    except OSError as error:
-        return _tell(name, str(error), 1)
-    return 0
+        said, code = sigterm_said(command), 143
+    except (InputError, OSError) as error:
+        said, code = str(error), getattr(error, "code", 1)
+    else:
+        return 0
+    print(f"{name or f'eipnn {command}'}: {said}", file=sys.stderr)
+    return code
 
 
 @contextmanager
@@ -77,8 +77,3 @@ def _terminate(number: int, frame: object) -> NoReturn:
     # what is being put away is not cut off by a second one
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
-
-
-def _tell(name: str, message: str, code: int) -> int:
-    print(f"{name}: {message}", file=sys.stderr)
-    return code

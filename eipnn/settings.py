@@ -1,25 +1,14 @@
 """What jsonargparse says of wrong settings, in one line: where, what is wrong, the nearest name that exists."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 
-from jsonargparse import ArgumentParser
-
-SCAFFOLD = (
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Expected a <class 'NoneType'>",
-    "Expected a path but",
-    "Expected a dot import path string",
-    "Given value type:",
-    "Given value: ",
-    "Subclass types expect",
-    "a class path (str)",
-    "a dict with",
-    "a dict without",
+SCAFFOLD = re.compile(
+    "Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value type:|"
+    r"Expected a dot import path string|Given value: |Subclass types expect|a class path \(str\)|a dict with"
 )
 """How lines begin that say nothing about the mistake itself."""
 
@@ -27,16 +16,17 @@ LONGEST = 400
 """Characters of a message; what a user gave may be of any length."""
 
 
-def in_one_line(message: str, names: Iterable[str]) -> str:
+def in_one_line(message: str, names: Iterable[str], arguments: Mapping[str, str] | None = None) -> str:
     """The deepest of the reasons that jsonargparse nests, with the path that leads there.
 
     Args:
         message: of an error of its parser.
         names: all that the parser knows.
+        arguments: how those are called that have another name within the parser.
     """
     place: list[tuple[int, str, str]] = []  # indentation, key, class path
-    reasons: list[tuple[tuple[tuple[int, str, str], ...], str]] = []
-    values: dict[int, str] = {}
+    reasons: dict[tuple[tuple[int, str, str], ...], list[str]] = {}
+    value = ""
     for line in message.splitlines():
         depth = len(line) - len(line.lstrip())
         text = line.strip().removeprefix("- ")
@@ -49,20 +39,22 @@ def in_one_line(message: str, names: Iterable[str]) -> str:
             place.append((depth, "", found[1]))
             continue
         if text.startswith("Given value: "):
-            values[depth] = text.removeprefix("Given value: ")
-        if text and not text.startswith(SCAFFOLD):
-            reasons.append((tuple(place), text))
+            value = value or text.removeprefix("Given value: ")
+        if text and not SCAFFOLD.match(text):
+            reasons.setdefault(tuple(place), []).append(text)
     if not reasons:
         return _cut(message)
-    deepest = max((path for path, _ in reasons), key=len)
-    texts = list(dict.fromkeys(text for path, text in reasons if path == deepest))
+    deepest = max(reasons, key=len)
     where = ".".join(key for _, key, _ in deepest if key)
-    classes = [path for _, _, path in deepest if path]
-    said = _said(texts, values, classes[-1] if classes else "", where, names)
+    owner = next((path for _, _, path in reversed(deepest) if path), "")
+    if required := re.match(r"the following arguments are required: (.*)", reasons[deepest][0]):
+        keys = [(arguments or {}).get(key, key.removeprefix("fit.")) for key in required[1].split(", ")]
+        return " and ".join(f"{where}.{key}" if where else key for key in keys) + " must be given"
+    said = _said(list(dict.fromkeys(reasons[deepest])), value, owner, names)
     return _cut(f"{where}: {said}" if where and not said.startswith(where) else said)
 
 
-def _said(texts: list[str], values: dict[int, str], owner: str, where: str, names: Iterable[str]) -> str:
+def _said(texts: list[str], value: str, owner: str, names: Iterable[str]) -> str:
     """The reasons of one place, in the words of this program."""
     text = texts[0]
     unknown = r"(?:Subcommand '.*' does not accept o|Group '(.*)' does not accept o|O)ption '([^']*)'"
@@ -73,21 +65,16 @@ def _said(texts: list[str], values: dict[int, str], owner: str, where: str, name
     if option := re.match(r"unrecognized arguments: (.*)", text):
         flag = option[1].split()[0].partition("=")[0]
         return f"{option[1]}: there is no such option{near(flag, [f'--{n}' for n in names])}"
-    if required := re.match(r"the following arguments are required: (.*)", text):
-        keys = [key.removeprefix("fit.") for key in required[1].split(", ")]
-        return " and ".join(f"{where}.{key}" if where else key for key in keys) + " must be given"
     if absent := re.search(r"module '(.*)' has no attribute '([^']*)'", text):
         module = import_module(absent[1])
         there = [*vars(module), *getattr(module, "__all__", ())]
         return f"there is no {absent[1]}.{absent[2]}{near(absent[2], there)}"
     if absent := re.match(r"No module named '(.*)'", text):
         return f"{owner}: no module {absent[1]} can be imported"
-    wanted = [match[1] for t in texts if (match := re.match(r"Expected an? (.*)", t))]
+    wanted = [match.groups() for t in texts if (match := re.match(r"Expected an? (.*?)(?:\. Got value: (.*))?$", t))]
     if wanted:
-        given = [match[1] for t in texts if (match := re.search(r"Got value: (.*)", t))]
-        value = given[0] if given else next(iter(values.values()), "")
-        kinds = " or ".join(_kind(re.sub(r"\. Got value: .*", "", kind)) for kind in wanted)
-        return f"{value!r} is not {kinds}"
+        given = next((got for _, got in wanted if got), value)
+        return f"{given!r} is not {' or '.join(_kind(kind) for kind, _ in wanted)}"
     return text.removeprefix("argument ")
 
 
@@ -98,14 +85,12 @@ def near(name: str, names: Iterable[str]) -> str:
 
 
 def settings_of(class_path: str) -> list[str]:
-    """The arguments of a class that can be set; none where it cannot be imported."""
+    """The arguments of a class; none where it cannot be imported."""
     module, _, name = class_path.rpartition(".")
-    parser = ArgumentParser()
     try:
-        parser.add_class_arguments(getattr(import_module(module), name), "it", fail_untyped=False)
-    except (ImportError, AttributeError, ValueError):
+        return list(signature(getattr(import_module(module), name)).parameters)
+    except (ImportError, AttributeError, ValueError, TypeError):
         return []
-    return [action.dest.removeprefix("it.") for action in parser._actions]
 
 
 def _kind(text: str) -> str:
