@@ -38,6 +38,8 @@ def replacing(file: Path) -> Iterator[Path]:
     with told_when_full(file.parent):
         try:
             yield part
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())  # else a power cut may leave the new name with nothing in it
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
@@ -45,10 +47,8 @@ def replacing(file: Path) -> Iterator[Path]:
 
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Write all of `content`, or nothing; see `replacing`."""
-    with replacing(file) as part, part.open("wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())  # else a power cut may leave the new name with nothing in it
+    with replacing(file) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(file: Path, content: Any) -> None:

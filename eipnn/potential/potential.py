@@ -1,6 +1,5 @@
 """A potential: representation, energy head, the energies of elements, and what a file holds of it."""
 
-import io
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,11 +14,11 @@ from torch_geometric.nn import global_add_pool
 from eipnn.eips.in_cell import wrapped
 from eipnn.eips.recorded import name_of
 from eipnn.errors import InputError
-from eipnn.files import write_atomically
 from eipnn.inputs import AtomicGraph, graph_of
 from eipnn.potential.checkpoints import CheckpointError, build_representation, read_checkpoint, read_record
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import MAX_Z, Representation
+from eipnn.tensor_files import write_tensors
 from eipnn.version import __version__
 
 UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
@@ -155,9 +154,7 @@ class Potential(nn.Module):
     def save(self, file: str | Path) -> None:
         """Write a file that `load` reads: plain values and tensors, whole or not at all."""
         content = {"eipnn": self.record(), "state_dict": self.state_dict()}
-        whole = io.BytesIO()
-        torch.save(content, whole)
-        write_atomically(Path(file), whole.getvalue())
+        write_tensors(Path(file), content)
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
