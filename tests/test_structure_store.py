@@ -88,17 +88,17 @@ def test_compositions_and_atoms_of_any_rows(rows):
     atoms = store.atoms_of(rows)
     expected = [z for row in rows for z in given[row].numbers]
     assert store.numbers[atoms].tolist() == expected
-    numbers, counts = store.composition(rows)
+    numbers, counts = store.take(rows).composition()
     assert numbers.tolist() == sorted(set(expected))
     for line, row in zip(counts, rows, strict=True):
         assert line.tolist() == [np.sum(given[row].numbers == z) for z in numbers]
-    assert store.elements(rows) == sorted({s for row in rows for s in given[row].symbols})
+    assert store.take(rows).elements() == sorted({s for row in rows for s in given[row].symbols})
 
 
 def test_no_structures(tmp_path):
     store = there_and_back(StructureStore.of([]), tmp_path / "none.pt")
     assert len(store) == 0
-    assert store.elements(np.arange(0)) == []
+    assert store.elements() == []
 
 
 def bits(store: StructureStore) -> list:

@@ -267,7 +267,7 @@ class Source:
     def _isolated_note(self, used: set[str]) -> Iterator[str]:
         left = [k for k in np.flatnonzero(self.dft.isolated) if self.dft.ids[k] not in used]
         if left:
-            elements = ", ".join(self.dft.elements(np.array(left)))
+            elements = ", ".join(self.dft.take(np.array(left)).elements())
             yield (
                 f"{len(left)} of {len(self.dft)} DFT frames are isolated atoms ({elements}): not trained or tested on"
             )

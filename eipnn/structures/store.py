@@ -156,19 +156,16 @@ class StructureStore(Sequence[Atoms]):
         starts = self.offsets[rows] - np.concatenate([[0], np.cumsum(sizes)[:-1]])
         return np.repeat(starts, sizes) + np.arange(sizes.sum())
 
-    def composition(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Atomic numbers (k,) that occur in these rows (or all), ascending, and how often (len(rows), k)."""
-        rows = np.arange(len(self)) if rows is None else rows
-        numbers = self.numbers[self.atoms_of(rows)]
-        present, column = np.unique(numbers, return_inverse=True)
-        row = np.repeat(np.arange(len(rows)), self.sizes[rows])
-        counts = np.bincount(row * len(present) + column, minlength=len(rows) * len(present))
-        return present.astype(np.int64), counts.reshape(len(rows), len(present))
+    def composition(self) -> tuple[np.ndarray, np.ndarray]:
+        """Atomic numbers (k,) that occur, ascending, and how often in each structure (n, k)."""
+        present, column = np.unique(self.numbers, return_inverse=True)
+        row = np.repeat(np.arange(len(self)), self.sizes)
+        counts = np.bincount(row * len(present) + column, minlength=len(self) * len(present))
+        return present.astype(np.int64), counts.reshape(len(self), len(present))
 
-    def elements(self, rows: np.ndarray | None = None) -> list[str]:
-        """Symbols of the elements in these rows (or all), sorted."""
-        numbers = self.numbers if rows is None else self.numbers[self.atoms_of(rows)]
-        return sorted(chemical_symbols[z] for z in np.unique(numbers))
+    def elements(self) -> list[str]:
+        """Symbols of the elements that occur, sorted."""
+        return sorted(chemical_symbols[z] for z in np.unique(self.numbers))
 
     def element_sets(self) -> tuple[str, ...]:
         """The elements of each structure, sorted and joined as in "Ag-Au"."""
@@ -180,25 +177,21 @@ class StructureStore(Sequence[Atoms]):
     def atoms(self, row: int) -> Atoms:
         """One structure with its ``config_id`` and, where there are any, its labels in a calculator."""
         part = slice(self.offsets[row], self.offsets[row + 1])
-        atoms = Atoms(self.numbers[part], self.positions[part], cell=self.cells[row], pbc=self.pbc[row])
-        atoms.info["config_id"] = self.ids[row]
-        if self.isolated[row]:
-            atoms.info["config_type"] = ISOLATED
+        info = {"config_id": self.ids[row]} | ({"config_type": ISOLATED} if self.isolated[row] else {})
+        atoms = Atoms(self.numbers[part], self.positions[part], cell=self.cells[row], pbc=self.pbc[row], info=info)
         labels = {
             "energy": float(self.energies[row]),
             "forces": np.array(self.forces[part]),
             "stress": full_3x3_to_voigt_6_stress(self.stresses[row]),
         }
-        known = {name: value for name, value in labels.items() if np.isfinite(value).all()}
-        if known:
+        if known := {name: value for name, value in labels.items() if np.isfinite(value).all()}:
             atoms.calc = SinglePointCalculator(atoms, **known)
         return atoms
 
 
 def is_isolated_atom(atoms: Atoms) -> bool:
     """Whether the file marks the frame as a free atom."""
-    kind = str(atoms.info.get("config_type", "")).lower().replace("_", "")
-    return kind == ISOLATED.lower()
+    return str(atoms.info.get("config_type", "")).lower().replace("_", "") == ISOLATED.lower()
 
 
 def checksum(atoms: Atoms) -> int:
