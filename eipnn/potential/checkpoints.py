@@ -66,25 +66,22 @@ def read_record(checkpoint: dict[str, Any], name: str | Path, stage: str | None 
 
 def _wrong(record: Any) -> str | None:
     """What is wrong with a record, None if nothing is."""
-    kinds = {"stage": str, "representation": dict, "eips": list, "settings": dict, "elements": list, "zeros": dict}
     if not isinstance(record, dict):
         return f"it is a {type(record).__name__}"
-    for key, kind in kinds.items():
-        if not isinstance(record.get(key), kind):
-            return f"{key} is {record.get(key)!r}"
-    representation = record["representation"]
-    good = {
-        f"stage is {record['stage']!r}": record["stage"] in STAGES,
-        f"representation is {representation!r}": isinstance(representation.get("class_path"), str)
+    representation, eips, elements, zeros = map(record.get, ("representation", "eips", "elements", "zeros"))
+    fine = {
+        "stage": record.get("stage") in STAGES,
+        "representation": _texts(representation)
+        and isinstance(representation.get("class_path"), str)
         and _texts(representation.get("init_args")),
-        "settings have keys that are no names": _texts(record["settings"]),
-        f"eips are {record['eips']!r}": all(isinstance(eip, str) for eip in record["eips"]),
-        f"elements are {record['elements']!r}": all(
-            isinstance(e, str) and atomic_numbers.get(e, 0) for e in record["elements"]
-        ),
-        f"zeros are {record['zeros']!r}": _texts(record["zeros"]) and all(map(_is_zero, record["zeros"].values())),
+        "eips": isinstance(eips, list) and all(isinstance(eip, str) for eip in eips),
+        "settings": _texts(record.get("settings")),
+        "elements": isinstance(elements, list)
+        and all(isinstance(element, str) and atomic_numbers.get(element, 0) for element in elements),
+        "zeros": _texts(zeros) and all(map(_is_zero, zeros.values())),
     }
-    return next((what for what, fine in good.items() if not fine), None)
+    wrong = (f"{key} {'are' if key.endswith('s') else 'is'} {record.get(key)!r}" for key in fine if not fine[key])
+    return next(wrong, None)
 
 
 def _texts(content: Any) -> bool:
@@ -93,11 +90,8 @@ def _texts(content: Any) -> bool:
 
 
 def _is_zero(zero: Any) -> bool:
-    return (
-        isinstance(zero, dict)
-        and _texts(zero.get("energies"))
-        and all(isinstance(energy, (int, float)) for energy in zero["energies"].values())
-    )
+    energies = zero.get("energies") if isinstance(zero, dict) else None
+    return _texts(energies) and all(isinstance(energy, (int, float)) for energy in energies.values())
 
 
 def build_representation(config: dict[str, Any]) -> Representation:

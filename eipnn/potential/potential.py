@@ -158,25 +158,21 @@ class Potential(nn.Module):
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
-        """The potential of a file that `save` wrote or of a checkpoint of fine-tuning, on the CPU, for evaluation.
+        """The potential of a local file of `save` or checkpoint of fine-tuning, on the CPU, for evaluation.
 
-        Args:
-            file: a local file. No code in it is run. A module of your own that it names for the representation is
-                imported if its source names eipnn and the class.
+        No code in the file is run. A module of your own that it names for the representation is imported if its source
+        names eipnn and the class.
 
         Raises:
-            CheckpointError: the file is absent, unreadable, damaged, not eipnn's, or of another stage, or does not fit
-                the code.
+            CheckpointError: the file is absent, damaged, not eipnn's, of another stage, or does not fit the code.
         """
         content = read_checkpoint(file)
         record = read_record(content, file)
         if record["stage"] != "finetune":
             raise CheckpointError(f"{file}: of stage {record['stage']!r}; a potential is a fine-tuned checkpoint")
         representation = build_representation(record["representation"])
-        head = EnergyHead(representation.dim)
-        potential = cls(representation, head, record["elements"], record["zeros"])
-        parts = ("representation.", "head.")
-        weights = {k: v for k, v in content["state_dict"].items() if k.startswith(parts)}
+        potential = cls(representation, EnergyHead(representation.dim), record["elements"], record["zeros"])
+        weights = {k: v for k, v in content["state_dict"].items() if k.startswith(("representation.", "head."))}
         try:
             potential.load_state_dict(weights)
         except Exception as error:

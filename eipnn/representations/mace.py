@@ -129,9 +129,8 @@ class MACE(Representation):
         vectors = graph.vectors
         edge_index = torch.cat([graph.edge_index, graph.edge_index.flip(0)], dim=1)  # (2, 2P)
         edge_attrs = self.spherical_harmonics(torch.cat([vectors, -vectors]))  # (2P, (ell + 1)^2)
-        edge_feats, _ = self.radial_embedding(
-            vectors.norm(dim=-1, keepdim=True), node_attrs, edge_index, graph.z
-        )  # (P, bessel)
+        distance = vectors.norm(dim=-1, keepdim=True)  # (P, 1)
+        edge_feats, _ = self.radial_embedding(distance, node_attrs, edge_index, graph.z)  # (P, bessel)
         features = self.node_embedding(node_attrs)  # (N, channels)
         scalars = []
         for interaction, product in zip(self.interactions, self.products, strict=True):
@@ -172,8 +171,7 @@ def twice(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 
 def one_hot_rows(elements: list[str]) -> Tensor:
     """For each atomic number a row with a one for its element, zeros where it is none of them (MAX_Z + 1, S)."""
-    unknown = [symbol for symbol in elements if symbol not in atomic_numbers]
-    if unknown or not elements or len(set(elements)) < len(elements):
+    if not elements or not set(elements) <= set(atomic_numbers) or len(set(elements)) < len(elements):
         raise InputError(f"elements must be a list of different chemical symbols, not {elements}")
     rows = torch.zeros(MAX_Z + 1, len(elements))
     rows[[atomic_numbers[symbol] for symbol in elements]] = torch.eye(len(elements))
