@@ -7,18 +7,17 @@ continuous: atoms that move by at most e change no distance by more than 2 e. He
 neighbour element, and distances end at a radius, so that clusters and slabs are compared in the same way.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
 
 import numpy as np
-import vesin
 from ase import Atoms
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.sparse import eye, kron, vstack
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
+
+from eipnn.neighbours import NeighbourList, complete_cell
 
 THRESHOLD = 0.02
 """A. Among the DFT frames of si_mini, all pairs this near differ by less than 0.02 eV/atom (median 0.01), which is
@@ -32,15 +31,9 @@ class Fingerprint:
     """Pointwise distance distribution."""
 
     name: str  # the structure's config_id
+    formula: str  # of the formula unit
     numbers: np.ndarray  # atomic numbers (N,)
     distances: np.ndarray  # (N, n_elements * NEIGHBOURS), A, sorted within each element; RADIUS without neighbour
-
-    @property
-    def composition(self) -> tuple[tuple[int, int], ...]:
-        """Atomic numbers with their counts in the formula unit."""
-        counts = Counter(self.numbers.tolist())
-        unit = gcd(*counts.values())
-        return tuple((z, n // unit) for z, n in sorted(counts.items()))
 
     @property
     def mean(self) -> np.ndarray:
@@ -51,14 +44,16 @@ class Fingerprint:
 
 def fingerprint(atoms: Atoms, elements: Sequence[int]) -> Fingerprint:
     """The fingerprint of a structure with ``info["config_id"]``; `elements`: of all structures that are compared."""
-    cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
-    finder = vesin.NeighborList(cutoff=RADIUS, full_list=True, sorted=True, n_threads=1)
-    i, j, d = finder.compute(atoms.positions, cell, atoms.pbc, quantities="ijd")
+    cell = complete_cell(atoms)
+    (i, j), shift = NeighbourList(RADIUS)(atoms.positions, cell, atoms.pbc)
+    d = np.linalg.norm(atoms.positions[j] - atoms.positions[i] + shift @ cell, axis=1)
+    i, j, d = np.concatenate([i, j]), np.concatenate([j, i]), np.tile(d, 2)
     distances = np.full((len(atoms), len(elements), NEIGHBOURS), RADIUS)
     for atom, column in np.ndindex(distances.shape[:2]):
         near = np.sort(d[(i == atom) & (atoms.numbers[j] == elements[column])])[:NEIGHBOURS]
         distances[atom, column, : len(near)] = near
-    return Fingerprint(atoms.info["config_id"], atoms.numbers.copy(), distances.reshape(len(atoms), -1))
+    formula = atoms.symbols.formula.reduce()[0].format("hill")
+    return Fingerprint(atoms.info["config_id"], formula, atoms.numbers.copy(), distances.reshape(len(atoms), -1))
 
 
 def distance(a: Fingerprint, b: Fingerprint) -> float:
@@ -89,18 +84,17 @@ def near_duplicates(
     In the order of `first`, the nearest partner first.
     """
     elements = sorted({int(z) for atoms in (*first, *second) for z in set(atoms.numbers)})
-    groups: dict[tuple[tuple[int, int], ...], list[Fingerprint]] = {}
+    groups: dict[str, list[Fingerprint]] = {}
     for theirs in (fingerprint(atoms, elements) for atoms in second):
-        groups.setdefault(theirs.composition, []).append(theirs)
+        groups.setdefault(theirs.formula, []).append(theirs)
     trees = {key: cKDTree([p.mean for p in prints]) for key, prints in groups.items()}
     pairs = []
     for mine in (fingerprint(atoms, elements) for atoms in first):
-        if mine.composition not in groups:
+        if mine.formula not in groups:
             continue
         # Means differ by no more than the distance does: nothing is lost by looking at them first.
-        reach = threshold * len(mine.numbers) / min(Counter(mine.numbers.tolist()).values())
-        near = trees[mine.composition].query_ball_point(mine.mean, reach, p=np.inf)
-        found = [groups[mine.composition][k] for k in near]
-        partners = [(mine.name, theirs.name, distance(mine, theirs)) for theirs in found]
+        reach = threshold * len(mine.numbers) / np.unique(mine.numbers, return_counts=True)[1].min()
+        near = [groups[mine.formula][k] for k in trees[mine.formula].query_ball_point(mine.mean, reach, p=np.inf)]
+        partners = [(mine.name, theirs.name, distance(mine, theirs)) for theirs in near]
         pairs += sorted((p for p in partners if p[2] <= threshold), key=lambda p: p[2])
     return pairs
