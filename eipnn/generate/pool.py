@@ -20,10 +20,6 @@ from eipnn.progress import progress_bar
 BLOCK = 20  # structures made in one go
 
 
-class PoolError(InputError):
-    """A pool file that cannot be made here; the message names file and mend."""
-
-
 def make_pool(recipe: Recipe, counts: Mapping[str, int], file: Path, workers: int = 1, shown: bool = False) -> int:
     """Write the first `counts[kind]` structures of each kind to `file` (extended XYZ).
 
@@ -34,8 +30,7 @@ def make_pool(recipe: Recipe, counts: Mapping[str, int], file: Path, workers: in
         how many structures were made now.
 
     Raises:
-        PoolError: `file` holds other structures than these.
-        InputError: a structure cannot be made, or there is no room for them.
+        InputError: `file` holds other structures than these, one cannot be made, or there is no room for them.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     digests = {kind: recipe.digest(kind) for kind in KINDS if counts.get(kind)}
@@ -80,16 +75,16 @@ def _existing(file: Path, digests: Mapping[str, str], wanted: Container[str]) ->
     except (ValueError, KeyError):
         ours = False
     if not ours:
-        raise PoolError(f"{file}: is there already, and `eipnn generate` did not make it; name another file")
+        raise InputError(f"{file}: is there already, and `eipnn generate` did not make it; name another file")
     for name, digest, _ in frames:
         kind = name.rpartition("-")[0]
         if name not in wanted:
-            raise PoolError(
+            raise InputError(
                 f"{file}: holds {name} already, which is not asked for now; ask for at least as many of each kind as "
                 "there are, remove the file, or name another"
             )
         if digest != digests[kind]:
-            raise PoolError(
+            raise InputError(
                 f"{file}: its {kind} structures were made with other parents or settings; give those again to extend "
                 "it, remove it, or name another file"
             )
@@ -130,7 +125,7 @@ def _make_all(jobs: list[Any], total: int, journal: Path, workers: int, shown: b
                 texts |= made
                 advance(len(made))
     except TerminatedWorkerError as error:
-        raise PoolError(
+        raise InputError(
             f"{journal}: a worker process was ended from outside or by the potential ({error}); what was made is "
             "kept there, and the same command goes on from it. Name another --eip where it happens again"
         ) from None

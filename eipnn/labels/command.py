@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -29,14 +30,7 @@ from eipnn.labels.leaderboard import (
 from eipnn.labels.ledger import Ledger, require_labels
 from eipnn.labels.store import DONE, LabelStore
 from eipnn.reference import MODES, ZeroError, fit_reference
-from eipnn.structures import (
-    Split,
-    StructureStore,
-    isolated_energies,
-    open_dft_and_pool,
-    read_split,
-    resolve,
-)
+from eipnn.structures import Split, StructureStore, isolated_energies, open_dft_and_pool, read_split, resolve
 from eipnn.units import energy_warning, force_warning, label_references, sample
 
 REASONS = 10  # of failure that are printed; the ledger has them all
@@ -85,7 +79,6 @@ def label(
         eip_isolated_atoms: the same as isolated_atoms for all EIPs, with --eip-zero isolated_atoms.
         split: CSV; fits use train alone, the best EIP is chosen on train + val and shown on test.
     """
-    console = Console(stderr=True)
     known, others = open_dft_and_pool(structures, pool, energy_key, require_energy=False)
     frames = StructureStore.joined([known, others])
     parts = read_split(split) if split else None
@@ -105,7 +98,7 @@ def label(
     store = label_structures(
         frames, found, output, workers=workers, timeout=timeout, retry_failed=retry_failed, shown=True
     )
-    _report_failures(store, console)
+    print(*_failures(store), sep="\n", file=sys.stderr)
     if dft:
         comparison = compare(dft, store, energy_zero, isolated, eip_zero, eip_isolated, parts)
         _report_comparison(comparison, parts, output)
@@ -118,7 +111,7 @@ def label(
             force_warning(shown, references, file),
         )
         for warning in filter(None, warnings):
-            console.print(f"WARNING: {warning}", style="bold yellow", soft_wrap=True)
+            Console(stderr=True).print(f"WARNING: {warning}", style="bold yellow", soft_wrap=True)
     require_labels(store, store.ids, store.eips)
 
 
@@ -168,15 +161,13 @@ def _read_isolated(file: str | None) -> dict[str, float] | None:
         raise ZeroError(f'{file}: must be a JSON mapping from element to energy in eV, as in {{"Si": -0.85}}') from None
 
 
-def _report_failures(store: LabelStore, console: Console) -> None:
-    done = int((store.status == DONE).sum())
-    console.print(f"{store.folder}: {done} of {store.status.size} labels", soft_wrap=True)
-    ledger = Ledger(store.folder, store.ids, store.eips)
-    if not ledger.reasons:
-        return
-    console.print(f"{len(ledger.reasons)} labels failed; failures.csv there lists them:", soft_wrap=True)
-    counts = Counter((store.eips[column], reason) for (_, column), reason in ledger.reasons.items())
-    for (eip, reason), count in counts.most_common(REASONS):
-        console.print(f"  {count} x {eip}: {reason}", markup=False, soft_wrap=True)
+def _failures(store: LabelStore) -> Iterator[str]:
+    """What is said of a finished store, line by line."""
+    yield f"{store.folder}: {int((store.status == DONE).sum())} of {store.status.size} labels"
+    reasons = Ledger(store.folder, store.ids, store.eips).reasons
+    if reasons:
+        yield f"{len(reasons)} labels failed; failures.csv there lists them:"
+    counts = Counter((store.eips[column], reason) for (_, column), reason in reasons.items())
+    yield from (f"  {count} x {eip}: {reason}" for (eip, reason), count in counts.most_common(REASONS))
     if len(counts) > REASONS:
-        console.print(f"  and {len(counts) - REASONS} other reasons")
+        yield f"  and {len(counts) - REASONS} other reasons"

@@ -112,16 +112,13 @@ def _create_or_check(folder: Path, structures: StructureStore, eips: Sequence[EI
         (folder / INDEX).unlink(missing_ok=True)
         create(folder, structures, index)
         return
-    if found["eips"] != index["eips"]:
-        there = ", ".join(f"{e['name']} ({e['target']})" for e in found["eips"])
-        raise LabelError(
-            f"{folder}: holds labels of other EIPs: {there}; give another folder, or the same EIPs, arguments and files"
-        )
     if found != index:
-        raise LabelError(
-            f"{folder}: holds labels of other structures ({found['n_frames']} frames, here {index['n_frames']}); give "
-            "another folder, or the same files in the same order"
-        )
+        there = ", ".join(f"{e['name']} ({e['target']})" for e in found["eips"])
+        what = f"EIPs: {there}; give another folder, or the same EIPs, arguments and files"
+        if found["eips"] == index["eips"]:
+            counts = f"{found['n_frames']} frames, here {index['n_frames']}"
+            what = f"structures ({counts}); give another folder, or the same files in the same order"
+        raise LabelError(f"{folder}: holds labels of other {what}")
     unseal(folder)
 
 
@@ -219,8 +216,8 @@ class _Engine:
                     self._hand_out(handle)
 
     def _hand_out(self, handle: Handle) -> None:
-        store = self.structures
-        handle.give([(row, _bare(store.atoms(row))) for row in (self.queue.popleft() if self.queue else [])])
+        rows = self.queue.popleft() if self.queue else []
+        handle.give([(row, self.structures.atoms(row).copy()) for row in rows])  # a copy has no labels
 
     def _check_elements(self, elements: list[frozenset[str] | None]) -> None:
         present = set(self.structures.elements())
@@ -291,9 +288,3 @@ def _circumstances(handle: Handle, code: int) -> str:
     if code in FROM_OUTSIDE:
         mend = "if memory ran out, take fewer --workers; the same command goes on from here"
     return f"{place}; {mend}"
-
-
-def _bare(atoms: Atoms) -> Atoms:
-    """Without labels, which a worker has no use for."""
-    atoms.calc = None
-    return atoms

@@ -83,23 +83,21 @@ def compare(
     given = structures.take(np.flatnonzero(np.isfinite(structures.energies)))
     if not given:
         raise LabelError("no frame has a DFT energy to compare the EIPs with; name its energy key")
-    ids, dft = given.ids, given.energies
-    train = np.isin(ids, split.train) if split else np.ones(len(ids), dtype=bool)
+    train = np.isin(given.ids, split.train) if split else np.ones(len(given), dtype=bool)
     fitted = given.take(np.flatnonzero(train))
-    dft_zero = fit_reference(energy_zero, fitted, dft[train], isolated)
-    aligned = dft_zero.aligned(given, dft, "DFT")
-    labels = store.energies_of(ids, store.eips)
-    notes = [dft_zero.note]
-    for column, eip in enumerate(store.eips):
-        if not np.isfinite(labels[train, column]).any():
-            labels[:, column] = np.nan  # no zero, nothing to compare
+    zeros = [fit_reference(energy_zero, fitted, fitted.energies, isolated)]
+    dft = zeros[0].aligned(given, given.energies, "DFT")
+    labels = store.energies_of(given.ids, store.eips)
+    for eip, column in zip(store.eips, labels.T, strict=True):  # views into `labels`
+        if not np.isfinite(column[train]).any():
+            column[:] = np.nan  # no zero, nothing to compare
             continue
-        zero = fit_reference(eip_zero, fitted, labels[train, column], eip_isolated, aligned[train], source=eip)
-        labels[:, column] = zero.aligned(given, labels[:, column], eip)
-        notes.append(zero.note)
-    for note in filter(None, notes):
-        log.warning(note)
-    return Comparison(ids, given.element_sets(), given.sizes, aligned, store.eips, labels)
+        zeros.append(fit_reference(eip_zero, fitted, column[train], eip_isolated, dft[train], source=eip))
+        column[:] = zeros[-1].aligned(given, column, eip)
+    for zero in zeros:
+        if zero.note:
+            log.warning(zero.note)
+    return Comparison(given.ids, given.element_sets(), given.sizes, dft, store.eips, labels)
 
 
 def leaderboard(comparison: Comparison, split: Split | None = None) -> list[Standing]:

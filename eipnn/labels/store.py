@@ -157,9 +157,8 @@ class LabelStore(Arrays):
             return
         row, size = rows[others[0]], given.sizes[others[0]]
         labelled = self.offsets[row + 1] - self.offsets[row]
-        difference = "other species, positions, cell or periodicity"
-        if labelled != size:
-            difference = f"{labelled} atoms, and yours has {size}"
+        sizes = f"{labelled} atoms, and yours has {size}"
+        difference = "other species, positions, cell or periodicity" if labelled == size else sizes
         raise LabelError(
             f"{self.folder}: has labels of another structure {self.ids[row]!r} with {difference}; label the present "
             "files into a new folder"
@@ -283,11 +282,10 @@ def _sum(file: Path) -> int | None:
 
 def read_index(folder: Path) -> dict[str, Any]:
     """The index of the store in `folder`. Raises `LabelError` where it is absent or damaged."""
-    file = folder / INDEX
-    if not file.is_file():
+    if not (folder / INDEX).is_file():
         raise LabelError(f"{folder}: no label store here ({INDEX} is missing); {MAKE}")
     try:
-        index = json.loads(file.read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         version = index["version"]
         _shapes(index)
     except (ValueError, KeyError, TypeError):
