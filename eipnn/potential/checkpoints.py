@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ase.data import atomic_numbers
 
@@ -84,7 +84,7 @@ def _wrong(record: Any) -> str | None:
     return next(wrong, None)
 
 
-def _texts(content: Any) -> bool:
+def _texts(content: Any) -> TypeGuard[dict[str, Any]]:
     """Whether it is a mapping whose keys are texts."""
     return isinstance(content, dict) and all(isinstance(key, str) for key in content)
 
