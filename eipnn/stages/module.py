@@ -74,7 +74,7 @@ class StageModule(LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         # what they refuse is said now, not after the data were prepared
         self._optimisation([nn.Parameter(torch.zeros(1))])
-        self.init_from = init_from
+        self.init_from, self.cutoff, self.units = init_from, representation.cutoff, dict(UNITS)
         self.elements: list[str] = []
         self.zeros: dict[str, dict[str, Any]] = {}
         # a list: the name of an EIP may hold a dot, which a ModuleDict refuses
@@ -129,15 +129,6 @@ class StageModule(LightningModule):
         inputs, wanted = self.representation.inputs, {term.needs for term in self.terms}
         return Handover(inputs, self.cutoff, self.eips, self.limit, wanted)
 
-    @property
-    def cutoff(self) -> float:
-        """Neighbour cutoff in A."""
-        return self.representation.cutoff
-
-    @property
-    def units(self) -> dict[str, str]:
-        return dict(UNITS)
-
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
@@ -168,12 +159,16 @@ class StageModule(LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True, sync_dist=True)
         return {"loss": loss} | {name: predicted[name].detach() for name in wanted}
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        self._assess(batch)
+    def validation_step(self, batch: Batch, index: int) -> Tensor:
+        """The output, whose errors are added to the means."""
+        output = finite(self(batch))
+        for mean, (values, weights) in zip(self.means, self.errors(output, Targets.of(batch)), strict=True):
+            mean.update(values, weights)
+        return output
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """What `predict_step` gives, and the truth."""
-        return self._rows(batch, self._assess(batch)) | self.truth(batch)
+        return self._rows(batch, self.validation_step(batch, index)) | self.truth(batch)
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``row`` (B,) and ``weight`` (B,) of `Configurations`, and `outputs`."""
@@ -182,25 +177,15 @@ class StageModule(LightningModule):
     def _rows(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         return {"row": batch.row, "weight": batch.weight} | self.outputs(batch, output)
 
-    def _assess(self, batch: Batch) -> Tensor:
-        """The output for a validation or test batch, whose errors are added to the means."""
-        output = finite(self(batch))
-        for mean, (values, weights) in zip(self.means, self.errors(output, Targets.of(batch)), strict=True):
-            mean.update(values, weights)
-        return output
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_scores("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_scores("test")
-
-    def _log_scores(self, split: str) -> None:
+    def on_validation_epoch_end(self, split: str = "val") -> None:
         means = [mean.compute() for mean in self.means]
         for mean in self.means:
             mean.reset()
         for name, value in self.scores(means).items():
             self.log(f"{split}_{name}", value, prog_bar=f"val_{name}" == self.monitor)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end("test")
 
     def log(self, *arguments: Any, **options: Any) -> None:
         """As Lightning's; without a trainer there is no log."""
@@ -217,14 +202,11 @@ class StageModule(LightningModule):
         if not self.elements:  # neither trained now nor loaded
             raise CheckpointError("an untrained model: give --ckpt_path, a checkpoint of this stage")
         for symbol, where in self.handover.known().evaluated.items():
-            self.check_elements({symbol}, f"{where}: ")
+            if symbol not in self.elements:
+                known = ", ".join(self.elements)
+                raise InputError(f"{where}: the potential was trained on {known}, not on {symbol}")
 
     on_validation_start = on_test_start = on_predict_start = check_data
-
-    def check_elements(self, symbols: set[str], where: str = "") -> None:
-        """Raise `InputError` where the training data did not hold one of the elements."""
-        if strangers := symbols - set(self.elements):
-            raise InputError(f"{where}the potential was trained on {', '.join(self.elements)}, not on {min(strangers)}")
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self._optimisation(self.parameters())
@@ -238,11 +220,7 @@ class StageModule(LightningModule):
         return [optimizer], [{"scheduler": scheduler, "monitor": monitor}]
 
     def _optimisation(self, parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
-        """Optimiser and scheduler of these parameters.
-
-        Raises:
-            InputError: they refuse their settings.
-        """
+        """Optimiser and scheduler of these parameters; raises `InputError` where they refuse their settings."""
         try:
             optimizer = self.optimizer(parameters)
             scheduler = self.scheduler(optimizer) if self.scheduler else None
@@ -290,11 +268,12 @@ class StageModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         file = getattr(self._trainer, "ckpt_path", None) or "the checkpoint"
-        found = read_record(checkpoint, file, self.stage)
-        for key, mine in (("representation", self.representation.config()), ("eips", self.eips)):
-            if found[key] != mine:
+        found, mine = read_record(checkpoint, file, self.stage), self.record()
+        for key in ("representation", "eips"):
+            if found[key] != mine[key]:
                 raise CheckpointError(
-                    f"{file}: the checkpoint was trained with {key} {found[key]}, this run has {mine}; give it the same"
+                    f"{file}: the checkpoint was trained with {key} {found[key]}, this run has {mine[key]}; "
+                    "give it the same"
                 )
         current = self.handover.facts.zeros if self.handover.facts else found["zeros"]
         if not same_zeros(current, found["zeros"]):
@@ -349,14 +328,9 @@ class StageModule(LightningModule):
 
 def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Whether two zero records are equal to 1e-6 eV, and on top of the same EIP where there is one."""
-
-    def flat(record: dict[str, Any]) -> dict[tuple[str, str], float]:
-        return {(source, el): e for source, zero in record.items() for el, e in zero["energies"].items()}
-
-    if not recorded.same(a.get("dft", {}).get("eip"), b.get("dft", {}).get("eip")):
-        return False
-    x, y = flat(a), flat(b)
-    return x.keys() == y.keys() and all(abs(x[k] - y[k]) < 1e-6 for k in x)
+    x, y = ({(source, e): zero["energies"][e] for source, zero in r.items() for e in zero["energies"]} for r in (a, b))
+    equal = x.keys() == y.keys() and all(abs(x[k] - y[k]) < 1e-6 for k in x)
+    return equal and recorded.same(a.get("dft", {}).get("eip"), b.get("dft", {}).get("eip"))
 
 
 def zeros_text(record: dict[str, Any]) -> str:
@@ -375,11 +349,7 @@ def require_positive(name: str, value: float, unit: str = "") -> None:
 
 
 def finite(output: Tensor) -> Tensor:
-    """The output of a network, as it is.
-
-    Raises:
-        InputError: it holds NaN or infinite values, which means would hide or carry on.
-    """
+    """The output of a network; raises `InputError` for NaN and infinite values, which means would hide or carry on."""
     if not output.isfinite().all():
         raise InputError(
             "the network gives NaN or infinite values: its training has diverged; "

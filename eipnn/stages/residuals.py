@@ -25,7 +25,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -51,30 +50,24 @@ COLUMNS = ("step", "epoch", *SPREADS, *COUNTS)
 
 
 def measure(residual: Tensor, is_dft: Tensor, error: Tensor, used: Tensor) -> Tensor:
-    """The columns `SPREADS` and `COUNTS` of one batch.
+    """The columns `SPREADS` and `COUNTS` of one batch; a spread of no configurations is NaN.
 
     Args:
         residual: (B,), eV.
         is_dft: (B,) bool.
         error: what the labels are off DFT (B,), eV/atom; NaN where DFT is not known.
         used: whether a residual of that size gets gradient as an EIP label's (B,) bool.
-
-    Returns:
-        (len(SPREADS) + len(COUNTS),) float; a spread of no configurations is NaN.
     """
     eip = ~is_dft
     known = eip & error.isfinite()
-    counts = [eip.sum(), (eip & used).sum(), known.sum()]
+    counted = [eip, eip & used, known]
     for threshold in THRESHOLDS:
         outlier = known & (error.abs() > threshold)
-        counts += [outlier.sum(), (outlier & used).sum()]
-    spreads = [spread(residual), spread(residual[is_dft]), spread(residual[eip])]
-    return torch.stack([*spreads, *(n.to(residual.dtype) for n in counts)])
-
-
-def spread(residual: Tensor) -> Tensor:
-    """MAR / 0.6745: the standard deviation of normal residuals, blind to outliers. Any shape -> scalar, NaN of none."""
-    return tukey_scale(residual) / TUNING if residual.numel() else residual.new_tensor(torch.nan)
+        counted += [outlier, outlier & used]
+    parts = residual, residual[is_dft], residual[eip]
+    # the standard deviation of normal residuals, blind to outliers
+    spreads = [tukey_scale(part) / TUNING if len(part) else residual.new_tensor(torch.nan) for part in parts]
+    return torch.stack([*spreads, *(mask.sum().to(residual.dtype) for mask in counted)])
 
 
 class ResidualLog(Callback):
@@ -86,14 +79,13 @@ class ResidualLog(Callback):
     """
 
     def __init__(self) -> None:
-        self._text = ",".join(COLUMNS) + "\n"  # of the first process
-        self._places: list[tuple[int, int]] = []  # step and epoch of each batch that is not written yet
-        self._rows: list[Tensor] = []
+        self._text = ""  # of the first process
+        self._rows: list[list[float]] = []  # that are not written yet
         self._step = 0
         self._logging = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._places, self._rows = [], []
+        self._rows = []
         chosen = getattr(trainer.datamodule, "chosen", None)  # type: ignore[attr-defined]
         self._logging = bool(chosen) and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if self._logging and trainer.is_global_zero:
@@ -102,53 +94,29 @@ class ResidualLog(Callback):
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._step = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         if not self._logging:
             return
         residual = Targets.of(batch).error("energy", outputs["energy"]).squeeze(1)
-        used = pl_module.eip_term.used(residual)  # type: ignore[operator, union-attr]
-        columns = residual, batch.is_dft, batch.error_per_atom, used
+        columns = residual, batch.is_dft, batch.error_per_atom, pl_module.eip_term.used(residual)
         every = gathered(torch.stack([c.double() for c in columns], dim=1))  # (B of all, 4)
         residual, is_dft, error, used = every.unbind(dim=1)
-        self._places.append((self._step, trainer.current_epoch))
-        self._rows.append(measure(residual, is_dft.bool(), error, used.bool()))
+        measured = measure(residual, is_dft.bool(), error, used.bool())
+        self._rows.append([self._step, trainer.current_epoch, *measured.tolist()])
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._write(trainer)
-
-    def _write(self, trainer: Trainer) -> None:
-        """Put what is new into the file."""
-        if not self._rows:
-            return
-        table = _lines(self._places, torch.stack(self._rows).cpu())
-        self._places, self._rows = [], []
-        if trainer.is_global_zero:
-            self._text += _csv(table, header=False)
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self._rows and trainer.is_global_zero:
+            table = pd.DataFrame(self._rows, columns=COLUMNS)
+            self._text += _csv(table.astype(dict.fromkeys((*COLUMNS[:2], *COUNTS), int)), header=False)
             write_atomically(file_of(trainer), self._text)
+        self._rows = []
+
+    on_save_checkpoint = on_train_epoch_end  # type: ignore[assignment]
 
 
 def file_of(trainer: Trainer) -> Path:
     """Where the log of a training is."""
     return Path(trainer.default_root_dir) / FILE
-
-
-def _lines(places: list[tuple[int, int]], measured: Tensor) -> pd.DataFrame:
-    """Lines of the log: step and epoch of each batch, and what was measured (batches, columns)."""
-    n = len(SPREADS)
-    spreads, counts = measured[:, :n].numpy(), measured[:, n:].long().numpy()
-    return pd.concat(
-        [
-            pd.DataFrame(np.array(places), columns=COLUMNS[:2]),
-            pd.DataFrame(spreads, columns=SPREADS),
-            pd.DataFrame(counts, columns=COUNTS),
-        ],
-        axis=1,
-    )
 
 
 def log_before(file: Path, step: int) -> str:
