@@ -18,13 +18,10 @@ def tukey_scale(residual: Tensor) -> Tensor:
     estimate of the noise, not a quantity to be minimised.
 
     Args:
-        residual: any shape, eV; at least one element.
+        residual: any shape, eV; raises `ValueError` where there is none.
 
     Returns:
         k, a scalar in eV; 0 where more than half of the residuals are exactly zero.
-
-    Raises:
-        ValueError: there is no residual.
     """
     if residual.numel() == 0:
         raise ValueError("tukey_scale needs at least one residual")

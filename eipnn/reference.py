@@ -86,14 +86,12 @@ class Reference:
 
 
 class Fit(NamedTuple):
-    """A least-squares fit of energies by the composition."""
+    """A least-squares fit of energies by the composition: the energy of each element (k,), eV (the shortest solution
+    where the data leave a choice), what is `left` unexplained (n,), eV, and whether they leave none."""
 
     energies: np.ndarray
-    """Of each element (k,), eV; the shortest solution where the data leave a choice."""
     left: np.ndarray
-    """What it does not explain (n,), eV."""
     determined: bool
-    """Whether the data leave no choice."""
 
 
 def fit_composition(counts: np.ndarray, energies: np.ndarray) -> Fit:

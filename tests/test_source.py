@@ -125,10 +125,10 @@ def test_free_atoms_are_no_frames_unless_asked(tiny, with_free_atoms):
     dft = {"dft": str(with_free_atoms / "dft.extxyz")}
     found = source(tiny, **dft)
     assert not {"free-Cu", "free-Au"} & {i for part in astuple(found.split) for i in part}
-    assert found.notes() == ["2 of 32 DFT frames are isolated atoms (Au, Cu): not trained or tested on"]
+    assert list(found.notes()) == ["2 of 32 DFT frames are isolated atoms (Au, Cu): not trained or tested on"]
     asked = source(tiny, **dft, split=str(with_free_atoms / "asked.csv"))
     assert "free-Cu" in asked.split.train
-    assert asked.notes() == ["1 of 32 DFT frames are isolated atoms (Au): not trained or tested on"]
+    assert list(asked.notes()) == ["1 of 32 DFT frames are isolated atoms (Au): not trained or tested on"]
 
 
 def changed_dft(tiny, tmp_path, change):
@@ -139,14 +139,14 @@ def changed_dft(tiny, tmp_path, change):
 
 
 def test_nothing_to_note(tiny):
-    assert source(tiny).notes() == []
+    assert list(source(tiny).notes()) == []
 
 
 @pytest.mark.parametrize("name", ["si_mini", "al_mini", "agau_mini"])
 def test_nothing_to_note_of_the_bundled_sets(name):
     split = f"bundled:{name}/splits/random_1.csv"
     found = Source(SourceConfig(f"bundled:{name}/dft.extxyz", split, EnergyZero("none")))
-    assert found.notes() == []
+    assert list(found.notes()) == []
 
 
 def test_a_wild_energy_is_named(tiny, tmp_path):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from eipnn.errors import InputError
@@ -15,27 +15,21 @@ from eipnn.reference import Reference
 class Training:
     """What a module takes from its training configurations."""
 
-    elements: list[str]
-    """Symbols of their elements, sorted."""
-    scales: list[float]
-    """Of each energy that is learned, eV (see `scale_and_shift`)."""
-    shifts: list[Reference]
-    """Of each energy that is learned."""
-    graphs: Graphs
-    """The configurations, each once, for `Representation.calibrate`."""
+    elements: list[str]  # symbols, sorted
+    scales: list[float]  # of each energy that is learned, eV (see `scale_and_shift`)
+    shifts: list[Reference]  # of each energy that is learned
+    graphs: Graphs  # the configurations, each once, for `Representation.calibrate`
 
 
 @dataclass(frozen=True)
 class Facts:
     """What a data module found in its data."""
 
-    zeros: dict[str, dict[str, Any]]
-    """The references of DFT and of the EIPs that the stage reads, as plain values."""
+    zeros: dict[str, dict[str, Any]]  # references of DFT and of the EIPs that the stage reads, as plain values
     evaluated: dict[str, str]
     """Symbol of each element in the validation, test or prediction -> file and id of the first configuration with it,
     in the order of these."""
-    training: Training | None
-    """None where nothing is to be trained."""
+    training: Training | None  # None where nothing is to be trained
 
 
 @dataclass
@@ -46,16 +40,12 @@ class Handover:
     `LightningDataModule.setup`, which comes before the module's own, leaves `facts`.
     """
 
-    inputs: Inputs
-    """The representation's kind of model input."""
-    cutoff: float
-    """Neighbour cutoff in A."""
-    eips: list[str] = field(default_factory=list)
-    """The EIPs that the module knows."""
+    inputs: Inputs  # the representation's kind of model input
+    cutoff: float  # of neighbours, A
+    eips: list[str]  # those that the module knows
     limit: float = math.inf
     """Of an EIP label, eV/atom: classification, the largest error; pretraining, the largest energy."""
-    wanted: Collection[str] = ("energy",)
-    """The targets that the terms of its loss are functions of."""
+    wanted: Collection[str] = ("energy",)  # the targets that the terms of its loss are functions of
     facts: Facts | None = None
 
     def known(self) -> Facts:

@@ -32,9 +32,8 @@ def keeping(trainer: Trainer, monitor: str, mode: str) -> list[Callback]:
 
 def is_lightnings_own(callback: ModelCheckpoint) -> bool:
     """Whether it has no settings, as the one that Lightning adds where there is none."""
-    plain = ModelCheckpoint()
     names = ("dirpath", "filename", "save_top_k", "save_last", "state_key")
-    return all(getattr(callback, name) == getattr(plain, name) for name in names)
+    return all(getattr(callback, name) == getattr(ModelCheckpoint(), name) for name in names)
 
 
 def adapt_states(states: dict[str, Any], trainer: Any) -> None:

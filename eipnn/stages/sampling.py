@@ -94,9 +94,8 @@ class MixedSampler(DistributedSampler):
 
 def _cycle(rng: np.random.Generator, n: int, length: int) -> np.ndarray:
     """`length` indices below n: permutation after permutation."""
-    passes = -(-length // n) if length else 0
-    order = [rng.permutation(n) for _ in range(passes)]
-    return np.concatenate([*order, np.empty(0, dtype=int)])[:length].astype(int)
+    order = [rng.permutation(n) for _ in range(0, length, max(n, 1))]
+    return np.concatenate([np.empty(0, dtype=int), *order])[:length]
 
 
 class EvaluationSampler(DistributedSampler):

@@ -26,11 +26,7 @@ class SpanningSchedule(LambdaLR):
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        factors: Sequence[Callable[[int, int], float]],
-        start: float,
-        epochs: int | None,
+        self, optimizer: Optimizer, factors: Sequence[Callable[[int, int], float]], start: float, epochs: int | None
     ) -> None:
         if epochs is not None and epochs < 1:
             raise InputError(f"epochs must be at least 1, not {epochs}")
@@ -40,7 +36,12 @@ class SpanningSchedule(LambdaLR):
         self.epochs = epochs
 
         def bound(factor: Callable[[int, int], float]) -> Callable[[int], float]:
-            return lambda epoch: factor(epoch, self._length()) if epoch else start
+            def rate(epoch: int) -> float:
+                if epoch and self.epochs is None:
+                    raise ValueError(f"{type(self).__name__} needs the number of epochs: set epochs")
+                return factor(epoch, self.epochs or 1) if epoch else start
+
+            return rate
 
         super().__init__(optimizer, [bound(factor) for factor in factors])
 
@@ -53,11 +54,6 @@ class SpanningSchedule(LambdaLR):
         self._last_lr = [base * f for base, f in zip(self.base_lrs, factors, strict=True)]
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
-
-    def _length(self) -> int:
-        if self.epochs is None:
-            raise ValueError(f"{type(self).__name__} needs the number of epochs: set epochs")
-        return self.epochs
 
 
 class LinearDecay(SpanningSchedule):
@@ -90,13 +86,7 @@ class SlantedTriangular(SpanningSchedule):
         epochs: length of the training; the trainer's ``max_epochs`` if none is given.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        rise: float = 0.2,
-        ratio: float = 32.0,
-        epochs: int | None = None,
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, rise: float = 0.2, ratio: float = 32.0, epochs: int | None = None) -> None:
         if not (0 < rise <= 1 and 1 <= ratio < float("inf")):
             raise InputError(f"rise must lie between 0 and 1 and ratio be at least 1, not {rise} and {ratio}")
 

@@ -1,6 +1,7 @@
 """The structures, splits and aligned labels that the three stages train on."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -178,7 +179,7 @@ class Source:
         return found
 
     def energies(self, ids: Sequence[str], sources: Sequence[str]) -> np.ndarray:
-        """`targets`, energies alone (n, S)."""
+        """Those of `targets` (n, S)."""
         return self.targets(ids, sources)["energy"]
 
     def chosen(self, chosen: Mapping[str, str], wanted: Collection[str] = ("energy",)) -> dict[str, np.ndarray]:
@@ -239,67 +240,47 @@ class Source:
         else:
             references = yardstick_references(frames)
         file = str(self.config.dft)
-        texts = [
-            energy_warning(frames, references, file) or self._alignment_warning(eips),
-            force_warning(frames, references, file),
-        ]
-        return [text for text in (*(zero.note for zero in self._references.values()), *texts) if text]
+        of_energies = energy_warning(frames, references, file) or self._alignment_warning(eips)
+        of_zeros = [reference.note for reference in self._references.values()]
+        return [text for text in (*of_zeros, of_energies, force_warning(frames, references, file)) if text]
 
     def _alignment_warning(self, eips: Sequence[str]) -> str | None:
         """A text where the DFT training energies are far from all of these EIPs, although both are aligned."""
-        ids = self.split.train
-        n_atoms = self.structures(ids).sizes
-        eips = [name for name in eips if self._has_zero(name)]
-        if not eips:
+        aligned = []
+        for name in eips:
+            with suppress(InputError):  # told where the EIP is used; not every EIP of the store is
+                self.reference(name)
+                aligned.append(name)
+        if not aligned:
             return None
-        return alignment_warning(self.energies(ids, [DFT])[:, 0], self.energies(ids, eips), n_atoms, eips)
+        ids = self.split.train
+        energies = self.energies(ids, [DFT, *aligned])
+        return alignment_warning(energies[:, 0], energies[:, 1:], self.structures(ids).sizes, aligned)
 
-    def notes(self) -> list[str]:
+    def notes(self) -> Iterator[str]:
         """What a look at the DFT frames before training shows: free atoms, repeated structures, wild energies."""
-        parts = {
-            "training": self.split.train,
-            "validation": self.split.val,
-            "test": self.split.test,
-        }
+        parts = {"training": self.split.train, "validation": self.split.val, "test": self.split.test}
         used = [i for ids in parts.values() for i in ids]
-        return [*self._isolated_note(set(used)), *self._repeated(parts), *self._outlying(used)]
-
-    def _isolated_note(self, used: set[str]) -> Iterator[str]:
-        left = [k for k in np.flatnonzero(self.dft.isolated) if self.dft.ids[k] not in used]
-        if left:
-            elements = ", ".join(self.dft.take(np.array(left)).elements())
-            yield (
-                f"{len(left)} of {len(self.dft)} DFT frames are isolated atoms ({elements}): not trained or tested on"
-            )
-
-    def _repeated(self, parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
-        names = list(parts)
-        for k, name in enumerate(names[1:], start=1):
-            earlier = [i for part in names[:k] for i in parts[part]]
-            same = same_structures(self.structures(earlier), self.structures(parts[name]))
-            if same:
+        left = np.setdiff1d(np.flatnonzero(self.dft.isolated), self.dft.rows(used))
+        if len(left):
+            elements = ", ".join(self.dft.take(left).elements())
+            yield f"{len(left)} of {len(self.dft)} DFT frames are isolated atoms ({elements}): not trained or tested on"
+        earlier: dict[str, Sequence[str]] = {}
+        for name, ids in parts.items():
+            known = self.structures([i for part in earlier.values() for i in part])
+            if same := same_structures(known, self.structures(ids)):
                 yield (
-                    f"{len(same)} of {len(parts[name])} {name} structures are also among those for "
-                    f"{' or '.join(names[:k])}, atom by atom ({same[0][1]} is {same[0][0]}): "
-                    "its error will be too small"
+                    f"{len(same)} of {len(ids)} {name} structures are also among those for {' or '.join(earlier)}, "
+                    f"atom by atom ({same[0][1]} is {same[0][0]}): its error will be too small"
                 )
-
-    def _outlying(self, ids: Sequence[str]) -> Iterator[str]:
-        frames = without_isolated_atoms(self.structures(ids))
-        energies = frames.energies
-        if far := outlying_energies(frames, energies):
-            index, deviation = far[0]
+            earlier[name] = ids
+        frames = without_isolated_atoms(self.structures(used))
+        if far := outlying_energies(frames, frames.energies):
+            row, deviation = far[0]
             yield (
-                f"{frames.ids[index]}: its DFT energy, {energies[index]:g} eV, is "
-                f"{deviation:+.0f} eV/atom from the others of its composition; {len(far)} of {len(frames)} frames "
-                "are so far off: correct or remove them"
+                f"{frames.ids[row]}: its DFT energy, {frames.energies[row]:g} eV, is {deviation:+.0f} eV/atom from the "
+                f"others of its composition; {len(far)} of {len(frames)} frames are so far off: correct or remove them"
             )
-
-    def _has_zero(self, eip: str) -> bool:
-        try:
-            return bool(self.reference(eip))
-        except InputError:  # told where the EIP is used; not every EIP of the store is
-            return False
 
     def require_labels(self, ids: Sequence[str], eips: Sequence[str]) -> None:
         """Raise `LabelError` where an EIP gave no label for any of these structures."""
