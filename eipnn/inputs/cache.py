@@ -82,10 +82,8 @@ def prepare(
     kind = hashlib.sha256(inputs.key().encode()).hexdigest()[:16]
     rows = {checksum: row for row, checksum in enumerate(structures.checksums.tolist())}
     with FileLock(folder / f"{kind}.lock"):  # of several processes that train together one makes them
-        found = [kept(file, _Block._fields) for file in folder.glob(f"{kind}-*.pt")]
-        blocks = [
-            _Block(**content) for content in found if content and not rows.keys().isdisjoint(content["checksums"])
-        ]
+        found = (kept(file, _Block._fields) for file in folder.glob(f"{kind}-*.pt"))
+        blocks = [_Block(**content) for content in found if content]
         known = {checksum for block in blocks for checksum in block.checksums}
         missing = structures.take(np.array([row for c, row in rows.items() if c not in known], dtype=np.int64))
         room = True
