@@ -91,24 +91,14 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
         first = len(frames)
         for index, atoms in enumerate(_raw_frames(path)):
             name = atoms.info["config_id"] = str(atoms.info.get("config_id", f"{prefix}_{index:06d}"))
-            where = f"{path}: frame {index} ({name})"
-            file, other = places.setdefault(name, (path, index))
-            if (file, other) != (path, index):
-                raise StructureError(
-                    f"{where}: frame {other}{'' if file == path else f' of {file}'} has the same config_id; "
-                    "give every frame its own"
-                )
-            results = _take_off(atoms)
-            if not name or any(c in name for c in "\r\n,"):
-                raise StructureError(f"{where}: a config_id holds no comma or line break and is not empty")
-            if problem := geometry_problem(atoms) or lost_cell(atoms):
-                raise StructureError(f"{where}: {problem}")
-            if options.labels and (labels := _labels(atoms, results, where, options)):
-                atoms.calc = SinglePointCalculator(atoms, **labels)
-            if options.require_energy and energy(atoms) is None:
-                raise StructureError(
-                    f"{where}: has no energy, and one is due here; name its key with energy_key or remove this frame"
-                )
+            try:
+                file, other = places.setdefault(name, (path, index))
+                if (file, other) != (path, index):
+                    place = f"frame {other}" if file == path else f"frame {other} of {file}"
+                    raise StructureError(f"{place} has the same config_id; give every frame its own")
+                _check(atoms, options)
+            except StructureError as error:
+                raise StructureError(f"{path}: frame {index} ({name}): {error}") from None
             frames.append(atoms)
         counts.append(len(frames) - first)
         if not counts[-1]:
@@ -179,28 +169,35 @@ def _check_elements(dump: Path) -> None:
         )
 
 
-def _take_off(atoms: Atoms) -> dict[str, Any]:
-    """What ASE takes for results of a calculator, which is taken off, as are constraints: they would mask forces."""
+def _check(atoms: Atoms, options: Options) -> None:
+    """Put the labels that are wanted in place of what ASE took for results, and raise for what cannot be used."""
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
     for entries in (atoms.info, atoms.arrays):
-        for name in RESULTS.intersection(entries):
-            results.setdefault(name, entries.pop(name))
+        for kind in RESULTS.intersection(entries):
+            results.setdefault(kind, entries.pop(kind))
     atoms.calc = None
-    atoms.set_constraint()
-    return results
+    atoms.set_constraint()  # it would mask the forces that the file gives
+    if not (name := atoms.info["config_id"]) or any(c in name for c in "\r\n,"):
+        raise StructureError("a config_id holds no comma or line break and is not empty")
+    if problem := geometry_problem(atoms) or lost_cell(atoms):
+        raise StructureError(problem)
+    if options.labels and (labels := _labels(atoms, results, options)):
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+    if options.require_energy and energy(atoms) is None:
+        raise StructureError("has no energy, and one is due here; name its key with energy_key or remove this frame")
 
 
-def _labels(atoms: Atoms, results: dict[str, Any], where: str, options: Options) -> dict[str, Any]:
-    energy = _label(atoms.info | results, "energy", ENERGY_KEYS, options.energy_key, where)
-    forces = _label(atoms.arrays | results, "forces", FORCES_KEYS, options.forces_key, where)
+def _labels(atoms: Atoms, results: dict[str, Any], options: Options) -> dict[str, Any]:
+    energy = _label(atoms.info | results, "energy", ENERGY_KEYS, options.energy_key)
+    forces = _label(atoms.arrays | results, "forces", FORCES_KEYS, options.forces_key)
     stress = results.get("stress")
     if stress is not None and np.size(stress) == 9:
         stress = full_3x3_to_voigt_6_stress(np.reshape(stress, (3, 3)))
     found = ("energy", energy, ()), ("forces", forces, (len(atoms), 3)), ("stress", stress, (6,))
-    return {kind: _checked(value, shape, kind, where) for kind, value, shape in found if value is not None}
+    return {kind: _checked(value, shape, kind) for kind, value, shape in found if value is not None}
 
 
-def _label(entries: dict[str, Any], kind: str, keys: Sequence[str], named: str | None, where: str) -> Any:
+def _label(entries: dict[str, Any], kind: str, keys: Sequence[str], named: str | None) -> Any:
     """The label under the named key, or the only one under `keys`, in any case; None where the frame has none."""
     if named is not None and named in entries:
         return entries[named]
@@ -211,9 +208,8 @@ def _label(entries: dict[str, Any], kind: str, keys: Sequence[str], named: str |
     first, *others = (key for _, key in found)
     for other in others:
         if not _same(entries[first], entries[other]):
-            raise StructureError(
-                f"{where}: the keys {first!r} and {other!r} give different {kind}; name the one to use with {kind}_key"
-            )
+            how = f"name the one to use with {kind}_key"
+            raise StructureError(f"the keys {first!r} and {other!r} give different {kind}; {how}")
     return entries[first]
 
 
@@ -224,15 +220,14 @@ def _same(first: Any, second: Any) -> bool:
     return bool(np.array_equal(a, b))
 
 
-def _checked(value: Any, shape: tuple[int, ...], kind: str, where: str) -> Any:
+def _checked(value: Any, shape: tuple[int, ...], kind: str) -> Any:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise StructureError(
-            f"{where}: {kind} is {value!r}, not a number; correct the file or name another {kind}_key"
-        ) from None
+        how = f"correct the file or name another {kind}_key"
+        raise StructureError(f"{kind} is {value!r}, not a number; {how}") from None
     if array.shape != shape:
-        raise StructureError(f"{where}: {kind} has the shape {array.shape}, not {shape}; name another {kind}_key")
-    if kind != "stress" and not np.isfinite(array).all():  # which stands for no stress
-        raise StructureError(f"{where}: {kind} is NaN or infinite; correct or remove this frame")
+        raise StructureError(f"{kind} has the shape {array.shape}, not {shape}; name another {kind}_key")
+    if kind != "stress" and not np.isfinite(array).all():  # of the stress it stands for none
+        raise StructureError(f"{kind} is NaN or infinite; correct or remove this frame")
     return array if shape else float(array)
