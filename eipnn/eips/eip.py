@@ -30,6 +30,7 @@ from eipnn.errors import InputError
 from eipnn.files import digest_file, read_yaml
 from eipnn.own_code import source_digests
 
+SETS = Path(str(files("eipnn.eips"))) / "sets"
 SOURCES = ("kim", "ase")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 NONE = "none"
@@ -56,13 +57,12 @@ class EIP:
 
         Where arguments name files, ``files`` holds the SHA-256 of each; ``code`` those of the user's own calculators.
         """
-        keys = ("name", "source", "target", "arguments")
         found: dict[str, Path] = {}
         self._with_files(self.arguments, found)
         files = {text: digest_file(file) for text, file in found.items()}
         code = source_digests([self.target]) if self.source == "ase" else {}
-        more = {key: value for key, value in (("files", files), ("code", code)) if value}
-        return {key: getattr(self, key) for key in keys} | more
+        described = {key: getattr(self, key) for key in ("name", "source", "target", "arguments")}
+        return described | ({"files": files} if files else {}) | ({"code": code} if code else {})
 
     def calculator(self) -> InCell:
         """A new ASE calculator (eV, eV/A) for atoms that may lie outside of the cell.
@@ -110,11 +110,7 @@ def _class(path: str) -> type[Calculator]:
 
 def named_sets() -> tuple[str, ...]:
     """The names of the sets that come with the package."""
-    return tuple(sorted(path.stem for path in _sets().glob("*.yaml")))
-
-
-def _sets() -> Path:
-    return Path(str(files("eipnn.eips"))) / "sets"
+    return tuple(sorted(path.stem for path in SETS.glob("*.yaml")))
 
 
 def load_eips(given: str | Path | Sequence[Mapping[str, Any]]) -> tuple[EIP, ...]:
@@ -139,12 +135,11 @@ def load_eips(given: str | Path | Sequence[Mapping[str, Any]]) -> tuple[EIP, ...
 
 def _entries(given: str | Path) -> Any:
     """What the YAML file of a set holds."""
-    if str(given) in named_sets():
-        return read_yaml(_sets() / f"{given}.yaml")
-    if not Path(given).is_file():
+    file = SETS / f"{given}.yaml" if str(given) in named_sets() else Path(given)
+    if not file.is_file():
         raise EIPError(f"{given}: neither a named set nor a YAML file; the sets are {', '.join(named_sets())}")
     try:
-        return read_yaml(given)
+        return read_yaml(file)
     except InputError as error:
         raise EIPError(str(error)) from None
 
@@ -184,16 +179,15 @@ def _kim_id(wanted: str) -> str:
     versions = sorted(m for m in installed if number and f"__{number[1]}_" in m)
     if number and versions and wanted == number[1]:
         return versions[-1]
+    there = (
+        "is not installed; `eipnn eips ELEMENT` lists those that are, `kim-api-collections-management install user "
+        "NAME` installs one"
+    )
     if number and versions:
         there = f"is not installed, but {', '.join(versions)} is; write {number[1]} to take what is installed"
     elif "SM_" in wanted:
         there = (
             "is a KIM simulator model, which needs LAMMPS or ASAP; name a portable model (MO_), or use that "
             "simulator's ASE calculator with the key ase"
-        )
-    else:
-        there = (
-            "is not installed; `eipnn eips ELEMENT` lists those that are, `kim-api-collections-management install "
-            "user NAME` installs one"
         )
     raise EIPError(f"the KIM model {wanted!r} {there}")

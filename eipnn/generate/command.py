@@ -14,7 +14,7 @@ from ase.data import atomic_numbers
 from eipnn.command_line import Count, Natural, Positive, Seed, Which
 from eipnn.eips import EIP, load_eips, named_sets
 from eipnn.errors import InputError
-from eipnn.generate.distance import neighbours, parents_rule, uniform_rule
+from eipnn.generate.distance import pairs, parents_rule, uniform_rule
 from eipnn.generate.parents import COORDINATION, make_prototypes, read_parents
 from eipnn.generate.pool import make_pool
 from eipnn.generate.recipe import KINDS, Recipe
@@ -85,18 +85,17 @@ def generate(
     """
     counts = dict(zip(KINDS, (rattle, strain, packed, md), strict=True))
     files, elements, prototypes = from_ or [], elements or [], prototypes or []
+    asked = prototypes or lattice_constant
     problems = {
         "no structures are asked for; give --rattle, --strain, --packed or --md": not any(counts.values()),
         "no parents; give your frames with --from, or --elements": not (files or elements),
         "--split chooses among the frames of --from; give those": split and not files,
         "--pool-split writes the split of --split; give that": pool_split and not split,
-        "--prototypes and --lattice-constant are about the crystals of --elements; give those": (
-            (prototypes or lattice_constant) and not elements
-        ),
+        "--prototypes and --lattice-constant are about the crystals of --elements; give those": asked and not elements,
         "--md and --eip go together; give both": bool(md) != bool(eip),
         "--output: must end in .extxyz, the format that is written": output.suffix != ".extxyz",
     }
-    for key, (low, high) in {"volumes": volumes, "temperatures": temperatures}.items():
+    for key, (low, high) in (("volumes", volumes), ("temperatures", temperatures)):
         problems[f"--{key} {low:g} {high:g}: the lower number comes first"] = low > high
     for problem, found in problems.items():
         if found:
@@ -104,19 +103,13 @@ def generate(
     frames, total, parts = read_parents(files, split)
     crystals = make_prototypes(elements, prototypes, lattice_constant, frames, max_atoms)
     present = sorted({*elements, *(symbol for frame in frames for symbol in frame.atoms.symbols)})
-    rule = (
-        uniform_rule(min_distance)
-        if min_distance
-        else parents_rule([f.atoms for f in frames], min((c.shortest() for c in crystals), default=np.inf))
-    )
+    rule = parents_rule([f.atoms for f in frames], min((c.shortest() for c in crystals), default=np.inf))
+    if min_distance:
+        rule = uniform_rule(min_distance)
+    parents = f"{len(frames)} of {total} frames, {len(crystals)} prototypes"
     shortest = rule.text(atomic_numbers[e] for e in present)
-    print(
-        f"parents: {len(frames)} of {total} frames, {len(crystals)} prototypes; shortest distances allowed (A): "
-        f"{shortest}",
-        file=sys.stderr,
-    )
-    potential = _covering(eip, present) if eip else None
-    dynamics = (potential, temperatures, timestep, md_steps)
+    print(f"parents: {parents}; shortest distances allowed (A): {shortest}", file=sys.stderr)
+    dynamics = (_covering(eip, present) if eip else None, temperatures, timestep, md_steps)
     recipe = Recipe(frames, crystals, rule, seed, max_atoms, rattle_max, strain_max, volumes, *dynamics)
     made = make_pool(recipe, counts, output, workers, shown=True)
     pool = read_structures(output)
@@ -162,7 +155,7 @@ def summary(pool: Sequence[Atoms]) -> str:
                 "kind": kind,
                 "number": len(structures),
                 "atoms": _range([len(atoms) for atoms in structures], "d"),
-                "closest\n(A)": min(neighbours(atoms)[2].min(initial=np.inf) for atoms in structures),
+                "closest\n(A)": min(pairs(atoms)[2].min(initial=np.inf) for atoms in structures),
                 "volume\n(A^3/atom)": _range(volumes, ".1f"),
                 "draws\n(mean)": np.mean([atoms.info["draws"] for atoms in structures]),
             }

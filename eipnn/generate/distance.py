@@ -39,19 +39,15 @@ class DistanceRule:
         return ", ".join(f"{chemical_symbols[a]}-{chemical_symbols[b]} {self.shortest[a, b]:.2f}" for a, b in elements)
 
 
-def pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both atomic numbers and the distance (A) of all pairs up to `reach`, each (n_pairs,)."""
+def pairs(atoms: Atoms, reach: float | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both atomic numbers and the distance (A) of pairs up to `reach` (or that can be neighbours), each (n_pairs,)."""
+    reach = reach or 2 * REACH * float(covalent_radii[atoms.numbers].max())
     # ASE's own list is the same and takes thirty times as long, for every draw.
     import vesin  # here: see `eipnn.neighbours`
 
     finder = vesin.NeighborList(cutoff=reach, full_list=False, n_threads=1)
     i, j, distances = finder.compute(atoms.positions, complete_cell(atoms), atoms.pbc, quantities="ijd")
     return atoms.numbers[i], atoms.numbers[j], distances
-
-
-def neighbours(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`pairs` of all that can be neighbours."""
-    return pairs(atoms, 2 * REACH * covalent_radii[atoms.numbers].max())
 
 
 def covalent_rule() -> DistanceRule:
@@ -71,7 +67,7 @@ def parents_rule(frames: Sequence[Atoms], ideal: float = np.inf) -> DistanceRule
     """
     seen = np.full_like(RADII, np.inf)
     for atoms in frames:
-        first, second, distances = neighbours(atoms)
+        first, second, distances = pairs(atoms)
         np.minimum.at(seen, (first, second), distances)
     seen = np.minimum(seen, seen.T)
     from_parents = PARENT_SHARE * np.minimum(seen, ideal)

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,8 +12,15 @@ from eipnn.errors import InputError
 from eipnn.generate.distance import DistanceRule
 from eipnn.generate.parents import Frame, Prototype
 
-KINDS = ("rattle", "strain", "packed", "md")
-"""In the order of the file; a kind's place seeds its random numbers, so that it never changes."""
+SETTINGS = {
+    "rattle": ("max_atoms", "rattle_max"),
+    "strain": ("strain_max", "volumes"),
+    "packed": ("max_atoms", "strain_max", "volumes"),
+    "md": ("max_atoms", "eip", "temperatures", "timestep", "md_steps"),
+}
+"""What structures of each kind depend on, in the order of the file."""
+KINDS = tuple(SETTINGS)
+"""A kind's place seeds its random numbers, so that it never changes."""
 FORM = 1  # raised where the same recipe comes to give other structures
 
 
@@ -65,17 +71,8 @@ class Recipe:
         """A short text that differs where structures of this kind differ. No number, whoever reads it."""
         parents = [parent.description() for source in self.parents(kind) for parent in source]
         rule = hashlib.sha256(self.rule.shortest.tobytes()).hexdigest()
-        content = [FORM, kind, self.seed, rule, self._settings(kind), parents]
-        return "r" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
-
-    def _settings(self, kind: str) -> list[Any]:
-        match kind:
-            case "rattle":
-                return [self.max_atoms, self.rattle_max]
-            case "strain":
-                return [self.strain_max, self.volumes]
-            case "packed":
-                return [self.max_atoms, self.strain_max, self.volumes]
-        if self.eip is None:
+        if kind == "md" and self.eip is None:
             raise InputError("md: needs a potential; give --eip")
-        return [self.max_atoms, self.eip.description(), self.temperatures, self.timestep, self.md_steps]
+        settings = [getattr(self, key) for key in SETTINGS[kind]]
+        content = json.dumps([FORM, kind, self.seed, rule, settings, parents], default=EIP.description)
+        return "r" + hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -94,10 +94,8 @@ def label(
             parts.check(dft.ids, parts.pool, split or "")
         train = dft.take(dft.rows(parts.train)) if parts else dft
         fit_reference(energy_zero, train, train.energies, isolated).totals(dft)
-    found = load_eips(eips)
-    store = label_structures(
-        frames, found, output, workers=workers, timeout=timeout, retry_failed=retry_failed, shown=True
-    )
+    chosen = load_eips(eips)
+    store = label_structures(frames, chosen, output, workers, timeout, retry_failed, shown=True)
     print(*_failures(store), sep="\n", file=sys.stderr)
     if dft:
         comparison = compare(dft, store, energy_zero, isolated, eip_zero, eip_isolated, parts)
@@ -105,11 +103,8 @@ def label(
         shown = sample(train)
         references = label_references(shown, store, store.eips)
         file = ", ".join(structures)
-        warnings = (
-            energy_warning(shown, references, file)
-            or alignment_warning(comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips),
-            force_warning(shown, references, file),
-        )
+        apart = alignment_warning(comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips)
+        warnings = energy_warning(shown, references, file) or apart, force_warning(shown, references, file)
         for warning in filter(None, warnings):
             Console(stderr=True).print(f"WARNING: {warning}", style="bold yellow", soft_wrap=True)
     require_labels(store, store.ids, store.eips)

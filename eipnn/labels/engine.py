@@ -57,7 +57,6 @@ def label_structures(
     structures: Sequence[Atoms],
     eips: Sequence[EIP],
     folder: str | Path,
-    *,
     workers: int = 1,
     timeout: float = 60.0,
     retry_failed: bool = False,

@@ -19,9 +19,8 @@ START_LIMIT = 120.0  # s for imports and calculators, which may be slow on a col
 class Handle:
     """A worker process, the rows it was handed and the label it is at.
 
-    The worker is a bare interpreter, not a fork or a `multiprocessing` child: the caller needs no
-    `if __name__ == "__main__"`, no thread of the caller is copied, and the C output of potentials goes to a file in the
-    scratch folder rather than into the progress bar.
+    It is a bare interpreter, not a fork or a `multiprocessing` child: the caller needs no `if __name__ == "__main__"`,
+    no thread of it is copied, and what potentials print in C goes to a file rather than into the progress bar.
     """
 
     def __init__(self, number: int, folder: Path, scratch: Path, eips: tuple[EIP, ...]) -> None:
