@@ -39,8 +39,6 @@ NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TP
 MAX_EPOCHS = 100
 """Where a configuration does not say."""
 
-COMMANDS = ("fit", "validate", "test", "predict")
-
 
 class SaveConfig(SaveConfigCallback):
     """Writes the whole configuration into the root folder, as ``fit.yaml`` and so on, and hands it to the loggers."""
@@ -81,11 +79,6 @@ class TrainingTimer(Timer):
     def on_fit_start(self, *arguments: Any, **others: Any) -> None:
         """Nothing: at least one epoch is trained."""
 
-    def is_over(self) -> bool:
-        """Whether `max_time` has passed."""
-        left = self.time_remaining()
-        return left is not None and left <= 0
-
 
 class StageParser(LightningArgumentParser):
     """Tells what is wrong with a setting in one line, and keeps the error that a constructor raised."""
@@ -100,11 +93,8 @@ class StageParser(LightningArgumentParser):
 
     def names(self) -> list[str]:
         """All settings, those of the subcommands too."""
-        parsers = [self]
-        for action in self._actions:
-            if isinstance(action.choices, dict):
-                parsers += action.choices.values()
-        return [action.dest for parser in parsers for action in parser._actions]
+        commands = [parser for a in self._actions if isinstance(a.choices, dict) for parser in a.choices.values()]
+        return [action.dest for parser in (self, *commands) for action in parser._actions]
 
     def add_instantiator(self, instantiator: Any, *arguments: Any, **options: Any) -> None:
         """jsonargparse tells of the error of a constructor in its own words; this one is kept as it was."""
@@ -125,12 +115,7 @@ class EipnnCLI(LightningCLI):
 
     parser: StageParser
 
-    def __init__(
-        self,
-        args: list[str] | dict[str, Any] | None = None,
-        run: bool = True,
-        ending: ExitStack | None = None,
-    ) -> None:
+    def __init__(self, args: Any = None, run: bool = True, ending: ExitStack | None = None) -> None:
         """`ending` is left when the command ends (see `ending_together`)."""
         self.ending = ending
         super().__init__(
@@ -207,11 +192,7 @@ class EipnnCLI(LightningCLI):
             timer = TrainingTimer(config.get("max_time"))
         except MisconfigurationException as error:
             raise InputError(f"trainer.max_time: {error}") from error
-        own: dict[type[Callback], Callback] = {
-            PredictionWriter: PredictionWriter(),
-            ResidualLog: ResidualLog(),
-            TrainingTimer: timer,
-        }
+        own: dict[type, Callback] = {type(c): c for c in (PredictionWriter(), ResidualLog(), timer)}
         if config.get("enable_progress_bar") is not False:
             own[LightningProgressBar] = ProgressBar()
         missing = [c for kind, c in own.items() if not any(isinstance(g, kind) for g in given)]
@@ -227,24 +208,24 @@ class EipnnCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Write ``fit.json``: what the training came to."""
-        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trainer: Any = self.trainer
+        if not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        callbacks: Any = self.trainer.checkpoint_callbacks
-        checkpoint = next((c for c in callbacks if getattr(c, "monitor", None)), None)
-        timer = next(c for c in self.trainer.callbacks if isinstance(c, TrainingTimer))  # type: ignore[attr-defined]
+        checkpoint = next((c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None)), None)
+        timer = next(c for c in trainer.callbacks if isinstance(c, TrainingTimer))
         score = getattr(checkpoint, "best_model_score", None)
         content = {
-            "epochs": self.trainer.current_epoch,
-            "gradient_steps": self.trainer.global_step,
+            "epochs": trainer.current_epoch,
+            "gradient_steps": trainer.global_step,
             "seconds": round(timer.time_elapsed("train"), 1),
-            "ended": how_ended(self.trainer, timer),
+            "ended": how_ended(trainer, timer),
             "monitor": getattr(checkpoint, "monitor", None),
             "mode": getattr(checkpoint, "mode", None),
             "best_score": None if score is None else float(score),
             "best_checkpoint": getattr(checkpoint, "best_model_path", ""),
             "versions": {m.__name__: m.__version__ for m in (eipnn, lightning, torch)},
         }
-        write_json(Path(self.trainer.default_root_dir) / "fit.json", content)
+        write_json(Path(trainer.default_root_dir) / "fit.json", content)
 
     def after_test(self) -> None:
         """Write ``test.json``: the metrics."""
@@ -259,7 +240,8 @@ def how_ended(trainer: Trainer, timer: TrainingTimer) -> str:
         return "max_epochs"
     if trainer.global_step == trainer.max_steps:
         return "max_steps"
-    return "max_time" if timer.is_over() else "early_stopping"
+    left = timer.time_remaining()
+    return "early_stopping" if left is None or left > 0 else "max_time"
 
 
 def config_files(arguments: list[str]) -> list[str]:
@@ -269,12 +251,7 @@ def config_files(arguments: list[str]) -> list[str]:
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Make the model, the data module and the Trainer of a stage's configuration, and train nothing.
-
-    No file of data is read.
-
-    Args:
-        config: as in YAML: seed_everything, trainer, model, data.
+    """Make the model, the data module and the Trainer of a stage's configuration, as in YAML; no data are read.
 
     Raises:
         InputError: a setting is unknown, missing or refused; in one or two lines.
@@ -291,9 +268,9 @@ def quiet_lightning() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
         ".*The dataloader.*num_workers.*",
         ".*smaller than the logging interval.*",  # the stages log epochs, not steps
+        ".*treespec, LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: not record.getMessage().startswith(NOISE))
     # "Received SIGTERM", which the last line says too
@@ -303,8 +280,7 @@ def quiet_lightning() -> None:
 
 def main() -> None:
     """Run the command that `sys.argv` names; DDP starts its other processes with the same command line."""
-    # Other processes of a run in several would say the same again.
-    level = "ERROR" if rank_zero_only.rank else "INFO"  # type: ignore[attr-defined]
+    level = "ERROR" if rank_zero_only.rank else "INFO"  # type: ignore[attr-defined]  # others would repeat it
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(show_path=False)])
     quiet_lightning()
     try:

@@ -31,20 +31,17 @@ def source_digests(paths: Iterable[str]) -> dict[str, str]:
     """
     digests: dict[str, str] = {}
     due = [path.rpartition(".")[0] for path in paths]
-    seen: set[str] = set()
+    seen = {""}
     while due:
-        name = due.pop()
-        if not name or name in seen:
+        if (name := due.pop()) in seen:
             continue
         seen.add(name)
-        due.append(name.rpartition(".")[0])  # the packages around it
-        spec = _own_spec(name)
-        if spec is None or not spec.origin:
-            continue
-        source = Path(spec.origin).read_bytes()
-        digests[name] = hashlib.sha256(source).hexdigest()
-        package = name if spec.submodule_search_locations else name.rpartition(".")[0]
-        due += _imports(source, package)
+        around = name.rpartition(".")[0]
+        due.append(around)
+        if (spec := _own_spec(name)) and spec.origin:
+            source = Path(spec.origin).read_bytes()
+            digests[name] = hashlib.sha256(source).hexdigest()
+            due += _imports(source, name if spec.submodule_search_locations else around)
     return dict(sorted(digests.items()))
 
 

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import signature
+
+from jsonargparse import ArgumentParser
 
 SCAFFOLD = re.compile(
     "Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value type:|"
@@ -85,11 +86,11 @@ def near(name: str, names: Iterable[str]) -> str:
 
 
 def settings_of(class_path: str) -> list[str]:
-    """The arguments of a class; none where it cannot be imported."""
+    """The arguments of a class, those that it hands on included; none where it cannot be imported."""
     module, _, name = class_path.rpartition(".")
     try:
-        return list(signature(getattr(import_module(module), name)).parameters)
-    except (ImportError, AttributeError, ValueError, TypeError):
+        return ArgumentParser().add_class_arguments(getattr(import_module(module), name), fail_untyped=False)
+    except (ImportError, AttributeError, ValueError):
         return []
 
 

@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
@@ -186,30 +186,32 @@ def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """What the strategies reached on the test split; columns in which all rows are as by default are left out."""
-    names: dict[str, list[str | None]] = {
-        "experiment": [row.get("experiment") for row in rows],
-        "strategy": [row["strategy"] for row in rows],
-    }
-    numbers: dict[str, list[str | None]] = {
-        "split": [str(row["split"]) for row in rows],
-        "seed": _unless_default(rows, "seed", DEFAULT["seed"][0]),
-        "frames": _unless_default(rows, "frames", ALL),
-        "alpha": [None if row["alpha"] is None else f"{row['alpha']:g}" for row in rows],
-        "config\nMAE (eV)": [f"{row['result']['test_config_mae']:.4f}" for row in rows],
-        "atom MAE\n(eV/atom)": [f"{row['result']['test_atom_mae']:.4f}" for row in rows],
-        "epochs": [str(row["result"]["epochs"]) for row in rows],
-        "steps": [str(row["result"]["gradient_steps"]) for row in rows],
-    }
+    lines = [
+        {
+            "experiment": row.get("experiment", ""),
+            "strategy": row["strategy"],
+            "split": str(row["split"]),
+            "seed": str(row["seed"]),
+            "frames": str(row.get("frames") or ALL),
+            "alpha": "" if row["alpha"] is None else f"{row['alpha']:g}",
+            "config\nMAE (eV)": f"{row['result']['test_config_mae']:.4f}",
+            "atom MAE\n(eV/atom)": f"{row['result']['test_atom_mae']:.4f}",
+            "epochs": str(row["result"]["epochs"]),
+            "steps": str(row["result"]["gradient_steps"]),
+        }
+        for row in rows
+    ]
+    default = {"experiment": "", "seed": "0", "frames": ALL, "alpha": ""}
+    shown = [name for name in lines[0] if {line[name] for line in lines} != {default.get(name)}]
     table = Table(title="Test errors", box=SIMPLE_HEAD, collapse_padding=True)
-    shown = {name: cells for name, cells in (names | numbers).items() if any(cells)}
-    for name, cells in shown.items():
-        if name in names:
+    for name in shown:
+        if name in ("experiment", "strategy"):
             table.add_column(name, overflow="fold")
         else:  # where the terminal is narrow, names are broken, numbers never
-            whole = max(len(text or "") for text in (*name.split("\n"), *cells))
+            whole = max(len(text) for text in (*name.split("\n"), *(line[name] for line in lines)))
             table.add_column(name, justify="right", no_wrap=True, min_width=whole)
-    for line in zip(*shown.values(), strict=True):
-        table.add_row(*(cell or "" for cell in line))
+    for line in lines:
+        table.add_row(*(line[name] for name in shown))
     return table
 
 
@@ -220,21 +222,19 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
     frames the largest is looked at. Nothing is said where a training was not watched by its config MAE.
     """
     lines = []
-    for name in dict.fromkeys(row.get("experiment") for row in rows):
-        mine = [r for r in rows if r.get("experiment") == name and not r.get("hidden_dft")]
+    for name, group in groupby(rows, lambda row: row.get("experiment")):
+        mine = [row for row in group if not row.get("hidden_dft")]
         counts = {row.get("frames") or math.inf for row in mine}
-        mine = [row for row in mine if (row.get("frames") or math.inf) == max(counts)]
-        results = [row["result"] for row in mine]
-        if not mine or any(
-            r["best_score"] is None or (r["monitor"], r.get("mode")) != (FinetuneModule.monitor, FinetuneModule.mode)
-            for r in results
+        scores: dict[str, list[float]] = {}
+        for row in (largest := [row for row in mine if (row.get("frames") or math.inf) == max(counts)]):
+            scores.setdefault(row["strategy"], []).append(row["result"]["best_score"])
+        watched = {(row["result"]["monitor"], row["result"].get("mode")) for row in largest}
+        if watched != {(FinetuneModule.monitor, FinetuneModule.mode)} or any(
+            None in found for found in scores.values()
         ):
             continue
-        scores: dict[str, list[float]] = {}
-        for row in mine:
-            scores.setdefault(row["strategy"], []).append(row["result"]["best_score"])
         best = min(scores, key=lambda strategy: mean(scores[strategy]))
-        row = next(row for row in mine if row["strategy"] == best)
+        row = next(row for row in largest if row["strategy"] == best)
         head = f"{name}: " if name else ""
         of = f"Of these {len(scores)} strategies " if len(scores) > 1 else ""
         with_frames = f", {row.get('frames') or ALL} DFT frames" if len(counts) > 1 else ""
@@ -244,9 +244,3 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
             f"{row['potential']}"
         )
     return lines
-
-
-def _unless_default(rows: list[dict[str, Any]], key: str, default: Any) -> list[str | None]:
-    """A column of the results; nothing where all rows have the default."""
-    values = [default if row.get(key) is None else row[key] for row in rows]
-    return [str(v) for v in values] if set(values) != {default} else [None] * len(values)

@@ -17,7 +17,7 @@ from eipnn.labels import LabelStore
 from eipnn.labels.store import IN_WORK, INDEX, PENDING, open_array, read_index
 from eipnn.potential.checkpoints import read_checkpoint
 from eipnn.run.choices import settled
-from eipnn.run.execute import console, has_ended, mapping_in, say, whole_checkpoint
+from eipnn.run.execute import console, has_ended, holds, mapping_in, say, whole_checkpoint
 from eipnn.run.experiment import Experiment
 from eipnn.run.plan import Row, Stage, in_order, lates
 from eipnn.stages.source import DFT, selected
@@ -71,7 +71,7 @@ def labels_to_make(experiment: Experiment, folder: Path) -> tuple[int, int]:
 
 
 def outlook(stage: Stage, labelled: bool) -> tuple[str, Stage | None, int]:
-    """What `eipnn run` would do with a stage, the stage itself where all that it reads is known, and its steps so far.
+    """What `eipnn run` would do with a stage; the stage itself, where all that it reads is known; its steps so far.
 
     Args:
         stage: of a plan.
@@ -84,35 +84,30 @@ def outlook(stage: Stage, labelled: bool) -> tuple[str, Stage | None, int]:
             raise NotYetError
         return there.fingerprint()
 
-    now = None
-    unwritten = [f for f, text in stage.written.items() if isinstance(text, str) and not _holds(f, text)]
     late = {late.what for late in lates([stage.inputs, stage.config, list(stage.written.values())])}
-    if (labelled or "labels" not in late) and not (unwritten and late & {"single_eip", "single", "best", "dft"}):
+    written = all(holds(file, text) for file, text in stage.written.items() if isinstance(text, str))
+    now = None
+    if (labelled or "labels" not in late) and (written or not late & {"single_eip", "single", "best", "dft"}):
         with suppress(NotYetError):
             now = settled(stage, bring)
-    state, taken = _state(stage, now)
-    return state, now, taken
-
-
-def _state(stage: Stage, now: Stage | None) -> tuple[str, int]:
     begun = stage.folder / "begun.json"
     if not begun.exists():
-        return "will run", 0
+        return "will run", now, 0
     if now is None:
-        return "will be run again where what it reads changes", 0
+        return "will be run again where what it reads changes", None, 0
     if (mapping_in(begun) or {}).get("fingerprint") != now.fingerprint():
-        return "outdated, will be run again", 0
-    done = mapping_in(stage.done_file)
+        return "outdated, will be run again", now, 0
+    done, fit = mapping_in(stage.done_file), mapping_in(stage.fit_file) or {}
     lost = now.lost(done.get("files", {})) if done else [file for file in now.outputs() if not file.is_file()]
     if done and not lost:
-        return DONE, done["result"].get("gradient_steps", 0)
-    if stage.best not in lost and has_ended(stage):
+        return DONE, now, done["result"].get("gradient_steps", 0)
+    if has_ended(stage) and stage.best not in lost:
         made = ", ".join(file.name for file in lost) or "its result"
-        return f"{TRAINED}, {made} will be made", (mapping_in(stage.fit_file) or {}).get("gradient_steps", 0)
+        return f"{TRAINED}, {made} will be made", now, fit.get("gradient_steps", 0)
     if (checkpoint := whole_checkpoint(stage)) and not done:
         content = read_checkpoint(checkpoint)
-        return f"resumes at epoch {content.get('epoch', -1) + 1}", content.get("global_step", 0)
-    return "will run", 0
+        return f"resumes at epoch {content.get('epoch', -1) + 1}", now, content.get("global_step", 0)
+    return "will run", now, 0
 
 
 def gradient_steps(stage: Stage, now: Stage | None) -> tuple[float, bool]:
@@ -126,9 +121,8 @@ def gradient_steps(stage: Stage, now: Stage | None) -> tuple[float, bool]:
 
     trainer, data = stage.config["trainer"], (now or stage).data
     exact = "EarlyStopping" not in json.dumps(trainer.get("callbacks"))
-    devices = trainer.get("devices")
+    devices, pool = trainer.get("devices"), len(stage.split.pool)
     world = devices if isinstance(devices, int) and devices > 0 else 1
-    pool = len(stage.split.pool)
     if isinstance(fixed := data.get("epoch_steps"), int):
         batches = max(fixed // world, 1)
     elif now is None and data.keys() & {"selection", "epoch_steps"}:
@@ -139,11 +133,9 @@ def gradient_steps(stage: Stage, now: Stage | None) -> tuple[float, bool]:
         batches = stage.batches(pool if stage.about["stage"] == "pretrain" else 0, world)
     limit = trainer.get("limit_train_batches") or 1.0
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    steps = -(-batches // trainer.get("accumulate_grad_batches", 1))
-    ends = [trainer.get(name) for name in ("max_epochs", "max_steps")]
-    epochs, most = (inf if end == -1 else end for end in ends)
-    epochs = (MAX_EPOCHS if most is None else inf) if epochs is None else epochs
-    return min(epochs * steps, inf if most is None else most), exact
+    epochs, most = (inf if end == -1 else end for end in (trainer.get("max_epochs"), trainer.get("max_steps")))
+    epochs = epochs or (inf if most else MAX_EPOCHS)
+    return min(epochs * -(-batches // trainer.get("accumulate_grad_batches", 1)), most or inf), exact
 
 
 def _labelled(stage: Stage) -> int:
@@ -155,10 +147,6 @@ def _labelled(stage: Stage) -> int:
     columns = [store.eips.index(eip) for eip in chosen.values() if eip != DFT]
     failed = np.isnan(energies[np.arange(len(columns)), columns])
     return len(chosen) - int(failed.sum())
-
-
-def _holds(file: Path, text: str) -> bool:
-    return file.is_file() and file.read_bytes() == text.encode()
 
 
 def _number(steps: float, exact: bool) -> str:

@@ -64,8 +64,13 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
 def _write(stage: Stage) -> None:
     """The small files that are written for a stage, as far as they are known."""
     for file, text in stage.written.items():
-        if isinstance(text, str) and not (file.exists() and file.read_bytes() == text.encode()):
+        if isinstance(text, str) and not holds(file, text):
             write_atomically(file, text)
+
+
+def holds(file: Path, text: str) -> bool:
+    """Whether this is the file's content."""
+    return file.is_file() and file.read_bytes() == text.encode()
 
 
 def write_potential(checkpoint: Path, file: Path) -> None:

@@ -89,12 +89,10 @@ MAIN_AND_LONG = (*MAIN, "baseline-long", "mp-long")
 DELTA = ("delta", "mp+delta")
 """Delta learning; each has a ``-long`` form too."""
 
-ALLOWED: dict[str, tuple[Any, ...]] = {
+ALLOWED: dict[str, tuple[Any, ...]] = dict.fromkeys(("long", "delta"), (True, False)) | {
     "eip_labels": (*get_args(Labels), None),
     "pretraining": (*get_args(Pretraining), None),
     "loss": get_args(Loss),
-    "long": (True, False),
-    "delta": (True, False),
 }
 WORDS = {None: "null", True: "true", False: "false"}
 """As YAML has them."""
