@@ -7,7 +7,7 @@ from ase.build import bulk
 from torch_geometric.data import Batch
 from torch_geometric.nn import CGConv
 
-from eipnn.inputs import graph_of, pair_vectors
+from eipnn.inputs import graph_of
 from eipnn.representations import CGCNN
 
 
@@ -46,7 +46,7 @@ def pyg_stack(net: CGCNN) -> torch.nn.ModuleList:
 def pyg_features(net: CGCNN, stack: torch.nn.ModuleList, batch: Batch) -> torch.Tensor:
     """PyG's stack on the list of directed pairs."""
     both = torch.cat([batch.edge_index, batch.edge_index.flip(0)], dim=1)
-    distance = pair_vectors(batch).norm(dim=-1).repeat(2)
+    distance = graph_of(batch).vectors.norm(dim=-1).repeat(2)
     expanded = torch.exp(-net.hparams.gamma * (distance[:, None] - net.expansion.centres) ** 2)
     features = net.embedding(batch.z)
     for conv in stack:

@@ -285,9 +285,7 @@ def triplets_of(net: GemNet, atoms: Atoms) -> list[tuple]:
 
 def net_vectors(net: GemNet, batch) -> torch.Tensor:
     """Vectors of the pairs in the order of `GemNet.surroundings`."""
-    from eipnn.inputs import pair_vectors
-
-    vectors = pair_vectors(batch)
+    vectors = graph_of(batch).vectors
     inner = vectors.norm(dim=-1) < net.triplet_cutoff
     return torch.cat([vectors[inner], vectors[~inner]])
 

@@ -20,7 +20,7 @@ from tiny import flipped
 from torch_geometric.data import Batch, Data
 
 from eipnn.errors import InputError
-from eipnn.inputs import Graph, Inputs, Soap, cache, pair_vectors, prepare
+from eipnn.inputs import Graph, Inputs, Soap, cache, graph_of, prepare
 from eipnn.processes import parallel
 from eipnn.stages import data
 from eipnn.stages.data import Configurations
@@ -55,7 +55,7 @@ def sorted_rows(rows: np.ndarray) -> np.ndarray:
 
 def graph_rows(atoms: Atoms, cutoff: float) -> np.ndarray:
     batch = Batch.from_data_list([Graph(cutoff)(atoms, torch.float64)])
-    return both_directions(pair_vectors(batch).numpy(), *batch.edge_index.numpy())
+    return both_directions(graph_of(batch).vectors.numpy(), *batch.edge_index.numpy())
 
 
 @settings(max_examples=150, derandomize=True)  # no luck at the cutoff itself

@@ -8,7 +8,7 @@ from torch_geometric.data import Batch
 from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.nn.models.schnet import InteractionBlock as PygBlock
 
-from eipnn.inputs import Graph, graph_of, pair_vectors
+from eipnn.inputs import Graph, graph_of
 from eipnn.representations import SchNet
 
 
@@ -22,7 +22,7 @@ def pyg_features(net, batch):
     """PyG's blocks on the full neighbour list, with the weights of `net`."""
     half, shift = batch.edge_index, batch.edge_shift
     both = torch.cat([half, half.flip(0)], dim=1)
-    distance = pair_vectors(batch).norm(dim=-1).repeat(2)
+    distance = graph_of(batch).vectors.norm(dim=-1).repeat(2)
     smearing = GaussianSmearing(0.0, net.cutoff, net.hparams.gaussians)
     smearing.coeff = -net.expansion.gamma  # PyG ties the width to the spacing
     expanded = smearing(distance)
@@ -72,7 +72,7 @@ def test_config_rebuilds_it():
 def test_graph_holds_each_pair_once():
     atoms = bulk("Si", "diamond", 5.43)
     data = Graph(4.0)(atoms)
-    vectors = pair_vectors(Batch.from_data_list([data])).numpy()
+    vectors = graph_of(Batch.from_data_list([data])).vectors.numpy()
     from ase.neighborlist import neighbor_list
 
     distances = np.sort(np.concatenate([np.linalg.norm(vectors, axis=1)] * 2))

@@ -1,6 +1,6 @@
 """Atoms -> PyG Data."""
 
-from eipnn.inputs.base import AtomicGraph, Graphs, Inputs, graph_of, joined, pair_vectors
+from eipnn.inputs.base import AtomicGraph, Graphs, Inputs, graph_of, joined
 from eipnn.inputs.cache import prepare
 from eipnn.inputs.graph import Graph
 from eipnn.inputs.soap import Soap
@@ -13,6 +13,5 @@ __all__ = [
     "Soap",
     "graph_of",
     "joined",
-    "pair_vectors",
     "prepare",
 ]

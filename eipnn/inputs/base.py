@@ -37,18 +37,12 @@ def graph_of(batch: Batch) -> AtomicGraph:
     """What a representation is given of a batch of `Inputs`; vectors differentiable in positions and cell."""
     moving = batch.pos.requires_grad or batch.cell.requires_grad
     features = None if moving else batch.get("features")
-    vectors = pair_vectors(batch)
-    size = batch.num_graphs
-    return AtomicGraph(batch.z, batch.edge_index, vectors, batch.batch, size, features, batch.cell)
-
-
-def pair_vectors(batch: Batch) -> Tensor:
-    """Vectors from i to the image of j, (P, 3) in A, differentiable in positions and cell."""
-    return vectors_between(batch.pos, batch.cell, batch.edge_index, batch.edge_shift, batch.batch)
+    vectors = vectors_between(batch.pos, batch.cell, batch.edge_index, batch.edge_shift, batch.batch)
+    return AtomicGraph(batch.z, batch.edge_index, vectors, batch.batch, batch.num_graphs, features, batch.cell)
 
 
 def vectors_between(pos: Tensor, cell: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor) -> Tensor:
-    """The same of the fields of `Graph` and `Inputs`."""
+    """Vectors from i to the image of j, (P, 3) in A, differentiable in positions and cell; see `Graph` and `Inputs`."""
     i, j = edge_index
     # no matrix product, which mixed precision would round to three digits
     translation = (edge_shift.unsqueeze(-1) * cell[batch[i]]).sum(dim=1)

@@ -23,8 +23,6 @@ class Graph(Inputs):
     edge_shift  (P, 3) float   lattice translation of j, in whole cells
     =========== ====== ======= =======================================================
 
-    An atom whose own image lies within the cutoff forms pairs i-i, each of both directions once.
-
     Args:
         cutoff: in A.
     """

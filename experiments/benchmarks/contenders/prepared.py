@@ -11,7 +11,7 @@ from ase import Atoms
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from eipnn.inputs import Graph, graph_of, pair_vectors
+from eipnn.inputs import Graph, graph_of
 from eipnn.potential.checkpoints import build_representation
 from eipnn.representations import Representation
 
@@ -77,7 +77,7 @@ def full_graph(frames: list[Atoms], cutoff: float) -> FullGraph:
     inputs = Graph(cutoff)
     batch = Batch.from_data_list([inputs(atoms) for atoms in frames])
     i, j = batch.edge_index
-    translation = pair_vectors(batch) - (batch.pos[j] - batch.pos[i])
+    translation = graph_of(batch).vectors - (batch.pos[j] - batch.pos[i])
     receiver, order = torch.cat([i, j]).sort(stable=True)
     return FullGraph(
         batch.z,
