@@ -7,6 +7,7 @@ import hashlib
 import logging
 from functools import cache
 from pathlib import Path
+from typing import Unpack
 
 import ase
 from filelock import FileLock
@@ -20,20 +21,13 @@ from eipnn.structures.store import ARRAYS, StructureStore
 log = logging.getLogger("eipnn")
 
 
-def open_structures(
-    files: Paths,
-    *,
-    energy_key: str | None = None,
-    forces_key: str | None = None,
-    labels: bool = True,
-    require_energy: bool = False,
-    beside: Paths | None = None,
-) -> StructureStore:
+def open_structures(files: Paths, beside: Paths | None = None, **options: Unpack[Options]) -> StructureStore:
     """The frames that `read_structures` reads, as a store.
 
     Args:
-        files: see `read_structures`, as for the others but the last.
+        files: see `read_structures`, as for the options.
         beside: more files: ids are those that `read_structures` gives when it reads all at once.
+        options: see `Options`.
 
     Raises `StructureError` as `read_structures` does, and where a file is named twice.
     """
@@ -41,7 +35,6 @@ def open_structures(
     others = resolve_all(beside) if beside else []
     check_different([*paths, *others])
     prefixes = id_prefixes([*paths, *others])
-    options = Options(energy_key, forces_key, labels, require_energy)
     return _open({path: prefixes[path] for path in paths}, options)
 
 
@@ -101,7 +94,7 @@ def _read(prefixes: dict[Path, str], options: Options) -> StructureStore:
 
 
 def _digest(prefixes: dict[Path, str], options: Options) -> str:
-    digest = hashlib.sha256(f"{_reader()} {options}".encode())
+    digest = hashlib.sha256(f"{_reader()} {sorted(options.items())}".encode())
     for path, prefix in prefixes.items():
         # a file's name may say its format
         digest.update(f"\n{path.name} {prefix} {digest_file(path)}".encode())

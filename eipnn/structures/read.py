@@ -15,7 +15,7 @@ Units are those that ASE's readers give, so a file in another unit is converted 
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, cast
+from typing import Any, TextIO, TypedDict, Unpack, cast
 
 import numpy as np
 from ase import Atoms
@@ -37,13 +37,17 @@ SAME_ENERGY = 1e-6  # eV; two labels this close are one label, written twice
 DATABASES = (".db", ".json")
 
 
-class Options(NamedTuple):
-    """How files are read, see `read_structures`."""
+class Options(TypedDict, total=False):
+    """How files are read."""
 
-    energy_key: str | None = None
-    forces_key: str | None = None
-    labels: bool = True
-    require_energy: bool = False
+    energy_key: str | None
+    """Key of the energy, in files that have it; the frames of others are without energy."""
+    forces_key: str | None
+    """The same of the forces."""
+    labels: bool
+    """False: energies and forces are not wanted; `calc` is None, and what the file gives is not looked at."""
+    require_energy: bool
+    """True: each frame must have an energy."""
 
 
 def energy(atoms: Atoms) -> float | None:
@@ -52,14 +56,7 @@ def energy(atoms: Atoms) -> float | None:
     return None if value is None else float(value)
 
 
-def read_structures(
-    files: Paths,
-    *,
-    energy_key: str | None = None,
-    forces_key: str | None = None,
-    labels: bool = True,
-    require_energy: bool = False,
-) -> list[Atoms]:
+def read_structures(files: Paths, **options: Unpack[Options]) -> list[Atoms]:
     """Read every frame of one file or several that ASE reads (extended XYZ, ASE databases, ...), or of `bundled:NAME`.
 
     A label is taken from the key that the caller names. Without a name, the rule is: the energy that
@@ -68,18 +65,14 @@ def read_structures(
 
     Args:
         files: each may be a pattern (`runs/*/OUTCAR`).
-        energy_key: key of the energy, in files that have it; the frames of others are without energy.
-        forces_key: the same of the forces.
-        labels: whether energies and forces are wanted; else `calc` is None, and what the file gives is not looked at.
-        require_energy: whether each frame must have an energy.
+        options: see `Options`.
 
     Raises `StructureError` for a file that is absent, unreadable or empty; a named key that no frame
     has; a frame without energy, or a file with none but 0, where `require_energy` asks for energies; NaN or infinite
     positions, cell, energy or forces; a cell that is flat along its periodic axes, or under a key that is not read;
     coincident atoms; an id given twice.
     """
-    paths = resolve_all(files)
-    return read_files(id_prefixes(paths), Options(energy_key, forces_key, labels, require_energy))[0]
+    return read_files(id_prefixes(resolve_all(files)), options)[0]
 
 
 def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Atoms], list[int]]:
@@ -104,13 +97,13 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
         if not counts[-1]:
             raise StructureError(f"{path}: holds no frames; give a file with at least one structure")
         energies = [energy(atoms) for atoms in frames[first:] if len(atoms) > 1]
-        if options.require_energy and energies and not any(energies):
+        if options.get("require_energy") and energies and not any(energies):
             raise StructureError(
                 f"{path}: all energies are 0 eV, which stands for none; give a file with energies, or name their key "
                 "with energy_key"
             )
-    if options.labels:
-        for kind, key in (("energy", options.energy_key), ("forces", options.forces_key)):
+    if options.get("labels", True):
+        for kind, key in (("energy", options.get("energy_key")), ("forces", options.get("forces_key"))):
             if key is not None and not any(atoms.calc and kind in atoms.calc.results for atoms in frames):
                 keys = sorted(set(frames[0].info) - {"config_id"} if kind == "energy" else frames[0].arrays)
                 raise StructureError(
@@ -181,15 +174,15 @@ def _check(atoms: Atoms, options: Options) -> None:
         raise StructureError("a config_id holds no comma or line break and is not empty")
     if problem := geometry_problem(atoms) or lost_cell(atoms):
         raise StructureError(problem)
-    if options.labels and (labels := _labels(atoms, results, options)):
+    if options.get("labels", True) and (labels := _labels(atoms, results, options)):
         atoms.calc = SinglePointCalculator(atoms, **labels)
-    if options.require_energy and energy(atoms) is None:
+    if options.get("require_energy") and energy(atoms) is None:
         raise StructureError("has no energy, and one is due here; name its key with energy_key or remove this frame")
 
 
 def _labels(atoms: Atoms, results: dict[str, Any], options: Options) -> dict[str, Any]:
-    energy = _label(atoms.info | results, "energy", ENERGY_KEYS, options.energy_key)
-    forces = _label(atoms.arrays | results, "forces", FORCES_KEYS, options.forces_key)
+    energy = _label(atoms.info | results, "energy", ENERGY_KEYS, options.get("energy_key"))
+    forces = _label(atoms.arrays | results, "forces", FORCES_KEYS, options.get("forces_key"))
     stress = results.get("stress")
     if stress is not None and np.size(stress) == 9:
         stress = full_3x3_to_voigt_6_stress(np.reshape(stress, (3, 3)))
