@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from eipnn.labels.store import LabelStore
 from eipnn.reference import fit_composition
 from eipnn.structures import StructureStore
-from eipnn.yardstick import yardsticks
+from eipnn.yardstick import STRETCHES, yardstick
 
 ENERGY_UNITS = {
     "Hartree": 1 / units.Hartree,
@@ -85,10 +85,10 @@ def yardstick_references(structures: Sequence[Atoms]) -> References:
 
     Along such a path every potential goes with every other, and one that is at rest elsewhere may have any slope.
     """
-    energies, forces = yardsticks(structures)
-    moving = [np.sqrt(np.mean(f**2)) > STILL for f in forces]
-    energies = energies if sum(moving) >= FEW else np.full_like(energies, np.nan)
-    return References("a crude universal potential", energies, forces, signs=False)
+    energies, forces = zip(*map(yardstick, structures), strict=True)
+    moving = sum(np.sqrt(np.mean(f**2)) > STILL for f in forces)
+    known = np.array(energies) if moving >= FEW else np.full((len(forces), len(STRETCHES)), np.nan)
+    return References("a crude universal potential", known, forces, signs=False)
 
 
 def label_references(structures: Sequence[Atoms], store: LabelStore, eips: Sequence[str]) -> References:

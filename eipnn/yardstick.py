@@ -8,8 +8,6 @@ with one p, q and cohesive energy for all elements and r0 from covalent radii. I
 Hartree.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
@@ -52,9 +50,3 @@ def _one(
     pull = (slope / r)[:, None] * d
     forces = np.stack([np.bincount(i, pull[:, k], n) for k in range(3)], axis=1)
     return float(repulsion.sum() - band.sum()), forces
-
-
-def yardsticks(structures: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Energies (n, n_stretches) and the forces of each of n structures, see `yardstick`."""
-    found = [yardstick(atoms) for atoms in structures]
-    return np.array([e for e, _ in found]), [f for _, f in found]

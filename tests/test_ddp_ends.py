@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from lightning.pytorch import Callback, Trainer
 from test_ddp import command_of
-from test_processes import of_session, wait_for
+from test_processes import of_session, start, wait_for
 from tiny import read_json, stage_config
 
 from eipnn.errors import InputError, sigterm_said
@@ -35,18 +35,6 @@ class Slow(Callback):
         time.sleep(0.02)
 
 
-def start(command: list[str]) -> subprocess.Popen:
-    """`python -m eipnn ...` in a session of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "eipnn", *command],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def children(parent: int) -> list[int]:
     return [int(n) for n in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
@@ -67,7 +55,7 @@ def ended(run: subprocess.Popen, since: float) -> tuple[int, str, float]:
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_sigterm_to_either_process_ends_both(tiny, tmp_path, rank):
-    run = start(long_training(tiny, tmp_path))
+    run = start(tmp_path, *long_training(tiny, tmp_path))
     wait_for((tmp_path / "checkpoints" / "last.ckpt").exists)
     target = children(run.pid)[0] if rank else run.pid
     now = time.monotonic()
@@ -82,7 +70,7 @@ def test_sigterm_to_either_process_ends_both(tiny, tmp_path, rank):
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_both_with_its_message(tiny, tmp_path):
-    run = start(long_training(tiny, tmp_path, "Fails"))
+    run = start(tmp_path, *long_training(tiny, tmp_path, "Fails"))
     code, said, _ = ended(run, 0)
     assert code == 1
     assert said.splitlines()[-1] == "eipnn fit: the second process alone does not like this"
@@ -96,7 +84,7 @@ def test_an_error_of_one_process_ends_both_with_its_message(tiny, tmp_path):
 def test_random_moments_and_the_same_command_goes_on(tiny, tmp_path, how, rank, trial):
     rng = np.random.default_rng([int(how), rank, trial])
     command = long_training(tiny, tmp_path, epochs=30)
-    run = start(command)
+    run = start(tmp_path, *command)
     # in half of the trials while they start
     if trial:
         wait_for((tmp_path / "checkpoints" / "last.ckpt").exists)
@@ -111,6 +99,6 @@ def test_random_moments_and_the_same_command_goes_on(tiny, tmp_path, how, rank, 
         assert code == (-how if how == signal.SIGKILL and rank == 0 else 128 + how)
         assert seconds < 10
     last = tmp_path / "checkpoints" / "last.ckpt"
-    again = start([*command, *(["--ckpt_path", str(last)] if last.exists() else [])])
+    again = start(tmp_path, *command, *(["--ckpt_path", str(last)] if last.exists() else []))
     assert ended(again, 0)[0] == 0
     assert read_json(tmp_path / "fit.json")["epochs"] == 30

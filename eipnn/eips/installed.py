@@ -57,7 +57,7 @@ def probe() -> None:
         for name in sys.stdin.read().split():
             try:
                 elements, cutoff = kim.elements_and_cutoff(name)
-                answer = [name, sorted(elements), cutoff, ""]
+                model = Model(name, tuple(sorted(elements)), cutoff)
             except Exception as error:
-                answer = [name, [], 0.0, " ".join(str(error).split())]
-            print(json.dumps(answer), file=answers, flush=True)
+                model = Model(name, problem=" ".join(str(error).split()))
+            print(json.dumps(model), file=answers, flush=True)

@@ -244,7 +244,7 @@ class _Engine:
             # The worker may have finished the overdue label in its last moment: then it counts.
             if current == overdue:
                 self._fail(*overdue, f"timed out after {self.timeout:g} s")
-        elif current is not None and not self._excused(current, code in FROM_OUTSIDE):
+        elif current is not None and not (self._excused(current) and code in FROM_OUTSIDE):
             self._fail(*current, f"worker {_how(code)}")
         rest = [row for row in handle.rows if (self.status[row] == PENDING).any()]
         if current is None and overdue is None:
@@ -252,16 +252,16 @@ class _Engine:
                 log.warning("a worker %s as it started; going on with fewer", _how(code))
                 handle.busy = False
                 return handle
-            if not self._excused((handle.creating, *rest), True):
+            if not self._excused((handle.creating, *rest)):
                 raise EIPError(f"a worker {_how(code)} {_circumstances(handle, code)}")
         if rest:
             self.queue.appendleft(rest)
         return self._start(handle.number)
 
-    def _excused(self, what: object, outside: bool) -> bool:
-        """Whether a death may be put down to something else: once, and where it came from outside."""
+    def _excused(self, what: object) -> bool:
+        """Whether a death may be put down to something else, as the first one."""
         self.deaths[what] += 1
-        return outside and self.deaths[what] < DEATHS
+        return self.deaths[what] < DEATHS
 
     def _fail(self, row: int, column: int, reason: str) -> None:
         self.arrays.energies[row, column] = np.nan
@@ -276,14 +276,11 @@ def _how(code: int) -> str:
 
 def _circumstances(handle: Handle, code: int) -> str:
     """When a worker died outside of any label, and the mend."""
+    place = "between two labels, twice at the same place" if handle.rows else "as it started"
+    mend = f"its last words: {' '.join(handle.output.read_text(errors='replace').split())[-300:]}"
     if handle.creating:
-        place, mend = (
-            f"as it made the calculator of the EIP {handle.creating}",
-            "mend this EIP or leave it out of the set",
-        )
-    else:
-        place = "between two labels, twice at the same place" if handle.rows else "as it started"
-        mend = f"its last words: {' '.join(handle.output.read_text(errors='replace').split())[-300:]}"
+        place = f"as it made the calculator of the EIP {handle.creating}"
+        mend = "mend this EIP or leave it out of the set"
     if code in FROM_OUTSIDE:
         mend = "if memory ran out, take fewer --workers; the same command goes on from here"
     return f"{place}; {mend}"
