@@ -31,7 +31,6 @@ from eipnn.potential.checkpoints import read_checkpoint
 from eipnn.predictions import PredictionWriter
 from eipnn.ranks import ending_together
 from eipnn.settings import in_one_line
-from eipnn.stages.residuals import ResidualLog
 
 NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")
 """Lightning's messages that tell a user nothing: advertisements, and the checkpoint callback that a stage brings."""
@@ -192,7 +191,7 @@ class EipnnCLI(LightningCLI):
             timer = TrainingTimer(config.get("max_time"))
         except MisconfigurationException as error:
             raise InputError(f"trainer.max_time: {error}") from error
-        own: dict[type, Callback] = {type(c): c for c in (PredictionWriter(), ResidualLog(), timer)}
+        own: dict[type, Callback] = {type(c): c for c in (PredictionWriter(), timer)}
         if config.get("enable_progress_bar") is not False:
             own[LightningProgressBar] = ProgressBar()
         missing = [c for kind, c in own.items() if not any(isinstance(g, kind) for g in given)]

@@ -66,7 +66,9 @@ for arguments in {commands!r}:
 
 def run_to_end(command: list[str], limit: float = 900) -> None:
     """Run a process and those that it starts; all are ended where they hang."""
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    tests = Path(__file__).parent
+    folders = [str(tests), str(tests.parent / "experiments" / "paper"), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(folders)
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
     try:
         assert process.wait(limit) == 0
@@ -151,6 +153,7 @@ def test_two_processes_share_each_epoch(pairs, stage, n):
 def test_fine_tuning_by_the_command_line(tiny, tmp_path):
     """Both kinds in every batch of both processes; each EIP sample once an epoch."""
     config = finetune_config(tiny, tmp_path / "run")
+    config["trainer"]["callbacks"].append({"class_path": "residual_log.ResidualLog"})
     run_to_end([sys.executable, "-m", "eipnn", *command_of("fit", config)])
     orders = []
     for ranks in epochs_of(tmp_path / "run"):

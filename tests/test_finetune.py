@@ -130,7 +130,7 @@ def test_per_atom_the_size_of_a_cell_does_not_decide_what_is_rejected():
     for per in ("configuration", "atom"):
         net = module(tukey_per=per)
         loss_of(net, residual, torch.zeros(800, dtype=torch.bool), n_atoms)
-        kept = net.eip_term.used(residual)
+        kept = residual.abs() <= net.eip_term.k
         shares[per] = [(~kept[n_atoms == size]).double().mean().item() for size in (2, 64)]
         k = tukey_scale(per_atom.repeat(2) if per == "atom" else residual)
         expected = k * n_atoms if per == "atom" else k.expand(800)

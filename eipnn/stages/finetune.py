@@ -180,8 +180,6 @@ class FinetuneDataModule(StageDataModule):
 
     def _completed(self, frames: StructureStore, targets: dict[str, np.ndarray], is_dft: bool) -> dict[str, np.ndarray]:
         return targets | {
-            # of what is off DFT, for the log alone: a pool structure's DFT energy is not to be learned from
-            "error_per_atom": self.source.errors_per_atom(frames.ids, targets["energy"][:, 0]),
             "is_dft": np.full(len(frames), is_dft),
             "zero": self._zeros(frames),
         }

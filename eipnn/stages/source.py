@@ -193,13 +193,6 @@ class Source:
         joined = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
         return {name: values[atoms if name in PER_ATOM else back] for name, values in joined.items()}
 
-    def errors_per_atom(self, ids: Sequence[str], energies: np.ndarray) -> np.ndarray:
-        """What aligned energies (n,), eV, are above DFT (n,), eV/atom; NaN where DFT is not known.
-
-        It is known of a pool structure that is a frame of the DFT file, which the split keeps from training.
-        """
-        return (energies - self.energies(ids, [DFT])[:, 0]) / self.structures(ids).sizes
-
     def reference(self, source: str) -> Reference:
         """What is taken off the energies of DFT or of an EIP: that of its training labels."""
         if source not in self._references:

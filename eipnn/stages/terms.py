@@ -43,10 +43,6 @@ class Term(nn.Module):
         """This process's share of the mean, a scalar without the weight; 0 where there is no target of it."""
         raise NotImplementedError
 
-    def used(self, residual: Tensor) -> Tensor:
-        """Which residuals (B,) of the last batch would get gradient as EIP labels (B,)."""
-        return torch.ones_like(residual, dtype=torch.bool)
-
 
 class SquaredError(Term):
     """Mean over the labels of the squared residual, of vectors that of its length."""
@@ -102,9 +98,6 @@ class EnergyTukey(Term):
         others = self.parts - 1
         self.earlier = known[-others:] if others else []
         return tukey_scale(torch.cat(known)) * size
-
-    def used(self, residual: Tensor) -> Tensor:
-        return (residual.abs() <= self.k) & (self.k > 0)
 
     def _biweight(self, residual: Tensor, k: Tensor) -> Tensor:
         """The loss of each EIP configuration, residual and k (n,) -> (n,)."""

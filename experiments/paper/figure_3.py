@@ -17,6 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from residual_log import COUNTS, FILE, THRESHOLDS, errors_per_atom
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
@@ -26,7 +27,6 @@ from eipnn.report.plots import STYLE, bars, legend_aside, log_ticks
 from eipnn.report.runs import Experiment, ReportError, Training, read_experiments, read_json
 from eipnn.report.tables import markdown
 from eipnn.run.strategy import MAIN_AND_LONG
-from eipnn.stages.residuals import COUNTS, FILE, THRESHOLDS
 from eipnn.stages.source import Source, selected
 
 LOOKS = (("#0072B2", "-"), ("#E69F00", "--"), ("#D55E00", ":"))
@@ -38,7 +38,7 @@ WINDOWS = 50
 
 
 def read_residuals(stage: Path) -> pd.DataFrame:
-    """The log of a training with EIP labels, see `eipnn.stages.residuals`.
+    """The log of a training with EIP labels, see `residual_log.py`.
 
     Raises:
         ReportError: there is none, or it is damaged.
@@ -68,7 +68,7 @@ def selection_table(source: Source, chosen: Mapping[str, str]) -> pd.DataFrame:
         chosen: id -> EIP, see `selected`.
     """
     energies = source.chosen(chosen)["energy"][:, 0]
-    error = np.abs(source.errors_per_atom(list(chosen), energies))
+    error = np.abs(errors_per_atom(source, list(chosen), energies))
     each = pd.DataFrame(
         {
             "eip": list(chosen.values()),

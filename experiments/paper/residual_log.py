@@ -1,6 +1,7 @@
 """What the robust loss takes and what it rejects, step by step (Shui et al. 2022, Fig. 3b and 3c).
 
-`residuals.csv` has one line a training batch:
+`ResidualLog`, where it is among ``trainer.callbacks`` as in `al_hidden.yaml`, writes `residuals.csv` with one line a
+training batch:
 
 =================  ========  =====================================================================
 column             unit      what
@@ -22,9 +23,11 @@ A batch is that of all processes together.
 
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -34,6 +37,8 @@ from eipnn.collectives import gathered
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.losses import TUNING, tukey_scale
+from eipnn.stages.source import DFT, Source
+from eipnn.stages.terms import EnergyTukey, Term
 from eipnn.targets import Targets
 
 log = logging.getLogger("eipnn")
@@ -70,12 +75,27 @@ def measure(residual: Tensor, is_dft: Tensor, error: Tensor, used: Tensor) -> Te
     return torch.stack([*spreads, *(mask.sum().to(residual.dtype) for mask in counted)])
 
 
+def gets_gradient(term: Term, residual: Tensor) -> Tensor:
+    """Which residuals (B,) of the last batch of a term would get gradient as EIP labels (B,)."""
+    if isinstance(term, EnergyTukey):
+        return (residual.abs() <= term.k) & (term.k > 0)
+    return torch.ones_like(residual, dtype=torch.bool)
+
+
+def errors_per_atom(source: Source, ids: Sequence[str], energies: np.ndarray) -> np.ndarray:
+    """What aligned energies (n,), eV, are above DFT (n,), eV/atom; NaN where DFT is not known.
+
+    It is known of a pool structure that is a frame of the DFT file, which the split keeps from training.
+    """
+    return (energies - source.energies(ids, [DFT])[:, 0]) / source.structures(ids).sizes
+
+
 class ResidualLog(Callback):
     """Writes `residuals.csv` (see the head of this file) into the trainer's root folder, whole at each epoch's end.
 
-    For fine-tuning with EIP labels; elsewhere, and in trial runs, it does nothing. `eipnn fit` adds one by itself. It
-    is also written before every checkpoint, so that it is never behind one: a training that is resumed drops
-    the lines of the steps that it makes again, and goes on.
+    For fine-tuning with EIP labels; elsewhere, and in trial runs, it does nothing. It is also written before every
+    checkpoint, so that it is never behind one: a training that is resumed drops the lines of the steps that it makes
+    again, and goes on.
     """
 
     def __init__(self) -> None:
@@ -83,11 +103,16 @@ class ResidualLog(Callback):
         self._rows: list[list[float]] = []  # that are not written yet
         self._step = 0
         self._logging = False
+        self._errors = torch.empty(0)  # of the chosen labels, eV/atom; for this log alone, not to be learned from
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows = []
-        chosen = getattr(trainer.datamodule, "chosen", None)  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        chosen = getattr(data, "chosen", None)
         self._logging = bool(chosen) and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if chosen:
+            energies = data.source.chosen(chosen)["energy"][:, 0]
+            self._errors = torch.from_numpy(errors_per_atom(data.source, list(chosen), energies))
         if self._logging and trainer.is_global_zero:
             self._text = log_before(file_of(trainer), trainer.global_step)
 
@@ -98,7 +123,9 @@ class ResidualLog(Callback):
         if not self._logging:
             return
         residual = Targets.of(batch).error("energy", outputs["energy"]).squeeze(1)
-        columns = residual, batch.is_dft, batch.error_per_atom, pl_module.eip_term.used(residual)
+        error = torch.zeros_like(residual)
+        error[~batch.is_dft] = self._errors[batch.row[~batch.is_dft].cpu()].to(error)
+        columns = residual, batch.is_dft, error, gets_gradient(pl_module.eip_term, residual)
         every = gathered(torch.stack([c.double() for c in columns], dim=1))  # (B of all, 4)
         residual, is_dft, error, used = every.unbind(dim=1)
         measured = measure(residual, is_dft.bool(), error, used.bool())
