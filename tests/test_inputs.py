@@ -295,8 +295,10 @@ def silicon(n: int) -> list[Atoms]:
 def test_two_workers_build_what_one_builds(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "BLOCK", 20)
     structures, inputs = silicon(70), Soap(("Si",), 3.0, n_max=3, l_max=2)
-    one = prepare(structures, inputs, tmp_path / "one", workers=1)
-    two = prepare(structures, inputs, tmp_path / "two", workers=2)
+    one = prepare(structures, inputs, tmp_path / "one")
+    monkeypatch.setattr(cache, "MANY_ATOMS", 1)
+    monkeypatch.setattr(cache, "cpu_count", lambda: 2)
+    two = prepare(structures, inputs, tmp_path / "two")
     assert len(one) == len(two) == 70
     for k, atoms in enumerate(structures):
         assert_same(two[k], one[k])

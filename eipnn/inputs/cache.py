@@ -62,16 +62,13 @@ class _Kept(InputSet):
         return separate(Data, Data.from_dict(block.data), place, block.slices, decrement=False)
 
 
-def prepare(
-    structures: Sequence[Atoms], inputs: Inputs, folder: Path | None = None, workers: int | None = None
-) -> InputSet:
+def prepare(structures: Sequence[Atoms], inputs: Inputs, folder: Path | None = None) -> InputSet:
     """Inputs of the structures, in their order; costly ones from the cache where they were made before.
 
     Args:
         structures: not empty.
         inputs: the kind of input and its settings.
         folder: of the cache; `cache_folder()` where none is given.
-        workers: processes that make costly ones; where none is given, one for each core if it is worth it.
     """
     structures = StructureStore.of(structures)
     if not inputs.costly:
@@ -87,16 +84,15 @@ def prepare(
         known = {checksum for block in blocks for checksum in block.checksums}
         missing = structures.take(np.array([row for c, row in rows.items() if c not in known], dtype=np.int64))
         room = True
-        for block in _make(missing, inputs, workers):
+        for block in _make(missing, inputs):
             blocks.append(block)
             room = room and keep(folder / f"{kind}-{block.checksums[0]:016x}.pt", block._asdict(), "model inputs")
     return _Kept(structures, inputs, blocks)
 
 
-def _make(structures: StructureStore, inputs: Inputs, workers: int | None) -> Iterator[_Block]:
-    """The inputs of all structures, with a progress bar where it takes a while."""
-    if workers is None:
-        workers = cpu_count() if len(structures.numbers) >= MANY_ATOMS else 1
+def _make(structures: StructureStore, inputs: Inputs) -> Iterator[_Block]:
+    """The inputs of all structures, by several processes and with a progress bar where it takes a while."""
+    workers = cpu_count() if len(structures.numbers) >= MANY_ATOMS else 1
     jobs = (delayed(_block)(structures[k : k + BLOCK], inputs) for k in range(0, len(structures), BLOCK))
     shown = bool(structures) and (workers > 1 or len(structures) >= MANY)
     with progress_bar("model inputs", len(structures), "structures", shown) as advance:

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from eipnn.structures.paths import StructureError
-from eipnn.structures.read import SAME_ENERGY, energy
+from eipnn.structures.read import SAME_ENERGY
 from eipnn.structures.store import StructureStore
 
 GIVEN = 1e-3  # eV; an energy in a configuration is often rounded
@@ -23,20 +23,15 @@ def isolated_atoms(frames: Sequence[Atoms]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     structures = StructureStore.of(frames)
-    for atoms in structures.take(np.flatnonzero(structures.isolated)):
-        value = energy(atoms)
-        if value is None:
-            continue
-        name, symbol = atoms.info["config_id"], atoms.symbols[0]
-        if len(atoms) > 1:
-            raise StructureError(
-                f"{name}: is marked as an isolated atom and holds {len(atoms)} atoms; correct its config_type"
-            )
+    for row in np.flatnonzero(structures.isolated & np.isfinite(structures.energies)).tolist():
+        name, symbols, value = structures.ids[row], structures[row].symbols, float(structures.energies[row])
+        if len(symbols) > 1:
+            problem = f"is marked as an isolated atom and holds {len(symbols)} atoms; correct its config_type"
+            raise StructureError(f"{name}: {problem}")
+        symbol = symbols[0]
         if abs(found.setdefault(symbol, value) - value) > SAME_ENERGY:
-            raise StructureError(
-                f"{name}: this isolated atom of {symbol} has {value} eV, another one {found[symbol]} eV; "
-                "keep the right one"
-            )
+            problem = f"this isolated atom of {symbol} has {value} eV, another one {found[symbol]} eV"
+            raise StructureError(f"{name}: {problem}; keep the right one")
     return found
 
 
