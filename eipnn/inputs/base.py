@@ -96,6 +96,6 @@ class Inputs(ABC):
     def __call__(self, atoms: Atoms, dtype: torch.dtype = torch.float32) -> Data:
         """The model input of one configuration."""
 
-    @abstractmethod
     def key(self) -> str:
-        """A text that names the kind and its settings; costly inputs are cached under it."""
+        """A text that names the kind and its settings, all that a dataclass prints; costly inputs are cached under it."""
+        return repr(self)

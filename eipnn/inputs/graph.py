@@ -41,6 +41,3 @@ class Graph(Inputs):
             n_atoms=torch.tensor([len(atoms)]),
             num_nodes=len(atoms),
         )
-
-    def key(self) -> str:
-        return f"graph-v1 cutoff={self.cutoff!r}"
