@@ -97,5 +97,5 @@ class Inputs(ABC):
         """The model input of one configuration."""
 
     def key(self) -> str:
-        """A text that names the kind and its settings, all that a dataclass prints; costly inputs are cached under it."""
+        """What names kind and settings, for a dataclass all that it prints; costly inputs are cached under it."""
         return repr(self)
