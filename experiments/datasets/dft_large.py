@@ -6,8 +6,8 @@ cells, which leave room for vacancies, disorder and longer waves, these show:
     OMP_NUM_THREADS=1 python3 dft_large.py Si large.extxyz --stop 60 --seconds 6000
 
 takes 1-5 minutes a cell on one core, with a Python that has GPAW (see `dft_mini.py`). A run goes on from where it was;
-configuration i is a function of (system, i) alone. `si_large.extxyz` beside this file, with its `.next`, holds the
-silicon cells made so far: give it as OUT to make the rest.
+configuration i is a function of (system, i) alone. The sixty cells of silicon are `si_large.extxyz`
+beside this file.
 """
 
 import argparse
