@@ -14,7 +14,7 @@ from tiny import eipnn, exit_code, in_process, read_json
 from eipnn.eips import load_eips
 from eipnn.potential.checkpoints import build_representation
 from eipnn.run import execute
-from eipnn.run.checks import check_rows
+from eipnn.run.command import check_rows
 from eipnn.run.experiment import STAGES, Experiment, read_experiment
 from eipnn.run.plan import Plan
 from eipnn.run.strategy import MAIN

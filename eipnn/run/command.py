@@ -1,5 +1,6 @@
 """The command `eipnn run`."""
 
+import json
 import math
 import shlex
 import sys
@@ -18,11 +19,10 @@ from eipnn.command_line import Count, Natural, Positive, Seed
 from eipnn.errors import UsageError
 from eipnn.files import write_atomically, write_json
 from eipnn.processes import call
-from eipnn.run.checks import check_rows
 from eipnn.run.dry_run import show_plan
 from eipnn.run.execute import console, record_command, run_stage, say
 from eipnn.run.experiment import ALL, Experiment, ExperimentError, check_known, listed, read_experiment
-from eipnn.run.plan import Plan, Row
+from eipnn.run.plan import Late, Plan, Row, filled, in_order, without
 from eipnn.run.strategy import MAIN
 from eipnn.stages.finetune import FinetuneModule
 
@@ -111,17 +111,44 @@ def make_rows(experiment: Experiment, root: Path, what: dict[str, Any]) -> list[
 
 def check_strategies(strategies: Sequence[str], experiment: Experiment, file: Path) -> None:
     """Raise before hours of training where the experiment does not have what a strategy needs."""
-    if set(strategies) == {"baseline"}:
-        return
-    needing = next(s for s in strategies if s != "baseline")
-    mend = f"which the strategy {needing} needs; give it, or take --strategy baseline alone"
-    if experiment.eips is None and not experiment.data.get("labels"):
-        what = f"the experiment has neither data.labels nor eips, {mend}"
-    elif experiment.splits == "random" and not experiment.data.get("pool"):
-        what = f"the experiment has no data.pool (structures without DFT), {mend}"
-    else:
-        return
-    raise ExperimentError(f"{file}: {what}")
+    lacks = {
+        "neither data.labels nor eips": experiment.eips is None and not experiment.data.get("labels"),
+        "no data.pool (structures without DFT)": experiment.splits == "random" and not experiment.data.get("pool"),
+    }
+    needing = [name for name in strategies if name != "baseline"]
+    for what in [what for what, lacking in lacks.items() if lacking and needing]:
+        mend = f"which the strategy {needing[0]} needs; give it, or take --strategy baseline alone"
+        raise ExperimentError(f"{file}: the experiment has {what}, {mend}")
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Raise what any stage of these rows would refuse, so that it comes before hours of training.
+
+    Files that are absent, splits that name what no file holds, and settings: the modules of each stage are made, and
+    dropped.
+
+    Raises:
+        InputError: a setting or a file cannot be used.
+    """
+    # here: Lightning's parser is needed by nothing else in this process
+    from eipnn.cli import check_config
+
+    experiment = rows[0].plan.experiment
+    if any(row.strategy != "baseline" for row in rows) or experiment.splits == "random":
+        for plan in {row.plan.folder: row.plan for row in rows}.values():
+            dft, pool = experiment.ids
+            known = [*pool, *dft] if experiment.data.get("pool") else plan.parts.pool
+            plan.parts.check(dft, known, plan.split_path)
+    examples = {"steps": 1, "single_eip": (*experiment.eip_names, "EIP")[0]}
+    checked = set()
+    for stage in in_order([row.stages[0] for row in rows if row.plan is rows[0].plan]):  # others differ in seeds alone
+        config = filled(stage.config, lambda late: examples[late.what])
+        if isinstance(stage.inputs.get("init_from"), Late):
+            config = without(config, ["model.init_args.init_from"])
+        if (same := json.dumps(config["model"], sort_keys=True)) not in checked:
+            checked.add(same)
+            # a selection is not made yet, and a fixed seed would be told
+            check_config(without(config, ["data.init_args.selection"]) | {"seed_everything": False})
 
 
 def run_row(row: Row, threads: int | None) -> dict[str, Any]:

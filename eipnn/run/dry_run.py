@@ -16,8 +16,7 @@ from rich.table import Table
 from eipnn.labels import LabelStore
 from eipnn.labels.store import IN_WORK, INDEX, PENDING, open_array, read_index
 from eipnn.potential.checkpoints import read_checkpoint
-from eipnn.run.choices import settled
-from eipnn.run.execute import console, has_ended, holds, mapping_in, say, whole_checkpoint
+from eipnn.run.execute import console, has_ended, holds, mapping_in, say, settled, whole_checkpoint
 from eipnn.run.experiment import Experiment
 from eipnn.run.plan import Row, Stage, in_order, lates
 from eipnn.stages.source import DFT, selected

@@ -1,20 +1,28 @@
 """Run one stage in processes of its own: skipped when done, resumed when cut off."""
 
+import csv
+import io
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from rich.console import Console
 
 from eipnn.errors import InputError
 from eipnn.files import alone, digest_file, write_atomically, write_json
+from eipnn.labels import LabelStore
+from eipnn.labels.leaderboard import best_eip
 from eipnn.potential import Potential
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
-from eipnn.run.choices import settled
-from eipnn.run.plan import OUTPUTS, Stage
+from eipnn.run.experiment import ExperimentError
+from eipnn.run.plan import OUTPUTS, Late, Stage, digest_text, filled
+from eipnn.stages.source import DFT, compare, selected, source_of
 
 console = Console()
 
@@ -59,6 +67,61 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
         result = stage.about | {"fingerprint": fingerprint, "files": files, "result": numbers}
         write_json(stage.done_file, result)
         return result
+
+
+def settled(stage: Stage, bring: Callable[[Stage, str], str]) -> Stage:
+    """The stage with every `Late` replaced by its value.
+
+    Args:
+        stage: its split is written.
+        bring: has a stage come to its end, for what is asked of it, and gives its fingerprint.
+    """
+
+    @cache
+    def value(late: Late) -> Any:
+        fingerprint = bring(late.of, late.what) if late.of else None
+        match late.what:
+            case "fingerprint":
+                return fingerprint
+            case "labels":
+                return LabelStore.open(stage.data["labels"]).fingerprint
+            case "single_eip":
+                source = source_of((late.of or stage).data)
+                return best_eip(compare(source), source.split).eip
+            case "selection":
+                file = Path(stage.data["selection"])
+                return digest_text(value(stage.written[file])) if file in stage.written else digest_file(file)
+        chosen = selected(late.of.folder / OUTPUTS["predict"]) if late.of else None
+        return stage.batches(len(chosen or ())) if late.what == "steps" else _choose(stage.data, late.what, chosen)
+
+    parts = {name: filled(getattr(stage, name), value) for name in ("inputs", "config", "about", "written")}
+    return replace(stage, **parts)
+
+
+def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None) -> str:
+    """A selection that is not the classifier's: the best EIP for the whole pool (``single``), or, where the classifier
+    found an EIP, the one that is truly the closest (``best``) or DFT itself (``dft``).
+
+    Raises:
+        ExperimentError: a selected structure has no DFT energy.
+    """
+    source = source_of(data)
+    ids = list(source.split.pool if chosen is None else chosen)
+    if kind == "single":
+        labels = [best_eip(compare(source), source.split).eip] * len(ids)
+    elif missing := [name for name in ids if name not in source.dft]:
+        raise ExperimentError(
+            f"{missing[0]}: strategies with eip_labels best or dft need the hidden DFT energies of the pool, and this "
+            f"structure of the pool has none in {source.config.dft}; take a pool of DFT frames alone, which the split "
+            "marks as pretrain"
+        )
+    else:
+        error = np.abs(source.energies(ids, source.store.eips) - source.energies(ids, [DFT]))
+        closest = np.where(np.isfinite(error), error, np.inf).argmin(axis=1)
+        labels = [DFT if kind == "dft" else source.store.eips[place] for place in closest]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("config_id", "eip"), *zip(ids, labels, strict=True)])
+    return text.getvalue()
 
 
 def _write(stage: Stage) -> None:

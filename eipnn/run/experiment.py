@@ -21,9 +21,7 @@ STAGES = ("classify", "pretrain", "finetune")
 OWN = {
     "data": ("split", "seed", "selection", "delta_eip"),
     "trainer": ("default_root_dir",),
-    "classify.data": ("dft", "pool", "labels"),
-    "pretrain.data": ("dft", "pool", "labels"),
-    "finetune.data": ("dft", "pool", "labels", "delta_eip"),
+    **dict.fromkeys((f"{stage}.data" for stage in STAGES), ("dft", "pool", "labels")),
     "finetune.model": ("alpha", "init_from"),
 }
 """Arguments that `eipnn run` sets itself, or reads from one place for all stages: elsewhere they would do nothing. What
@@ -70,9 +68,7 @@ class Experiment:
         run: what `eipnn run` trains where its options do not say: ``strategy``, ``split``, ``seed``, ``frames``, each
             one value or a list.
         trainer: arguments of the Lightning Trainer for every stage.
-        classify: ``model``, ``data`` and ``trainer`` arguments of this stage alone; likewise the next two.
-        pretrain: see classify.
-        finetune: see classify.
+        classify, pretrain, finetune: ``model``, ``data`` and ``trainer`` arguments of this stage alone.
     """
 
     data: dict[str, Any]
@@ -135,10 +131,8 @@ def read_experiment(file: str | Path) -> Experiment:
     for key, keys in BY_PATH.items():
         if isinstance(named := content.get(key), str):
             if not (found := file.parent / named).is_file():
-                raise ExperimentError(
-                    f"{file}: {key} names {found}, and there is no such file; give {keys}, or the path of a file with "
-                    "them, seen from the experiment file"
-                )
+                mend = f"give {keys}, or the path of a file with them, seen from the experiment file"
+                raise ExperimentError(f"{file}: {key} names {found}, and there is no such file; {mend}")
             content[key] = _read_mapping(found, keys)
     for problem in _problems(content):
         raise ExperimentError(f"{file}: {problem}")
@@ -217,12 +211,9 @@ def _problems(content: dict[str, Any]) -> Iterator[str]:
 
 def _problems_of(part: str, key: str, values: dict[str, Any]) -> Iterator[str]:
     """The same of the model, data or trainer arguments of a stage, or of all."""
-    for name in (*OWN.get(part, ()), *(OWN.get(key, ()) if key != part else ())):
-        if name in values:
-            yield (
-                f"{key}.{name} would have no effect: `eipnn run` sets it from its options, from the keys at the top of "
-                "this file and from the stages before; remove it"
-            )
+    mend = "from its options, from the keys at the top of this file and from the stages before; remove it"
+    for name in sorted({*OWN.get(part, ()), *OWN.get(key, ())} & set(values)):
+        yield f"{key}.{name} would have no effect: `eipnn run` sets it {mend}"
     if part == "trainer" and values.get("fast_dev_run"):
         yield f"{key}.fast_dev_run leaves no checkpoint; remove it"
     if part == "trainer" and values.get("enable_checkpointing") is False:
