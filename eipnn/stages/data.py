@@ -91,7 +91,7 @@ class StageDataModule(LightningDataModule):
         eval_batch_size: the same in validation, test and prediction.
         seed: of the sample order.
         structures: file, pattern or list, with structures to predict, in place of the stage's default.
-        num_workers: of each loader; graphs are in memory, so that 0 is often the fastest.
+        num_workers: of each loader; up to 100,000 graphs stay in memory, so that 0 is often the fastest.
         cache: folder for costly inputs (SOAP); default ``$EIPNN_CACHE`` or the user's cache folder.
         handover: the module's, ``module.handover``; the commands give it by themselves.
         **source: the arguments of `SourceConfig`: structures, split, labels and zeros.

@@ -32,9 +32,9 @@ def open_structures(files: Paths, beside: Paths | None = None, **options: Unpack
     Raises `StructureError` as `read_structures` does, and where a file is named twice.
     """
     paths = resolve_all(files)
-    others = resolve_all(beside) if beside else []
-    check_different([*paths, *others])
-    prefixes = id_prefixes([*paths, *others])
+    everything = [*paths, *(resolve_all(beside) if beside else [])]
+    check_different(everything)
+    prefixes = id_prefixes(everything)
     return _open({path: prefixes[path] for path in paths}, options)
 
 

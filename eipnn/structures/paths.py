@@ -46,9 +46,16 @@ def resolve_all(paths: Paths) -> list[Path]:
 
     Raises `StructureError` where nothing is there, and where a file is named twice.
     """
-    if isinstance(paths, str | Path):
-        paths = [paths]
-    found = [file for path in paths for file in _matches(path)]
+    found: list[Path] = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        real = _real(path)
+        if has_magic(str(path)) and not real.exists():
+            matches = sorted(glob(str(real), recursive=True))  # noqa: PTH207  # Path.glob takes hidden files too
+            if not matches:
+                raise StructureError(f"{path}: matches no file; check the pattern")
+            found += map(Path, matches)
+        else:
+            found.append(resolve(path))
     if not found:
         raise StructureError("no structure file is named; name at least one")
     check_different(found)
@@ -62,16 +69,6 @@ def check_different(files: Sequence[Path]) -> None:
         if (place := file.resolve()) in seen:
             raise StructureError(f"{file}: is named twice; name every file once")
         seen.add(place)
-
-
-def _matches(path: str | Path) -> list[Path]:
-    real = _real(path)
-    if not has_magic(str(path)) or real.exists():
-        return [resolve(path)]
-    found = sorted(glob(str(real), recursive=True))  # noqa: PTH207  # Path.glob takes hidden files too
-    if not found:
-        raise StructureError(f"{path}: matches no file; check the pattern")
-    return [Path(file) for file in found]
 
 
 def _real(path: str | Path) -> Path:

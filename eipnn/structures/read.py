@@ -98,18 +98,14 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
             raise StructureError(f"{path}: holds no frames; give a file with at least one structure")
         energies = [energy(atoms) for atoms in frames[first:] if len(atoms) > 1]
         if options.get("require_energy") and energies and not any(energies):
-            raise StructureError(
-                f"{path}: all energies are 0 eV, which stands for none; give a file with energies, or name their key "
-                "with energy_key"
-            )
+            how = "give a file with energies, or name their key with energy_key"
+            raise StructureError(f"{path}: all energies are 0 eV, which stands for none; {how}")
     if options.get("labels", True):
         for kind, key in (("energy", options.get("energy_key")), ("forces", options.get("forces_key"))):
             if key is not None and not any(atoms.calc and kind in atoms.calc.results for atoms in frames):
                 keys = sorted(set(frames[0].info) - {"config_id"} if kind == "energy" else frames[0].arrays)
-                raise StructureError(
-                    f"{', '.join(map(str, prefixes))}: no frame has the {kind} key {key!r}; "
-                    f"frame 0 carries {', '.join(keys) or 'no keys'}"
-                )
+                there = f"frame 0 carries {', '.join(keys) or 'no keys'}"
+                raise StructureError(f"{', '.join(map(str, prefixes))}: no frame has the {kind} key {key!r}; {there}")
     return frames, counts
 
 
@@ -123,10 +119,8 @@ def _raw_frames(path: Path) -> Iterator[Atoms]:
         raise StructureError(f"{path}: frame {index}: {error}") from None
     except Exception as error:  # every ASE reader raises its own kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise StructureError(
-            f"{path}: frame {index}: ASE cannot read it ({reason}); "
-            "repair or remove this frame, or give the file the suffix of its format"
-        ) from error
+        how = "repair or remove this frame, or give the file the suffix of its format"
+        raise StructureError(f"{path}: frame {index}: ASE cannot read it ({reason}); {how}") from error
 
 
 def _frames_of_format(path: Path) -> Iterator[Atoms]:
