@@ -11,7 +11,10 @@ from run_stages import finish, fold
 from tiny import N_POOL, N_TRAIN, REPRESENTATION, exit_code, read_json
 
 from eipnn.run import execute
+from eipnn.run.dry_run import gradient_steps, outlook
 from eipnn.run.experiment import ExperimentError, read_experiment
+from eipnn.run.plan import Plan, in_order
+from eipnn.run.strategy import STRATEGIES
 from eipnn.stages.sampling import plan_batches
 from eipnn.structures import read_split
 
@@ -324,3 +327,10 @@ def test_four_rows_of_a_table(experiment, tmp_path, monkeypatch, tiny):
     pretrained = torch.load(fold(tmp_path) / "pretrain" / "checkpoints" / "best.ckpt", weights_only=True)
     assert pretrained["eipnn"]["stage"] == "pretrain"
     finish(tmp_path / "run", file, monkeypatch, "baseline", "la", "mp", "mp+la")  # nothing to do
+    plan = Plan(read_experiment(file), fold(tmp_path), 1, 0, Path(experiment["data"]["labels"]))
+    stages = in_order([stage for name in STRATEGIES for stage in plan.row(name, [0.1]).stages if name in steps])
+    assert len(stages) == 6
+    for stage in stages:  # what the dry run counts is what is taken
+        state, now, taken = outlook(stage, labelled=True)
+        assert state == "done"
+        assert gradient_steps(stage, now) == (taken, True)

@@ -29,9 +29,6 @@ class Strategy:
         loss: on the EIP labels.
         long: trained without EIP labels for as many gradient steps as label augmentation takes.
         delta: the network learns DFT minus the single best EIP.
-
-    Raises:
-        InputError: ``long`` or ``delta`` together with EIP labels, or a loss on EIP labels without these.
     """
 
     label: str = ""
@@ -40,12 +37,6 @@ class Strategy:
     loss: Loss = "tukey"
     long: bool = False
     delta: bool = False
-
-    def __post_init__(self) -> None:
-        if self.eip_labels and (self.long or self.delta):
-            raise InputError("long and delta rows are trained without EIP labels; remove eip_labels")
-        if not self.eip_labels and self.loss != "tukey":
-            raise InputError("loss is that on EIP labels, and there are none; give eip_labels")
 
     @property
     def single(self) -> bool:
@@ -109,17 +100,14 @@ def own_strategies(content: dict[Any, Any], where: str) -> dict[str, Strategy]:
         where: file, for messages.
 
     Raises:
-        InputError: a name that is taken or can be no folder's; a field that is unknown, missing or of a wrong value;
-            two strategies with one label.
+        InputError: a name that is taken or can be no folder's; a field that is unknown, missing, of a wrong value or
+            against another; two strategies with one label.
     """
     own: dict[str, Strategy] = {}
     for name, given in content.items():
         for problem in _problems(str(name), given):
             raise InputError(f"{where}: {name}{problem}")
-        try:
-            own[str(name)] = Strategy(**given)
-        except InputError as error:
-            raise InputError(f"{where}: {name}: {error}") from None
+        own[str(name)] = Strategy(**given)
     labels = [strategy.label for strategy in (STRATEGIES | own).values()]
     for name, strategy in own.items():
         if labels.count(strategy.label) > 1:
@@ -141,3 +129,7 @@ def _problems(name: str, given: Any) -> Iterator[str]:
         allowed = ALLOWED.get(key, (value,))
         if not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
             yield f".{key} must be one of {', '.join(WORDS.get(a, str(a)) for a in allowed)}, not {value!r}"
+    if given.get("eip_labels") and (given.get("long") or given.get("delta")):
+        yield ": long and delta rows are trained without EIP labels; remove eip_labels"
+    if not given.get("eip_labels") and given.get("loss", "tukey") != "tukey":
+        yield ": loss is that on EIP labels, and there are none; give eip_labels"
