@@ -355,9 +355,9 @@ def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
 def test_large_sets_keep_no_object_for_each_configuration(monkeypatch, tmp_path):
     structures = [bulk("Cu", "fcc", a=a) for a in (3.5, 3.6, 3.7)]
     inputs = prepare(structures, Graph(4.0), tmp_path)
-    small = Configurations(["a", "b", "c"], inputs, {})
+    small = Configurations(inputs, {})
     assert small[1] is small[1]
     monkeypatch.setattr(data, "KEPT", 2)
-    large = Configurations(["a", "b", "c"], inputs, {})
+    large = Configurations(inputs, {})
     assert large[1] is not large[1]
     assert torch.equal(large[1].edge_shift, small[1].edge_shift)

@@ -48,7 +48,7 @@ def source(tiny: Tiny, tmp_path_factory) -> Source:
 def test_what_the_sources_say(tiny: Tiny, source: Source) -> None:
     ids = [*tiny.ids("train")[:3], MISSING]
     sizes = [len(tiny.frames[name]) for name in ids]
-    found = source.targets(ids, ["au", DFT, "cu.1"], PROPERTIES)
+    found = source.targets(source.structures(ids), ["au", DFT, "cu.1"], PROPERTIES)
     expected = np.array([[tiny.eip[name][1], tiny.cohesive[name], tiny.eip[name][0]] for name in ids])
     expected[3, :2] = np.nan  # no label of the EIP; no frame of the DFT file
     np.testing.assert_allclose(found["energy"], expected, atol=1e-6)
@@ -60,14 +60,14 @@ def test_what_the_sources_say(tiny: Tiny, source: Source) -> None:
     known = np.isfinite(found["stress"]).all(axis=(2, 3))
     assert known.tolist() == [[False, row == 0, False] for row in range(4)]
     np.testing.assert_allclose(found["stress"][0, 1], [[0, 5, 4], [5, 1, 3], [4, 3, 2]])
-    assert source.targets(ids, [DFT]).keys() == {"energy"}
+    assert source.targets(source.structures(ids), [DFT]).keys() == {"energy"}
 
 
 def test_a_selection_takes_each_label_from_its_source(tiny: Tiny, source: Source) -> None:
     names = tiny.ids("pool")[:5] + tiny.ids("train")[:1]
     chosen = dict(zip(names, ["far", "cu.1", "au", "cu.1", "far", DFT], strict=True))
     found = source.chosen(chosen, ("energy", "forces"))
-    each = [source.targets([name], [eip], ("energy", "forces")) for name, eip in chosen.items()]
+    each = [source.targets(source.structures([name]), [eip], ("energy", "forces")) for name, eip in chosen.items()]
     for name in found:
         np.testing.assert_array_equal(found[name], np.concatenate([part[name] for part in each]))
     assert source.chosen({}, PROPERTIES)["forces"].shape == (0, 1, 3)

@@ -1,7 +1,7 @@
 """Stage 1: which EIP is closest to DFT, per configuration (Shui et al. 2022, Sec. 4.2)."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from eipnn.stages.data import StageDataModule
 from eipnn.stages.module import StageModule, require_positive
 from eipnn.stages.source import DFT
 from eipnn.stages.terms import CrossEntropy, cross_entropy
+from eipnn.structures import StructureStore
 from eipnn.targets import Targets
 
 log = logging.getLogger("eipnn")
@@ -80,10 +81,10 @@ class ClassifierModule(StageModule):
         graph = graph_of(batch)
         return {"label": self.head(self.representation(graph), graph.batch, graph.size)}
 
-    def errors(self, output: Tensor, targets: Targets) -> list[tuple[Tensor, Tensor]]:
-        right = output.argmax(dim=-1, keepdim=True) == targets.values["label"]
-        weight = targets.counts("label")
-        return [(right.float(), weight), (cross_entropy(output, targets)[:, None], weight)]
+    def errors(self, predicted: Mapping[str, Tensor], targets: Targets) -> list[tuple[Tensor, Tensor]]:
+        logits, weight = predicted["label"], targets.counts("label")
+        right = logits.argmax(dim=-1, keepdim=True) == targets.values["label"]
+        return [(right.float(), weight), (cross_entropy(logits, targets)[:, None], weight)]
 
     def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         """``class`` (B,) and ``probability`` (B,) of the most likely class."""
@@ -108,11 +109,10 @@ class ClassifierDataModule(StageDataModule):
     def train_ids(self) -> tuple[Sequence[str], Sequence[str]]:
         return self.source.split.train, ()
 
-    def targets(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+    def targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
         eips = self.handover.eips
-        energies = self.source.energies(ids, [DFT, *eips])
-        sizes = self.source.structures(ids).sizes
-        label = best_eip_class(energies[:, 0], energies[:, 1:], sizes, self.handover.limit)
+        energies = self.source.targets(frames, [DFT, *eips])["energy"]
+        label = best_eip_class(energies[:, 0], energies[:, 1:], frames.sizes, self.handover.limit)
         counts = zip([*eips, NONE], np.bincount(label, minlength=len(eips) + 1), strict=True)
         log.info("classes: %s", ", ".join(f"{name} {count}" for name, count in counts))
         return {"label": label[:, None]}

@@ -42,13 +42,12 @@ class Configurations(Dataset[Data]):
     `EvaluationSampler`).
 
     Args:
-        ids: of the n configurations.
-        inputs: their model inputs.
+        inputs: of the n configurations.
         targets: name -> (n, ...), of N atoms (N, ...): those of `Targets`, and what else the module reads of a batch.
     """
 
-    def __init__(self, ids: Sequence[str], inputs: InputSet, targets: dict[str, Tensor]) -> None:
-        self.ids, self.inputs, self.targets = list(ids), inputs, targets
+    def __init__(self, inputs: InputSet, targets: dict[str, Tensor]) -> None:
+        self.ids, self.inputs, self.targets = list(inputs.structures.ids), inputs, targets
         self._items: dict[int, Data] = {}
 
     def __len__(self) -> int:
@@ -149,7 +148,7 @@ class StageDataModule(LightningDataModule):
         """Training configurations with DFT and with EIP labels."""
         raise NotImplementedError
 
-    def targets(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+    def targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
         """What is to be learned of these configurations, see `Configurations`."""
         raise NotImplementedError
 
@@ -194,20 +193,18 @@ class StageDataModule(LightningDataModule):
                 f"no two atoms of the training structures are within the cutoff of {self.handover.cutoff} A: "
                 "give the representation a larger one (cutoff)"
             )
-        elements = self.source.structures([i for part in parts for i in part.ids]).elements()
+        elements = sorted({symbol for part in parts for symbol in part.inputs.structures.elements()})
         order = torch.Generator().manual_seed(self.seed)
         loader = DataLoader(self.train_set, self.batch_size, shuffle=True, generator=order)
-        scaled = list(self._scales(parts[0]))
-        return Training(elements, [scale for scale, _ in scaled], [shift for _, shift in scaled], Graphs(loader))
+        return Training(elements, list(self._scales(parts[0])), Graphs(loader))
 
     def _scales(self, part: Configurations) -> Iterator[tuple[float, Reference]]:
         """Scale and shift of each energy that is learned (see `scale_and_shift`)."""
-        structures = self.source.structures(part.ids)
         for k, energies in enumerate(part.targets["energy"].T if "energy" in part.targets else ()):
             if not energies.isfinite().any():
                 eip = self.handover.eips[k]
                 raise InputError(f"EIP {eip} has no usable label in the pool: leave it out of model.eips")
-            yield scale_and_shift(structures, energies.numpy())
+            yield scale_and_shift(part.inputs.structures, energies.numpy())
 
     def zero_record(self) -> dict[str, dict[str, Any]]:
         """The references of DFT and of the EIPs that this stage reads, as plain values."""
@@ -227,14 +224,15 @@ class StageDataModule(LightningDataModule):
 
     def labelled(self, ids: Sequence[str]) -> Configurations:
         """Configurations of the split with their targets."""
-        return self.configurations(self.source.structures(ids), self.targets(ids))
+        frames = self.source.structures(ids)
+        return self.configurations(frames, self.targets(frames))
 
     def configurations(self, frames: StructureStore, targets: dict[str, np.ndarray]) -> Configurations:
         """The frames as a data set; `targets` are in their order."""
         if not frames:
             raise InputError(f"no structures to work on: the split {self.config.split} marks none for this stage")
         inputs = prepare(frames, self.handover.inputs, self.cache)
-        return Configurations(frames.ids, inputs, {name: torch.from_numpy(v) for name, v in targets.items()})
+        return Configurations(inputs, {name: torch.from_numpy(v) for name, v in targets.items()})
 
     def train_dataloader(self) -> DataLoader:
         n_dft, n_eip = (len(ids) for ids in self.train_ids())

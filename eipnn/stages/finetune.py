@@ -1,7 +1,7 @@
 """Stage 3: the potential, on DFT and EIP labels (Shui et al. 2022, Eq. 3)."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -88,8 +88,8 @@ class FinetuneModule(StageModule):
         graph = graph_of(batch)
         return self.potential.predict(graph, wanted, cohesive=True, create_graph=self.training)._asdict()
 
-    def errors(self, output: Tensor, targets: Targets) -> list[tuple[Tensor, Tensor]]:
-        error, weight = targets.error("energy", output).abs(), targets.counts("energy")
+    def errors(self, predicted: Mapping[str, Any], targets: Targets) -> list[tuple[Tensor, Tensor]]:
+        error, weight = targets.error("energy", predicted["energy"]).abs(), targets.counts("energy")
         return [(error, weight), (error / targets.n_atoms[:, None], weight)]
 
     def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
@@ -167,22 +167,19 @@ class FinetuneDataModule(StageDataModule):
 
     def augmented(self) -> Configurations:
         """The pool structures that the classifier chose an EIP for, with that EIP's labels (or DFT's, see `DFT`)."""
-        targets = self.source.chosen(self.chosen, self.handover.wanted)
-        frames = self.source.structures(list(self.chosen))
-        return self.configurations(frames, self._completed(frames, targets, is_dft=False))
+        frames, targets = (
+            self.source.structures(list(self.chosen)),
+            self.source.chosen(self.chosen, self.handover.wanted),
+        )
+        is_dft = np.zeros(len(frames), dtype=np.bool_)
+        return self.configurations(frames, targets | {"is_dft": is_dft, "zero": self._zeros(frames)})
 
-    def targets(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        targets = self.source.targets(ids, [DFT], self.handover.wanted)
+    def targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
+        targets = self.source.targets(frames, [DFT], self.handover.wanted)
         if self.delta_eip:
-            known = self.source.targets(ids, [self.delta_eip], self.handover.wanted)
+            known = self.source.targets(frames, [self.delta_eip], self.handover.wanted)
             targets = {name: values - known[name] for name, values in targets.items()}
-        return self._completed(self.source.structures(ids), targets, is_dft=True)
-
-    def _completed(self, frames: StructureStore, targets: dict[str, np.ndarray], is_dft: bool) -> dict[str, np.ndarray]:
-        return targets | {
-            "is_dft": np.full(len(frames), is_dft),
-            "zero": self._zeros(frames),
-        }
+        return targets | {"is_dft": np.ones(len(frames), dtype=np.bool_), "zero": self._zeros(frames)}
 
     def predict_targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
         if self.delta_eip and self.structures:  # which the label store does not hold
@@ -231,18 +228,15 @@ class FinetuneDataModule(StageDataModule):
             )
             self.chosen = {i: eip for (i, eip), k in zip(self.chosen.items(), known, strict=True) if k}
 
-    def _delta_energies(self, frames: StructureStore) -> np.ndarray:
-        """Aligned energies of the EIP that the network is trained on top of (n,), eV; zeros without one."""
+    def _zeros(self, frames: StructureStore) -> np.ndarray:
+        """What is taken off each DFT energy (n,), eV, float64: the reference, and the EIP of delta learning."""
+        zeros = self.source.zero.totals(frames)
         if self.delta_eip is None:
-            return np.zeros(len(frames))
-        energies = self.source.energies(frames.ids, [self.delta_eip])[:, 0]
+            return zeros
+        energies = self.source.targets(frames, [self.delta_eip])["energy"][:, 0]
         if len(lost := np.flatnonzero(np.isnan(energies))):
             raise InputError(
                 f"{frames.ids[lost[0]]}: {self.delta_eip} gave no label for it ({len(lost)} such structures), so that "
                 "delta learning cannot use it: take another EIP, or remove it from the split"
             )
-        return energies
-
-    def _zeros(self, frames: StructureStore) -> np.ndarray:
-        """What is taken off each DFT energy (n,), eV, float64."""
-        return self.source.zero.totals(frames) + self._delta_energies(frames)
+        return zeros + energies

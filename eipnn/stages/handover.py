@@ -16,8 +16,7 @@ class Training:
     """What a module takes from its training configurations."""
 
     elements: list[str]  # symbols, sorted
-    scales: list[float]  # of each energy that is learned, eV (see `scale_and_shift`)
-    shifts: list[Reference]  # of each energy that is learned
+    scales: list[tuple[float, Reference]]  # scale and shift of each energy that is learned, see `scale_and_shift`
     graphs: Graphs  # the configurations, each once, for `Representation.calibrate`
 
 

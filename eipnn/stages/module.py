@@ -94,8 +94,8 @@ class StageModule(LightningModule):
         """What is predicted of a batch, by the names of `Targets`: at least what is wanted."""
 
     @abstractmethod
-    def errors(self, output: Tensor, targets: Targets) -> list[tuple[Tensor, Tensor]]:
-        """Values and weights of each of the `measures`; `output` is that of `forward`."""
+    def errors(self, predicted: Mapping[str, Any], targets: Targets) -> list[tuple[Tensor, Tensor]]:
+        """Values and weights of each of the `measures`; `predicted` is that of `properties`."""
 
     @abstractmethod
     def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ class StageModule(LightningModule):
         self.elements, self.zeros = training.elements, facts.zeros
         self.check_data()  # not after the first epoch
         if isinstance(self.head, EnergyHead):
-            self.head.set_scale(training.scales, training.shifts)
+            self.head.set_scale(*zip(*training.scales, strict=True))
         if self.init_from is not None:
             self._load_representation(self.init_from)
         elif getattr(self._trainer, "ckpt_path", None) is None:  # a resumed checkpoint holds it
@@ -161,8 +161,9 @@ class StageModule(LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> Tensor:
         """The output, whose errors are added to the means."""
-        output = finite(self(batch))
-        for mean, (values, weights) in zip(self.means, self.errors(output, Targets.of(batch)), strict=True):
+        predicted = self.properties(batch, {self.output})
+        output = finite(predicted[self.output])
+        for mean, (values, weights) in zip(self.means, self.errors(predicted, Targets.of(batch)), strict=True):
             mean.update(values, weights)
         return output
 

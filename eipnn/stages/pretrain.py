@@ -1,7 +1,7 @@
 """Stage 2: multi-task pretraining on the energies of all EIPs (Shui et al. 2022, Sec. 4.3)."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from eipnn.representations.base import Representation
 from eipnn.stages.data import StageDataModule
 from eipnn.stages.module import StageModule, require_positive
 from eipnn.stages.terms import EnergyMSE
+from eipnn.structures import StructureStore
 from eipnn.targets import Targets
 
 log = logging.getLogger("eipnn")
@@ -62,8 +63,8 @@ class PretrainModule(StageModule):
         atoms = self.head(self.representation(graph), graph.z)  # (N, |P|)
         return {"energy": global_add_pool(atoms, graph.batch, graph.size)}
 
-    def errors(self, output: Tensor, targets: Targets) -> list[tuple[Tensor, Tensor]]:
-        errors, weights = targets.error("energy", output).abs(), targets.counts("energy")
+    def errors(self, predicted: Mapping[str, Tensor], targets: Targets) -> list[tuple[Tensor, Tensor]]:
+        errors, weights = targets.error("energy", predicted["energy"]).abs(), targets.counts("energy")
         return list(zip(errors.unbind(dim=1), weights.unbind(dim=1), strict=True))
 
     def scores(self, means: list[Tensor]) -> dict[str, Tensor]:
@@ -87,11 +88,11 @@ class PretrainDataModule(StageDataModule):
     def train_ids(self) -> tuple[Sequence[str], Sequence[str]]:
         return (), self.source.split.pool
 
-    def targets(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        targets = self.source.targets(ids, self.handover.eips, self.handover.wanted)
+    def targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
+        targets = self.source.targets(frames, self.handover.eips, self.handover.wanted)
         energy = targets["energy"]  # (n, |P|)
-        energy[np.abs(energy) / self.source.structures(ids).sizes[:, None] > self.handover.limit] = np.nan
+        energy[np.abs(energy) / frames.sizes[:, None] > self.handover.limit] = np.nan
         if (dropped := np.isnan(energy).sum(axis=0)).any():
             counts = ", ".join(f"{n} {d}" for n, d in zip(self.handover.eips, dropped, strict=True) if d)
-            log.warning("of %d configurations, labels left out as missing or outliers: %s", len(ids), counts)
+            log.warning("of %d configurations, labels left out as missing or outliers: %s", len(frames), counts)
         return targets

@@ -152,19 +152,18 @@ class Source:
         return StructureStore.joined(parts).take(np.argsort(places))
 
     def targets(
-        self, ids: Sequence[str], sources: Sequence[str], wanted: Collection[str] = ("energy",)
+        self, structures: StructureStore, sources: Sequence[str], wanted: Collection[str] = ("energy",)
     ) -> dict[str, np.ndarray]:
         """What the sources say of n structures with N atoms, NaN where they say nothing; energies on the shared zero.
 
         Args:
-            ids: of the structures.
+            structures: of `structures`.
             sources: S names of EIPs, or `DFT`, which is known of the frames of the DFT file.
             wanted: energy, forces and stress, see `eipnn.targets.Targets`.
 
         Returns:
             by name: energy (n, S), forces (N, S, 3), stress (n, S, 3, 3).
         """
-        structures = self.structures(ids)
         eips = [name for name in sources if name != DFT]
         columns = [[DFT, *eips].index(name) for name in sources]
         dft = {"energy": structures.energies, "forces": structures.forces, "stress": structures.stresses}
@@ -180,16 +179,16 @@ class Source:
 
     def energies(self, ids: Sequence[str], sources: Sequence[str]) -> np.ndarray:
         """Those of `targets` (n, S)."""
-        return self.targets(ids, sources)["energy"]
+        return self.targets(self.structures(ids), sources)["energy"]
 
     def chosen(self, chosen: Mapping[str, str], wanted: Collection[str] = ("energy",)) -> dict[str, np.ndarray]:
         """`targets` of a selection, id -> EIP or `DFT`: S is 1."""
-        ids, names = np.array(list(chosen), object), np.array(list(chosen.values()), object)
+        structures, names = self.structures(list(chosen)), np.array(list(chosen.values()), object)
         groups = {name: np.flatnonzero(names == name) for name in sorted(set(names))} or {DFT: np.arange(0)}
-        parts = [self.targets(ids[rows].tolist(), [name], wanted) for name, rows in groups.items()]
+        parts = [self.targets(structures.take(rows), [name], wanted) for name, rows in groups.items()]
         rows = np.concatenate(list(groups.values()))
         back = np.argsort(rows)
-        atoms = self.structures(ids[rows].tolist()).atoms_of(back)
+        atoms = structures.take(rows).atoms_of(back)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
         return {name: values[atoms if name in PER_ATOM else back] for name, values in joined.items()}
 
@@ -210,7 +209,7 @@ class Source:
         if source == DFT:
             return fit_reference(zero.mode, train, train.energies, isolated_energies(self.dft, zero.energies))
         energies = self._of_eips("energy", train, [source])[:, 0]
-        aligned = self.energies(train.ids, [DFT])[:, 0]
+        aligned = self.targets(train, [DFT])["energy"][:, 0]
         return fit_reference(zero.mode, train, energies, zero.energies, aligned, source)
 
     def _of_eips(self, name: str, structures: StructureStore, eips: Sequence[str]) -> np.ndarray:
