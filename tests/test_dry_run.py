@@ -63,6 +63,8 @@ def test_a_new_run(dry):
         "mp": ("will run", str(2 * BATCHES)),
         "baseline-long": ("will run", f"<= {2 * AT_MOST}"),
     }
+    assert re.search(r"baseline-long +baseline-long +labels, classify +will run", said)
+    assert re.search(r"pretrain +mp +labels +will run", said)
     total = 2 * (3 * BATCHES + N_POOL // 4 + 2 * AT_MOST)
     assert f"<= {total} gradient steps to go; nothing was trained or written" in said
 

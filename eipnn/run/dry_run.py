@@ -48,7 +48,8 @@ def show_plan(root: Path, rows: Sequence[Row]) -> None:
             shown.add(stage.folder)
             name = os.path.relpath(stage.folder, plan.folder)
             users = [row.strategy for row in mine if stage.folder in [s.folder for s in in_order(row.stages)]]
-            reads = dict.fromkeys(late.of.folder.name if late.of else late.what for late in lates(stage.inputs))
+            found = lates([stage.inputs, stage.config])
+            reads = dict.fromkeys(late.of.folder.name if late.of else late.what for late in found)
             state, now, taken = outlook(stage, not missing)
             trained = state.startswith((DONE, TRAINED))
             steps, known = (taken, True) if trained else gradient_steps(stage, now)
