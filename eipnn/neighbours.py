@@ -35,6 +35,14 @@ class NeighbourList:
         return np.stack([i, j]).astype(np.int64), shift
 
 
+def pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Atoms i and j (P,) of each pair up to `cutoff` (A), their distances (P,) and vectors from i to j (P, 3), A."""
+    import vesin  # here: as above
+
+    finder = vesin.NeighborList(cutoff=cutoff, full_list=False, n_threads=1)
+    return finder.compute(atoms.positions, complete_cell(atoms), atoms.pbc, quantities="ijdD")
+
+
 def complete_cell(atoms: Atoms) -> np.ndarray:
     """The cell (3, 3) in A, with lattice vectors of open axes set to zero: they carry no meaning."""
     return np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)

@@ -14,7 +14,7 @@ from ase.data import atomic_numbers
 from eipnn.command_line import Count, Natural, Positive, Seed, Which
 from eipnn.eips import EIP, load_eips, named_sets
 from eipnn.errors import InputError
-from eipnn.generate.distance import pairs, parents_rule, uniform_rule
+from eipnn.generate.distance import distances, parents_rule, uniform_rule
 from eipnn.generate.parents import COORDINATION, make_prototypes, read_parents
 from eipnn.generate.pool import make_pool
 from eipnn.generate.recipe import KINDS, Recipe
@@ -155,7 +155,7 @@ def summary(pool: Sequence[Atoms]) -> str:
                 "kind": kind,
                 "number": len(structures),
                 "atoms": _range([len(atoms) for atoms in structures], "d"),
-                "closest\n(A)": min(pairs(atoms)[2].min(initial=np.inf) for atoms in structures),
+                "closest\n(A)": min(distances(atoms)[2].min(initial=np.inf) for atoms in structures),
                 "volume\n(A^3/atom)": _range(volumes, ".1f"),
                 "draws\n(mean)": np.mean([atoms.info["draws"] for atoms in structures]),
             }

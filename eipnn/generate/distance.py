@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 
-from eipnn.neighbours import complete_cell
+from eipnn.neighbours import pairs
 
 PARENT_SHARE = 0.9  # of the shortest distance that the parents have for a pair of elements
 COVALENT_SHARE = 0.8
@@ -30,8 +30,8 @@ class DistanceRule:
         """Whether two atoms, or an atom and an image, are closer than allowed."""
         present = np.unique(atoms.numbers)
         reach = self.shortest[np.ix_(present, present)].max()
-        first, second, distances = pairs(atoms, reach + 1e-6)
-        return bool((distances < self.shortest[first, second]).any())
+        first, second, found = distances(atoms, reach + 1e-6)
+        return bool((found < self.shortest[first, second]).any())
 
     def text(self, numbers: Iterable[int]) -> str:
         """The distances between the elements of these atomic numbers, for people to read."""
@@ -39,15 +39,11 @@ class DistanceRule:
         return ", ".join(f"{chemical_symbols[a]}-{chemical_symbols[b]} {self.shortest[a, b]:.2f}" for a, b in elements)
 
 
-def pairs(atoms: Atoms, reach: float | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def distances(atoms: Atoms, reach: float | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both atomic numbers and the distance (A) of pairs up to `reach` (or that can be neighbours), each (n_pairs,)."""
     reach = reach or 2 * REACH * float(covalent_radii[atoms.numbers].max())
-    # ASE's own list is the same and takes thirty times as long, for every draw.
-    import vesin  # here: see `eipnn.neighbours`
-
-    finder = vesin.NeighborList(cutoff=reach, full_list=False, n_threads=1)
-    i, j, distances = finder.compute(atoms.positions, complete_cell(atoms), atoms.pbc, quantities="ijd")
-    return atoms.numbers[i], atoms.numbers[j], distances
+    i, j, found, _ = pairs(atoms, reach)
+    return atoms.numbers[i], atoms.numbers[j], found
 
 
 def covalent_rule() -> DistanceRule:
@@ -67,8 +63,8 @@ def parents_rule(frames: Sequence[Atoms], ideal: float = np.inf) -> DistanceRule
     """
     seen = np.full_like(RADII, np.inf)
     for atoms in frames:
-        first, second, distances = pairs(atoms)
-        np.minimum.at(seen, (first, second), distances)
+        first, second, found = distances(atoms)
+        np.minimum.at(seen, (first, second), found)
     seen = np.minimum(seen, seen.T)
     from_parents = PARENT_SHARE * np.minimum(seen, ideal)
     return DistanceRule(np.where(seen <= REACH * RADII, from_parents, covalent_rule().shortest))
