@@ -68,11 +68,10 @@ def read_yaml(file: str | Path) -> Any:
         raise InputError(f"{file}: no such file") from None
     except UnicodeDecodeError:
         raise InputError(f"{file}: not YAML: it holds bytes that are no text (UTF-8)") from None
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{file}: not YAML{line}: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(f"{file}: not YAML{f' in line {mark.line + 1}' if mark else ''}: {problem}") from None
 
 
 def digest_file(file: Path, algorithm: str = "sha256") -> str:
