@@ -48,11 +48,13 @@ def kept(file: Path, names: Collection[str]) -> dict[str, Any] | None:
         content: dict[str, Any] = read_tensors(file, mapped=True)
         if content.keys() != set(names):
             raise ValueError("another layout")
-        os.utime(file)  # the time of its last use, for `_prune`
+        with suppress(OSError):  # another user's
+            os.utime(file)  # the time of its last use, for `_prune`
         return content
     except (ValueError, AttributeError, OSError) as error:
         log.warning("%s: damaged file of the cache (%s): what it held is made again", file, error)
-        file.unlink(missing_ok=True)
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
         return None
 
 

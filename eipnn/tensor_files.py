@@ -36,5 +36,8 @@ def write_tensors(file: Path, content: Any) -> None:
     """Write plain values and tensors, all or nothing; see `replacing`."""
     import torch
 
-    with replacing(file) as part:
-        torch.save(content, part)
+    with replacing(file) as part, part.open("wb") as stream:  # with a path, torch would not say that the disk is full
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:  # torch's own, on the way out of the stream's
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None

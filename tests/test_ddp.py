@@ -17,6 +17,9 @@ from tiny import N_POOL, N_TEST, N_TRAIN, best, eipnn_stage, read_json, stage_co
 
 from eipnn.representations import Representation
 
+# one pair of processes serves many tests
+pytestmark = pytest.mark.xdist_group("pair")
+
 STAGES = ("Classifier", "Pretrain", "Finetune")
 COMPARED = {"Classifier": ["test"], "Pretrain": ["test"], "Finetune": ["validate", "test"]}
 TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]

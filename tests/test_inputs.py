@@ -5,7 +5,6 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from tiny import flipped
 from torch_geometric.data import Batch, Data
 
+from eipnn.cache import kept
 from eipnn.errors import InputError
 from eipnn.inputs import Graph, Inputs, Soap, cache, graph_of, prepare
 from eipnn.processes import parallel
@@ -210,6 +210,25 @@ def test_blocks_of_several_files(tmp_path, monkeypatch):
     assert len(inputs.built) == 8
 
 
+def test_blocks_of_other_structures_are_not_read(tmp_path, monkeypatch):
+    prepare(frames(), Counted(), tmp_path)
+    prepare(silicon(4), Counted(), tmp_path)
+    read = []
+    monkeypatch.setattr(cache, "kept", lambda file, names: read.append(file) or kept(file, names))
+    prepare(frames()[1:3], Counted(), tmp_path)
+    assert len(read) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path, monkeypatch, caplog):
+    def refuses(*_, **__):
+        raise PermissionError("Permission denied")
+
+    monkeypatch.setattr(cache, "alone", refuses)
+    prepared = prepare(frames(), Counted(), tmp_path)
+    assert_same(prepared[2], Graph(4.0)(frames()[2]))
+    assert "model inputs are not kept: Permission denied" in caplog.text
+
+
 def test_other_settings_are_built(tmp_path):
     prepare(frames(), Counted(4.0), tmp_path)
     other = Counted(3.0)
@@ -274,8 +293,8 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_costs_the_cache_alone(tmp_path, monkeypatch, caplog):
-    def full(content, file):
-        Path(file).write_bytes(b"half")
+    def full(content, stream):
+        stream.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from published_sets import agau, ani_al, command, fetch, kim_si
 from sets import COMMAND
 from tiny import held_for
 
+from eipnn.errors import InputError
 from eipnn.labels import LabelError, LabelStore
 from eipnn.structures import StructureError, read_structures
 from eipnn.structures.paths import PUBLISHED, fetch_hint
@@ -217,3 +219,10 @@ def test_missing_files_name_the_command(tmp_path, monkeypatch):
     with pytest.raises(LabelError, match=f"make it with `{COMMAND} kim-si -o data/kim_si`"):
         LabelStore.open("data/kim_si/labels")
     assert fetch_hint("data/mine/dft.extxyz") is None
+
+
+def test_without_h5py_the_other_sets_can_be_fetched(monkeypatch, tmp_path):
+    module = import_module("sets.ani_al")
+    monkeypatch.setattr(module, "h5py", None)
+    with pytest.raises(InputError, match="pip install h5py"):
+        module.AniAl().frames([tmp_path])

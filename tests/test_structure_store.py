@@ -213,7 +213,7 @@ def test_no_flipped_bit_goes_unnoticed(cached, tmp_path, caplog):
     for damaged in flipped(store, tmp_path, 60):
         damaged.replace(store)
         assert bits(open_structures(file)) == expected
-    assert caplog.text.count("damaged file of the cache") == len(reads) - 1 > 40
+    assert caplog.text.count("damaged file of the cache") == len(reads) - 1 > 30  # half of it is headers
 
 
 def test_of_processes_that_start_together_one_reads(cached, tmp_path):

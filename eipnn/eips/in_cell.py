@@ -47,10 +47,12 @@ class InCell(Calculator):
         self.results["free_energy"] = self.results["energy"] = float(self.results["energy"])
 
     def _check(self, atoms: int) -> None:
-        energy, forces, stress = (self.results.get(name, 0.0) for name in ("energy", "forces", "stress"))
+        energy, forces, stress = (
+            np.asarray(self.results.get(name, 0.0), dtype=np.float64) for name in ("energy", "forces", "stress")
+        )
         problems = {
             "the energy is NaN or infinite": not np.isfinite(energy),
-            f"forces for {len(forces)} of {atoms} atoms": np.shape(forces) != (atoms, 3),
+            f"forces for {len(forces) if forces.ndim else 0} of {atoms} atoms": forces.shape != (atoms, 3),
             "a force is NaN or infinite": not np.isfinite(forces).all(),
             "the stress is NaN or infinite": not np.isfinite(stress).all(),
         }

@@ -1,14 +1,15 @@
 """Model inputs of many configurations: each made when it is asked for, costly ones made once and kept on disk."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import logging
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from ase import Atoms
-from filelock import FileLock
 from joblib import cpu_count, delayed
 from torch.utils.data import Dataset
 from torch_geometric.data import Data
@@ -16,10 +17,13 @@ from torch_geometric.data.collate import collate
 from torch_geometric.data.separate import separate
 
 from eipnn.cache import cache_folder, cache_limit, keep, kept
+from eipnn.files import alone
 from eipnn.inputs.base import Inputs
 from eipnn.processes import parallel
 from eipnn.progress import progress_bar
 from eipnn.structures.store import StructureStore
+
+log = logging.getLogger("eipnn")
 
 MANY = 1000
 """Structures from which on there is a progress bar."""
@@ -75,19 +79,44 @@ def prepare(structures: Sequence[Atoms], inputs: Inputs, folder: Path | None = N
         return InputSet(structures, inputs)
     cache_limit()  # a wrong one is said before the work
     folder = folder or cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     kind = hashlib.sha256(inputs.key().encode()).hexdigest()[:16]
     rows = {checksum: row for row, checksum in enumerate(structures.checksums.tolist())}
-    with FileLock(folder / f"{kind}.lock"):  # of several processes that train together one makes them
-        found = (kept(file, _Block._fields) for file in folder.glob(f"{kind}-*.pt"))
-        blocks = [_Block(**content) for content in found if content]
-        known = {checksum for block in blocks for checksum in block.checksums}
-        missing = structures.take(np.array([row for c, row in rows.items() if c not in known], dtype=np.int64))
-        room = True
-        for block in _make(missing, inputs):
-            blocks.append(block)
-            room = room and keep(folder / f"{kind}-{block.checksums[0]:016x}.pt", block._asdict(), "model inputs")
-    return _Kept(structures, inputs, blocks)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder / f"{kind}.lock", folder, "model inputs"):  # of several that train together one makes them
+            return _Kept(structures, inputs, _blocks(structures, inputs, rows, folder / kind))
+    except PermissionError as error:
+        log.warning("model inputs are not kept: %s", error)
+        return _Kept(structures, inputs, list(_make(structures.take(_array(rows.values())), inputs)))
+
+
+def _blocks(structures: StructureStore, inputs: Inputs, rows: dict[int, int], prefix: Path) -> list[_Block]:
+    """Blocks that hold the structures of these checksums: those of the cache, and what is missing there."""
+    files = [file for file in prefix.parent.glob(f"{prefix.name}-*.pt") if _may_hold(file, rows.keys())]
+    blocks = [_Block(**content) for file in files if (content := kept(file, _Block._fields))]
+    known = {checksum for block in blocks for checksum in block.checksums}
+    room = True
+    for block in _make(structures.take(_array(row for c, row in rows.items() if c not in known)), inputs):
+        blocks.append(block)
+        file = prefix.with_name(f"{prefix.name}-{block.checksums[0]:016x}.pt")
+        room = room and keep(file, block._asdict(), "model inputs")
+    return blocks
+
+
+def _may_hold(file: Path, checksums: Set[int]) -> bool:
+    """Whether a block's file holds any of the structures, by a look at its head; of a damaged one `kept` tells."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                if name.endswith(".pkl"):
+                    archive.read(name)  # it compares the checksum
+        return not checksums.isdisjoint(torch.load(file, weights_only=True, mmap=True)["checksums"])
+    except Exception:  # zipfile and torch raise many kinds
+        return True
+
+
+def _array(rows: Iterable[int]) -> np.ndarray:
+    return np.array(list(rows), dtype=np.int64)
 
 
 def _make(structures: StructureStore, inputs: Inputs) -> Iterator[_Block]:

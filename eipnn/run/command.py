@@ -194,7 +194,7 @@ def make_labels(experiment: Experiment, root: Path, workers: int) -> None:
 
 def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
     """The experiment's energy zeros as options of `eipnn label`, for its leaderboard."""
-    eips = data.get("eip_energy_zero", "none")
+    eips = data.get("eip_energy_zero") or "none"
     zeros = [data["energy_zero"], *(eips.values() if isinstance(eips, dict) else [eips])]
     dft, eip, *others = [{"mode": "none"} | ({"mode": zero} if isinstance(zero, str) else zero) for zero in zeros]
     if any(other != eip for other in others):

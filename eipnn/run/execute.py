@@ -138,7 +138,10 @@ def holds(file: Path, text: str) -> bool:
 
 def write_potential(checkpoint: Path, file: Path) -> None:
     """Write the potential of a fine-tuned checkpoint, which calculators and `eipnn.load` read without the training."""
-    Potential.load(checkpoint).save(file)
+    try:
+        Potential.load(checkpoint).save(file)
+    except CheckpointError as error:  # of a backbone whose code has changed
+        raise StageError(f"{file}: cannot be made: {error}") from error
 
 
 def _done_before(stage: Stage) -> dict[str, Any] | None:

@@ -167,10 +167,8 @@ class FinetuneDataModule(StageDataModule):
 
     def augmented(self) -> Configurations:
         """The pool structures that the classifier chose an EIP for, with that EIP's labels (or DFT's, see `DFT`)."""
-        frames, targets = (
-            self.source.structures(list(self.chosen)),
-            self.source.chosen(self.chosen, self.handover.wanted),
-        )
+        frames = self.source.structures(list(self.chosen))
+        targets = self.source.chosen(self.chosen, self.handover.wanted)
         is_dft = np.zeros(len(frames), dtype=np.bool_)
         return self.configurations(frames, targets | {"is_dft": is_dft, "zero": self._zeros(frames)})
 

@@ -183,7 +183,8 @@ class StageModule(LightningModule):
         for mean in self.means:
             mean.reset()
         for name, value in self.scores(means).items():
-            self.log(f"{split}_{name}", value, prog_bar=f"val_{name}" == self.monitor)
+            # the same in every process; `sync_dist` spares a warning
+            self.log(f"{split}_{name}", value, prog_bar=f"val_{name}" == self.monitor, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end("test")

@@ -211,10 +211,11 @@ def _checked(value: Any, shape: tuple[int, ...], kind: str) -> Any:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        how = f"correct the file or name another {kind}_key"
+        how = "correct the file" if kind == "stress" else f"correct the file or name another {kind}_key"
         raise StructureError(f"{kind} is {value!r}, not a number; {how}") from None
     if array.shape != shape:
-        raise StructureError(f"{kind} has the shape {array.shape}, not {shape}; name another {kind}_key")
+        how = "correct it or remove it" if kind == "stress" else f"name another {kind}_key"
+        raise StructureError(f"{kind} has the shape {array.shape}, not {shape}; {how}")
     if kind != "stress" and not np.isfinite(array).all():  # of the stress it stands for none
         raise StructureError(f"{kind} is NaN or infinite; correct or remove this frame")
     return array if shape else float(array)

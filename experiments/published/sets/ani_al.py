@@ -13,15 +13,17 @@ HDF5 files. Each group that holds datasets is a set of n configurations with N a
 `fermi` and what else there may be is left out. The id of a configuration is FILE/GROUP/FRAME.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 
+from eipnn.errors import InputError
 from eipnn.structures import Split
 from sets.base import (
     LayoutError,
@@ -32,6 +34,11 @@ from sets.base import (
     found_below,
     hidden_pool_splits,
 )
+
+try:
+    import h5py
+except ModuleNotFoundError:  # no other set needs it; `AniAl.frames` says so
+    h5py = None
 
 NEEDED = ("energy", "cell", "species", "coordinates", "force")
 DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for a file that is cut short
@@ -50,6 +57,8 @@ class AniAl(PublishedSet):
 
     def frames(self, folders: Sequence[Path]) -> tuple[int, Iterator[PublishedFrame]]:
         """All configurations of all HDF5 files (`.h5`)."""
+        if h5py is None:
+            raise InputError("ani-al is in HDF5 files, which h5py reads: pip install h5py")
         files = found_below(folders, "*.h5")
         if not files:
             raise LayoutError(f"{folders[0]}: no HDF5 file (.h5) in it; give Al-data.tgz or what it holds")
