@@ -47,7 +47,7 @@ demo: setup
 
 test: setup
 	@set -x
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 test-slow: setup
 	@set -x

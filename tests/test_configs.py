@@ -154,15 +154,8 @@ def test_an_experiment_trains(file, toys, tmp_path, monkeypatch):
     assert result["result"]["test_atom_mae"] < 5
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        # one in the default run: frames_al.yaml is the same with other data, al_hidden.yaml takes a minute
-        pytest.param(file, marks=[] if file.stem == "frames_si" else pytest.mark.slow)
-        for file in STUDIES
-    ],
-    ids=[file.name for file in STUDIES],
-)
+@pytest.mark.slow  # in the default run their stages are made, and sections of reports by test_report_studies.py
+@pytest.mark.parametrize("file", STUDIES, ids=[file.name for file in STUDIES])
 def test_a_study_of_the_paper_is_run_and_reported(file, toys, tmp_path, monkeypatch):
     """The rows that it names, on one split, the sections of the report that they make, and Fig. 3.
 
