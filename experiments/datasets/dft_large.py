@@ -7,7 +7,8 @@ cells, which leave room for vacancies, disorder and longer waves, these show:
 
 takes 1-5 minutes a cell on one core, with a Python that has GPAW (see `dft_mini.py`). A run goes on from where it was;
 configuration i is a function of (system, i) alone. The sixty cells of silicon are `si_large.extxyz`
-beside this file; `al_large.extxyz` with its `.next` holds the aluminium cells made so far: give it as OUT to make the rest.
+beside this file; `al_large.extxyz`, with its `.next`, holds the aluminium cells made so far: give it as OUT to make the
+rest.
 """
 
 import argparse
