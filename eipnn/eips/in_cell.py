@@ -36,7 +36,10 @@ class InCell(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         super().calculate(atoms, properties, system_changes)
-        inside = wrapped(self.atoms)  # type: ignore[arg-type]
+        self.evaluate(wrapped(self.atoms), properties)  # type: ignore[arg-type]
+
+    def evaluate(self, inside: Atoms, properties: Sequence[str] = ("energy",)) -> None:
+        """Put the `results` of atoms that `wrapped` gave: those who ask several potentials wrap once."""
         wanted = ["energy", "forces"]
         if "stress" in properties and inside.pbc.all() and "stress" in self.calculator.implemented_properties:
             wanted.append("stress")

@@ -20,6 +20,7 @@ from pathlib import Path
 from ase import Atoms
 
 from eipnn.eips import EIP, InCell
+from eipnn.eips.in_cell import wrapped
 from eipnn.labels.store import DONE, IN_WORK, PENDING, Arrays
 from eipnn.processes import die_with
 
@@ -52,12 +53,14 @@ class Worker:
         """The pending labels of one structure."""
         status = self.arrays.status[row]  # (n_eips,)
         part = self.arrays.atoms(row)
+        inside: Atoms | None = None
         for column, calculator in enumerate(self.calculators):
             if status[column] != PENDING:
                 continue
             status[column] = IN_WORK
             try:
-                calculator.calculate(atoms)
+                inside = wrapped(atoms) if inside is None else inside
+                calculator.evaluate(inside)
             except Exception as error:
                 # Back to pending first: the engine marks the failure once it is in the ledger.
                 status[column] = PENDING
