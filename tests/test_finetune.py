@@ -428,21 +428,24 @@ def test_energies_far_from_every_eip_are_said_before_training(tiny, caplog):
 
 
 def test_what_is_trained_on_is_said(tiny, tmp_path, caplog):
-    """Forces in the file are not used, and one line says so; without forces none does."""
+    """How many frames have which label, in one line; what is not used is not among what is trained on."""
     caplog.set_level(logging.INFO)
-    attached(FinetuneDataModule(**tiny.arguments), module())
-    assert "forces" not in caplog.text
+    data = FinetuneDataModule(**tiny.arguments)
+    net = module()
+    attached(data, net)
+    assert f"energies of {N_TRAIN}, forces of 0, stress of 0 training frames; trained on: energy" in caplog.text
     frames = ase.io.read(tiny.data["dft"], ":")
+    train = set(data.source.split.train)
+    with_stress = next(atoms for atoms in frames if atoms.info["config_id"] in train)
     for atoms in frames:
         energy = atoms.get_potential_energy()
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((len(atoms), 3)))
+        more = {"stress": np.zeros(6)} if atoms is with_stress else {}
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((len(atoms), 3)), **more)
     ase.io.write(tmp_path / "dft.extxyz", frames, format="extxyz")
-    arguments = tiny.arguments | {"dft": str(tmp_path / "dft.extxyz")}
-    attached(FinetuneDataModule(**arguments), module())
-    assert (
-        f"training on energies alone: the forces of {N_TRAIN} frames in {tmp_path}/dft.extxyz are not used"
-        in caplog.text
-    )
+    caplog.clear()
+    attached(FinetuneDataModule(**tiny.arguments | {"dft": str(tmp_path / "dft.extxyz")}), net)
+    (line,) = [record.getMessage() for record in caplog.records if "training frames" in record.getMessage()]
+    assert f"energies of {N_TRAIN}, forces of {N_TRAIN}, stress of 1 training frames" in line
 
 
 @pytest.mark.parametrize(("stage", "part"), [("validate", "val"), ("test", "test"), ("fit", "val")])

@@ -156,11 +156,8 @@ class FinetuneDataModule(StageDataModule):
 
     def train_parts(self) -> list[Configurations]:
         train = self.source.structures(self.source.split.train)
-        with_forces = sum("forces" in atoms.calc.results for atoms in train)
-        if with_forces and "forces" not in self.handover.wanted:
-            log.info(
-                "training on energies alone: the forces of %d frames in %s are not used", with_forces, self.config.dft
-            )
+        counts = ", ".join(f"{name} of {known.sum()}" for name, known in train.labelled().items())
+        log.info("DFT labels: %s training frames; trained on: %s", counts, ", ".join(sorted(self.handover.wanted)))
         self._drop_unlabelled()
         parts = [self.labelled(train.ids)]
         return [*parts, self.augmented()] if self.chosen else parts

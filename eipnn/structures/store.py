@@ -163,6 +163,15 @@ class StructureStore(Sequence[Atoms]):
         counts = np.bincount(row * len(present) + column, minlength=len(self) * len(present))
         return present.astype(np.int64), counts.reshape(len(self), len(present))
 
+    def labelled(self) -> dict[str, np.ndarray]:
+        """Which structures (n,) have energies, forces and stress, by these names."""
+        forces = np.isfinite(self.forces).all(axis=1)
+        return {
+            "energies": np.isfinite(self.energies),
+            "forces": np.logical_and.reduceat(forces, self.offsets[:-1]) if len(self) else forces,
+            "stress": np.isfinite(self.stresses).all(axis=(1, 2)),
+        }
+
     def elements(self) -> list[str]:
         """Symbols of the elements that occur, sorted."""
         return sorted(chemical_symbols[z] for z in np.unique(self.numbers))
