@@ -85,6 +85,8 @@ MODEL = {
 }
 DATA = {
     "energy_key": "dft_energy",
+    "forces_key": "dft_forces",
+    "stress_key": "dft_virial",
     "batch_size": 3,
     "eval_batch_size": 5,
     "seed": 9,
@@ -145,7 +147,8 @@ def test_every_key_reaches_its_object(tiny, tmp_path, stage):
     source = made.datamodule.config
     for name in ("dft", "split", "pool", "labels"):
         assert getattr(source, name) == tiny.data[name]
-    assert source.energy_key == "dft_energy"
+    for name in ("energy_key", "forces_key", "stress_key"):
+        assert getattr(source, name) == DATA[name]
     assert source.energy_zero == EnergyZero("least_squares")
     assert source.eip_energy_zero == {
         "au": EnergyZero("isolated_atoms", {"Cu": 1.0}),

@@ -75,9 +75,10 @@ def test_a_key_of_the_dft_file_only(files: Path, capsys: pytest.CaptureFixture[s
     zero = ["--isolated-atoms", str(files / "e0.json"), "--energy-key", "mine"]
     assert label(files, *zero, structures=("mine.extxyz", "dft.extxyz")) == 0
     assert "springs,Si,all,1,0,0.0,0.0" in (files / "out" / "leaderboard.csv").read_text()
-    capsys.readouterr()
-    assert label(files, "--energy-key", "yours") == 1
-    assert "no frame has the energy key 'yours'" in capsys.readouterr().err
+    for kind in ("energy", "forces", "stress"):
+        capsys.readouterr()
+        assert label(files, f"--{kind}-key", "yours") == 1
+        assert f"no frame has the {kind} key 'yours'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from eipnn import cli
 from eipnn.errors import InputError
 from eipnn.run import command, execute
 from eipnn.run.command import (
-    _zero_options,
+    _label_options,
     best_on_validation,
     best_trained,
     check_strategies,
@@ -228,9 +228,11 @@ def test_a_stage_that_sigterm_ends_has_failed(monkeypatch, capsys):
     ],
 )
 def test_the_leaderboard_of_the_labels_gets_the_zeros(tmp_path, capfd, eips, options, said):
-    given = _zero_options({"energy_zero": "least_squares", "eip_energy_zero": eips}, tmp_path)
+    keys = {"energy_key": None, "forces_key": "f", "stress_key": "REF_virials"}
+    given = _label_options({"energy_zero": "least_squares", "eip_energy_zero": eips} | keys, tmp_path)
     options = [option.replace("FOLDER", str(tmp_path)) for option in options]
-    assert given == ["--energy-zero", "least_squares", *options]
+    named = ["--forces-key", "f", "--stress-key", "REF_virials"]
+    assert given == [*named, "--energy-zero", "least_squares", *options]
     assert said in capfd.readouterr().out
 
 

@@ -30,7 +30,7 @@ from eipnn.labels.leaderboard import (
 from eipnn.labels.ledger import Ledger, require_labels
 from eipnn.labels.store import DONE, LabelStore
 from eipnn.reference import MODES, ZeroError, fit_reference
-from eipnn.structures import Split, StructureStore, isolated_energies, open_dft_and_pool, read_split, resolve
+from eipnn.structures import Options, Split, StructureStore, isolated_energies, open_dft_and_pool, read_split, resolve
 from eipnn.units import energy_warning, force_warning, label_references, sample
 
 REASONS = 10  # of failure that are printed; the ledger has them all
@@ -51,6 +51,8 @@ def label(
     retry_failed: bool = False,
     pool: list[str] | None = None,
     energy_key: str | None = None,
+    forces_key: str | None = None,
+    stress_key: str | None = None,
     energy_zero: Annotated[str, MODES] | None = None,
     isolated_atoms: str | None = None,
     eip_zero: Annotated[str, MODES] = "none",
@@ -72,6 +74,8 @@ def label(
         retry_failed: try labels again that failed in earlier runs.
         pool: more files, whose energies, if there are any, are not DFT.
         energy_key: key of the DFT energy (default: what ASE recognises, or energy_reference, dft_energy, ...).
+        forces_key: the same of the forces.
+        stress_key: the same of the stress, or of virials if "virial" is in the name.
         energy_zero: zero of the DFT energies in the leaderboard (default: isolated_atoms with --isolated-atoms or with
             frames of config_type=IsolatedAtom, else none).
         isolated_atoms: JSON file with DFT energies of isolated atoms in eV, as in {"Si": -0.85}; or bundled:NAME.
@@ -79,7 +83,8 @@ def label(
         eip_isolated_atoms: the same as isolated_atoms for all EIPs, with --eip-zero isolated_atoms.
         split: CSV; fits use train alone, the best EIP is chosen on train + val and shown on test.
     """
-    known, others = open_dft_and_pool(structures, pool, energy_key, require_energy=False)
+    options: Options = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key}
+    known, others = open_dft_and_pool(structures, pool, **options)
     frames = StructureStore.joined([known, others])
     parts = read_split(split) if split else None
     asked = {*parts.train, *parts.val, *parts.test} if parts else set()

@@ -11,11 +11,12 @@ from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels.leaderboard import Comparison
 from eipnn.report.runs import AGAIN, Fold, ReportError, Training, damaged, read_config, usable
+from eipnn.structures import LABEL_KEYS
 
 if TYPE_CHECKING:
     from eipnn.stages.source import Source
 
-KEYS = ("dft", "split", "energy_zero", "pool", "labels", "eip_energy_zero", "energy_key")
+KEYS = ("dft", "split", "energy_zero", "pool", "labels", "eip_energy_zero", *LABEL_KEYS)
 
 
 def predictions(training: Training) -> pd.DataFrame:

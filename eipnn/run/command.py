@@ -25,6 +25,7 @@ from eipnn.run.experiment import ALL, Experiment, ExperimentError, check_known, 
 from eipnn.run.plan import Late, Plan, Row, filled, in_order, without
 from eipnn.run.strategy import MAIN
 from eipnn.stages.finetune import FinetuneModule
+from eipnn.structures import LABEL_KEYS
 
 DEFAULT: dict[str, Sequence[Any]] = {"strategy": MAIN, "split": [1], "seed": [0], "frames": [ALL]}
 """What is trained where neither the options nor the experiment file say."""
@@ -188,19 +189,20 @@ def make_labels(experiment: Experiment, root: Path, workers: int) -> None:
         eips = str(root / "eips.yaml")
     dft, pool = (listed(experiment.data.get(key) or []) for key in ("dft", "pool"))
     command = ["label", *dft, *(["--pool", *pool] if pool else []), "--eips", eips, "-o", str(root / "labels")]
-    if call([*command, "--workers", str(workers), *_zero_options(experiment.data, root)]) != 0:
+    if call([*command, "--workers", str(workers), *_label_options(experiment.data, root)]) != 0:
         raise ExperimentError("labelling failed; its message stands above")
 
 
-def _zero_options(data: dict[str, Any], root: Path) -> list[str]:
-    """The experiment's energy zeros as options of `eipnn label`, for its leaderboard."""
+def _label_options(data: dict[str, Any], root: Path) -> list[str]:
+    """The experiment's keys of labels and energy zeros as options of `eipnn label`, for its leaderboard."""
     eips = data.get("eip_energy_zero") or "none"
     zeros = [data["energy_zero"], *(eips.values() if isinstance(eips, dict) else [eips])]
     dft, eip, *others = [{"mode": "none"} | ({"mode": zero} if isinstance(zero, str) else zero) for zero in zeros]
     if any(other != eip for other in others):
         say("the leaderboard of the labels leaves the EIPs' zeros as they are; that of `eipnn report` does not")
         eip = {"mode": "none"}
-    options = ["--energy-key", data["energy_key"]] if data.get("energy_key") else []
+    keys = {f"--{key.replace('_', '-')}": data.get(key) for key in LABEL_KEYS}
+    options = [text for option, key in keys.items() if key for text in (option, key)]
     for zero, kind, energies in ((dft, "energy-zero", "isolated-atoms"), (eip, "eip-zero", "eip-isolated-atoms")):
         if zero is dft or zero["mode"] != "none":
             options += [f"--{kind}", zero["mode"]]

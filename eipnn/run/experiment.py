@@ -14,7 +14,7 @@ from eipnn.files import digest_file, read_yaml
 from eipnn.labels import LabelStore
 from eipnn.reference import MODES
 from eipnn.run.strategy import STRATEGIES, Strategy, own_strategies
-from eipnn.structures import StructureStore, open_dft_and_pool, resolve_all, without_isolated_atoms
+from eipnn.structures import StructureStore, open_dft_and_pool, options_of, resolve_all, without_isolated_atoms
 
 STAGES = ("classify", "pretrain", "finetune")
 
@@ -95,7 +95,8 @@ class Experiment:
     @cached_property
     def structures(self) -> tuple[StructureStore, StructureStore]:
         """The DFT structures and the pool, read once for all splits."""
-        return open_dft_and_pool(self.data["dft"], self.data.get("pool"), self.data.get("energy_key"))
+        options = options_of(self.data, require_energy=True)
+        return open_dft_and_pool(self.data["dft"], self.data.get("pool"), **options)
 
     @cached_property
     def ids(self) -> tuple[list[str], list[str]]:

@@ -22,6 +22,7 @@ from eipnn.structures import (
     isolated_energies,
     open_pool,
     open_structures,
+    options_of,
     read_split,
     without_isolated_atoms,
 )
@@ -80,6 +81,8 @@ class SourceConfig:
         labels: label store made by ``eipnn label`` over `dft` and `pool`; needed by everything that uses EIPs.
         eip_energy_zero: zero of the EIP energies: a mode for all, or by EIP name with ``"*"`` for the others.
         energy_key: name of the DFT energy in the files, where the documented rule does not find it.
+        forces_key: the same of the forces.
+        stress_key: the same of the stress, or of virials if ``virial`` is in the name.
     """
 
     dft: str | list[str]
@@ -89,6 +92,8 @@ class SourceConfig:
     labels: str | None = None
     eip_energy_zero: Mode | dict[str, EnergyZero] = "none"
     energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
 
     def zero_of(self, source: str) -> EnergyZero:
         """How the zero of DFT or of an EIP is found."""
@@ -112,7 +117,7 @@ class Source:
 
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
-        self.dft = open_structures(config.dft, energy_key=config.energy_key, require_energy=True, beside=config.pool)
+        self.dft = open_structures(config.dft, config.pool, **options_of(vars(config), require_energy=True))
         self.split: Split = read_split(config.split)
         self.split.check(self.dft.ids, self.split.pool, config.split)
         self._references: dict[str, Reference] = {}

@@ -57,10 +57,10 @@ def open_pool(pool: Paths | None, dft: Paths, known: StructureStore) -> Structur
 
 
 def open_dft_and_pool(
-    dft: Paths, pool: Paths | None, energy_key: str | None = None, require_energy: bool = True
+    dft: Paths, pool: Paths | None, **options: Unpack[Options]
 ) -> tuple[StructureStore, StructureStore]:
-    """The frames of the DFT files, with energies, and those of the pool files, without labels; no id is in both."""
-    known = open_structures(dft, energy_key=energy_key, require_energy=require_energy, beside=pool or None)
+    """The frames of the DFT files, with labels, and those of the pool files, without; no id is in both."""
+    known = open_structures(dft, beside=pool or None, **options)
     return known, open_pool(pool, dft, known)
 
 

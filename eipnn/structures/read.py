@@ -11,9 +11,13 @@ Every returned `Atoms` has
 =====================  ==========================================================================
 
 Units are those that ASE's readers give, so a file in another unit is converted here and nowhere else.
+
+The stress is the derivative of the energy by the strain over the volume, in the order xx, yy, zz, yz, xz, xy: positive
+under tension, ASE's sign. Virials, as extended XYZ holds them, are -stress x volume, in eV
+(https://github.com/libAtoms/QUIP/issues/227).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypedDict, Unpack, cast
 
@@ -24,16 +28,32 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import iread
 from ase.io.formats import filetype, open_with_compression
-from ase.stress import full_3x3_to_voigt_6_stress
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from eipnn.structures.check import geometry_problem, lost_cell
 from eipnn.structures.extxyz import read_extxyz
 from eipnn.structures.paths import Paths, StructureError, id_prefixes, resolve_all
 
-ENERGY_KEYS = ("energy", "energy_reference", "reference_energy", "dft_energy", "ref_energy")
-FORCES_KEYS = ("forces", "force", "forces_reference", "reference_forces", "dft_forces", "ref_forces")
+
+def _keys(*names: str) -> tuple[str, ...]:
+    """Those of a label with these names, in lower case, the first one first."""
+    forms = ("{}", "{}_reference", "reference_{}", "dft_{}", "ref_{}")
+    return tuple(form.format(name) for form in forms for name in names)
+
+
+KEYS = {
+    "energy": _keys("energy"),
+    "forces": _keys("forces", "force"),
+    "stress": _keys("stress", "virial", "virials"),
+}
+LABEL_KEYS = tuple(f"{kind}_key" for kind in KEYS)
+"""The options that name the key of a label."""
 RESULTS = frozenset(all_properties)
-SAME_ENERGY = 1e-6  # eV; two labels this close are one label, written twice
+SAME = {"energy": 1e-6, "forces": 1e-6, "stress": 1e-5}
+"""eV, eV/A and eV/A^3; two labels this close are one label, written twice."""
+SAME_ENERGY = SAME["energy"]
+ROUNDED = 1e-4, 0.01
+"""eV/A^3, and share of the largest component, by which a stress may be asymmetric."""
 DATABASES = (".db", ".json")
 
 
@@ -44,10 +64,17 @@ class Options(TypedDict, total=False):
     """Key of the energy, in files that have it; the frames of others are without energy."""
     forces_key: str | None
     """The same of the forces."""
+    stress_key: str | None
+    """The same of the stress, or of virials: those are what a key with `virial` in it holds."""
     labels: bool
-    """False: energies and forces are not wanted; `calc` is None, and what the file gives is not looked at."""
+    """False: labels are not wanted; `calc` is None, and what the file gives is not looked at."""
     require_energy: bool
     """True: each frame must have an energy."""
+
+
+def options_of(settings: Mapping[str, Any], require_energy: bool = False) -> Options:
+    """The keys of labels among some settings."""
+    return cast(Options, {key: settings.get(key) for key in LABEL_KEYS} | {"require_energy": require_energy})
 
 
 def energy(atoms: Atoms) -> float | None:
@@ -59,9 +86,9 @@ def energy(atoms: Atoms) -> float | None:
 def read_structures(files: Paths, **options: Unpack[Options]) -> list[Atoms]:
     """Read every frame of one file or several that ASE reads (extended XYZ, ASE databases, ...), or of `bundled:NAME`.
 
-    A label is taken from the key that the caller names. Without a name, the rule is: the energy that
-    ASE itself recognises in the file, or else the entry of `ENERGY_KEYS` that the frame carries, in any case; two
-    of them that differ are an error. Forces follow the same rule with `FORCES_KEYS`.
+    A label is taken from the key that the caller names. Without a name, the rule is: what ASE itself recognises in the
+    file, or else the entry of `KEYS` that the frame carries, in any case; two of them that differ are an error. A
+    frame may lack any label. Where an axis is open there is no stress, and one of zeros stands for none.
 
     Args:
         files: each may be a pattern (`runs/*/OUTCAR`).
@@ -69,8 +96,8 @@ def read_structures(files: Paths, **options: Unpack[Options]) -> list[Atoms]:
 
     Raises `StructureError` for a file that is absent, unreadable or empty; a named key that no frame
     has; a frame without energy, or a file with none but 0, where `require_energy` asks for energies; NaN or infinite
-    positions, cell, energy or forces; a cell that is flat along its periodic axes, or under a key that is not read;
-    coincident atoms; an id given twice.
+    positions, cell or labels; a label of another shape, a stress that is not symmetric or of a frame with an open axis;
+    a cell that is flat along its periodic axes, or under a key that is not read; coincident atoms; an id given twice.
     """
     return read_files(id_prefixes(resolve_all(files)), options)[0]
 
@@ -80,6 +107,7 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
     frames: list[Atoms] = []
     counts: list[int] = []
     places: dict[str, tuple[Path, int]] = {}  # of each id
+    carried: set[str] = set()  # keys
     for path, prefix in prefixes.items():
         first = len(frames)
         for index, atoms in enumerate(_raw_frames(path)):
@@ -89,7 +117,7 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
                 if (file, other) != (path, index):
                     place = f"frame {other}" if file == path else f"frame {other} of {file}"
                     raise StructureError(f"{place} has the same config_id; give every frame its own")
-                _check(atoms, options)
+                carried |= _check(atoms, options)
             except StructureError as error:
                 raise StructureError(f"{path}: frame {index} ({name}): {error}") from None
             frames.append(atoms)
@@ -100,12 +128,11 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
         if options.get("require_energy") and energies and not any(energies):
             how = "give a file with energies, or name their key with energy_key"
             raise StructureError(f"{path}: all energies are 0 eV, which stands for none; {how}")
-    if options.get("labels", True):
-        for kind, key in (("energy", options.get("energy_key")), ("forces", options.get("forces_key"))):
-            if key is not None and not any(atoms.calc and kind in atoms.calc.results for atoms in frames):
-                keys = sorted(set(frames[0].info) - {"config_id"} if kind == "energy" else frames[0].arrays)
-                there = f"frame 0 carries {', '.join(keys) or 'no keys'}"
-                raise StructureError(f"{', '.join(map(str, prefixes))}: no frame has the {kind} key {key!r}; {there}")
+    for kind in KEYS if options.get("labels", True) else ():
+        named = _named(options, kind)
+        if named is not None and named.lower() not in map(str.lower, carried):
+            there = f"the frames carry {', '.join(sorted(carried)) or 'no keys'}"
+            raise StructureError(f"{', '.join(map(str, prefixes))}: no frame has the {kind} key {named!r}; {there}")
     return frames, counts
 
 
@@ -156,66 +183,77 @@ def _check_elements(dump: Path) -> None:
         )
 
 
-def _check(atoms: Atoms, options: Options) -> None:
-    """Put the labels that are wanted in place of what ASE took for results, and raise for what cannot be used."""
+def _check(atoms: Atoms, options: Options) -> set[str]:
+    """Put the labels that are wanted in place of what ASE took for results, and raise for what cannot be used.
+
+    Returns the keys that the frame carries.
+    """
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
     for entries in (atoms.info, atoms.arrays):
         for kind in RESULTS.intersection(entries):
             results.setdefault(kind, entries.pop(kind))
+    entries = atoms.info | atoms.arrays | results
     atoms.calc = None
     atoms.set_constraint()  # it would mask the forces that the file gives
     if not (name := atoms.info["config_id"]) or any(c in name for c in "\r\n,"):
         raise StructureError("a config_id holds no comma or line break and is not empty")
     if problem := geometry_problem(atoms) or lost_cell(atoms):
         raise StructureError(problem)
-    if options.get("labels", True) and (labels := _labels(atoms, results, options)):
-        atoms.calc = SinglePointCalculator(atoms, **labels)
+    if options.get("labels", True):
+        labels = {kind: _label(atoms, entries, kind, _named(options, kind)) for kind in KEYS}
+        if known := {kind: value for kind, value in labels.items() if value is not None}:
+            atoms.calc = SinglePointCalculator(atoms, **known)
     if options.get("require_energy") and energy(atoms) is None:
         raise StructureError("has no energy, and one is due here; name its key with energy_key or remove this frame")
+    return set(entries) - {"config_id", "numbers", "positions"}
 
 
-def _labels(atoms: Atoms, results: dict[str, Any], options: Options) -> dict[str, Any]:
-    energy = _label(atoms.info | results, "energy", ENERGY_KEYS, options.get("energy_key"))
-    forces = _label(atoms.arrays | results, "forces", FORCES_KEYS, options.get("forces_key"))
-    stress = results.get("stress")
-    if stress is not None and np.size(stress) == 9:
-        stress = full_3x3_to_voigt_6_stress(np.reshape(stress, (3, 3)))
-    found = ("energy", energy, ()), ("forces", forces, (len(atoms), 3)), ("stress", stress, (6,))
-    return {kind: _checked(value, shape, kind) for kind, value, shape in found if value is not None}
+def _named(options: Options, kind: str) -> str | None:
+    return cast(dict[str, str | None], options).get(f"{kind}_key")
 
 
-def _label(entries: dict[str, Any], kind: str, keys: Sequence[str], named: str | None) -> Any:
-    """The label under the named key, or the only one under `keys`, in any case; None where the frame has none."""
-    if named is not None and named in entries:
-        return entries[named]
-    wanted = keys if named is None else (named.lower(),)
-    found = sorted((wanted.index(key.lower()), key) for key in entries if key.lower() in wanted)
-    if not found:
-        return None
-    first, *others = (key for _, key in found)
-    for other in others:
-        if not _same(entries[first], entries[other]):
+def _label(atoms: Atoms, entries: dict[str, Any], kind: str, named: str | None) -> Any:
+    """The label under the named key, or the only one under `KEYS`, in any case; None where the frame has none."""
+    wanted = KEYS[kind] if named is None else (named.lower(),)
+    keys = [named] if named in entries else [key for key in entries if key.lower() in wanted]
+    keys.sort(key=lambda key: wanted.index(key.lower()))
+    found = [(key, value) for key in keys if (value := _value(atoms, kind, key, entries[key])) is not None]
+    for other, value in found[1:]:
+        if not np.allclose(found[0][1], value, rtol=0, atol=SAME[kind]):
             how = f"name the one to use with {kind}_key"
-            raise StructureError(f"the keys {first!r} and {other!r} give different {kind}; {how}")
-    return entries[first]
+            raise StructureError(f"the keys {found[0][0]!r} and {other!r} give different {kind}; {how}")
+    return found[0][1] if found else None
 
 
-def _same(first: Any, second: Any) -> bool:
-    a, b = np.asarray(first), np.asarray(second)
-    if a.dtype.kind in "if" and b.dtype.kind in "if":
-        return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=SAME_ENERGY)
-    return bool(np.array_equal(a, b))
-
-
-def _checked(value: Any, shape: tuple[int, ...], kind: str) -> Any:
+def _value(atoms: Atoms, kind: str, key: str, given: Any) -> Any:
+    """What a key gives as a label of `atoms`, checked; None for a stress of zeros where an axis is open."""
+    virial = kind == "stress" and "virial" in key.lower()
+    what = f"the virial {key!r}" if virial else kind
+    other = f"name another {kind}_key"
     try:
-        array = np.asarray(value, dtype=np.float64)
+        value = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError):
-        how = "correct the file" if kind == "stress" else f"correct the file or name another {kind}_key"
-        raise StructureError(f"{kind} is {value!r}, not a number; {how}") from None
-    if array.shape != shape:
-        how = "correct it or remove it" if kind == "stress" else f"name another {kind}_key"
-        raise StructureError(f"{kind} has the shape {array.shape}, not {shape}; {how}")
-    if kind != "stress" and not np.isfinite(array).all():  # of the stress it stands for none
-        raise StructureError(f"{kind} is NaN or infinite; correct or remove this frame")
-    return array if shape else float(array)
+        raise StructureError(f"{what} is {given!r}, not a number; correct the file or {other}") from None
+    of_kind: dict[str, list[tuple[int, ...]]] = {"energy": [()], "forces": [(len(atoms), 3)]}
+    shapes = of_kind.get(kind, [(6,), (9,), (3, 3)])
+    if (value.squeeze().shape if kind == "stress" else value.shape) not in shapes:
+        raise StructureError(f"{what} has the shape {value.shape}, not {' or '.join(map(str, shapes))}; {other}")
+    if not np.isfinite(value).all():
+        raise StructureError(f"{what} is NaN or infinite; correct or remove this frame")
+    if kind == "stress":
+        return _stress(atoms, what, value.ravel(), virial)
+    return value if kind == "forces" else float(value)
+
+
+def _stress(atoms: Atoms, what: str, given: np.ndarray, virial: bool) -> np.ndarray | None:
+    """(6,), eV/A^3, of six or nine numbers of a stress or virial; see `_value`."""
+    if not atoms.pbc.all():
+        if given.any():
+            raise StructureError(f"{what} on an open axis has no meaning; remove it, or set pbc to true on all axes")
+        return None
+    tensor = voigt_6_to_full_3x3_stress(given) if given.size == 6 else given.reshape(3, 3)
+    if virial:
+        tensor = -tensor / atoms.cell.volume
+    if np.abs(tensor - tensor.T).max() > ROUNDED[0] + ROUNDED[1] * np.abs(tensor).max():
+        raise StructureError(f"{what} is not symmetric; correct or remove it")
+    return full_3x3_to_voigt_6_stress(tensor)
