@@ -22,15 +22,18 @@ def benchmark(monkeypatch):
     return script
 
 
+@pytest.mark.parametrize("energies", [False, True], ids=["forces", "energies"])
 @pytest.mark.parametrize("backbone", ["SchNet", "CGCNN", "GemNet", "SOAPNet"])
-def test_training_speed_takes_a_step(benchmark, backbone):
+def test_training_speed_takes_a_step(benchmark, backbone, energies):
     """With eipnn and PyG; other libraries are no dependencies."""
     script = benchmark("training_speed")
     system = script.System(script.SILICON, 3.0, 2)
     contenders = [c for c in script.CONTENDERS[backbone] if c.name.startswith(("eipnn", "PyG"))]
     assert contenders[0].name.startswith("eipnn")
     for contender in contenders:
-        step, weights = script.training_step(contender, system)
+        if not (energies or contender.forces):
+            continue
+        step, weights = script.training_step(contender, system, energies)
         assert weights > 0
         step()
 

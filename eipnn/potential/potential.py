@@ -125,7 +125,7 @@ class Potential(nn.Module):
             if derive:
                 forces, virial = derivatives(learned.sum(), graph, create_graph)
                 if graph.cell is not None:
-                    stress = virial / volumes(graph.cell)[:, None, None]
+                    stress = stress_of(virial, graph.cell)
         if derive and not create_graph:
             learned = learned.detach()
         atoms = learned if cohesive else learned + self.zero.to(learned.device)[graph.z]
@@ -202,6 +202,12 @@ def derivatives(energy: Tensor, graph: AtomicGraph, create_graph: bool = False) 
     pair = vectors.unsqueeze(-1) * slope.unsqueeze(-2)  # (P, 3, 3)
     virial = vectors.new_zeros(graph.size, 3, 3).index_add(0, graph.batch[i], pair)
     return forces, (virial + virial.mT) / 2
+
+
+def stress_of(virial: Tensor, cell: Tensor) -> Tensor:
+    """Virials (B, 3, 3) in eV over the volumes of the cells (B, 3, 3), eV/A^3; NaN, without gradient, on open axes."""
+    volume = volumes(cell)[:, None, None]
+    return torch.where(volume.isnan(), torch.nan, virial / volume.nan_to_num(1.0))
 
 
 def volumes(cell: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
     python experiments/benchmarks/training_speed.py
     python experiments/benchmarks/training_speed.py --backbones SchNet --systems Si64 --rounds 15
 
-A step is: energies from the positions on a prepared neighbour list, mean squared error, backward pass, Adam.
-float32, one thread by default. All contenders have the same readout, optimiser and frames, the same pairs within the
-cutoff (eipnn lists each once, the peers both directions) and denormal numbers flushed to zero, which otherwise slow
-down a library whose Gaussians have tails. The contenders take turns in every round, so that other load on the machine
-meets all of them; a ratio is taken within a round, and the table shows medians over the rounds. With one thread the
-clock is the process's own processor time, which other processes do not run up; with more it is the wall clock.
+A step is: energies and forces from the positions on a prepared neighbour list, mean squared errors, backward pass,
+Adam; with ``--energies`` no forces. float32, one thread by default. All contenders have the same readout, optimiser,
+frames, the same pairs within the cutoff (eipnn lists each once, the peers both directions) and denormal numbers flushed
+to zero, which otherwise slow down a library whose Gaussians have tails. Gradients are those of the weights alone. The
+contenders take turns in every round, so that other load on the machine meets all of them; a ratio is taken within a
+round, and the table shows medians over the rounds. With one thread the clock is the process's own processor time, which
+other processes do not run up; with more it is the wall clock.
 
 Peak memory is the largest resident set of a process of its own over four steps, less the resident
 set before the first (Linux only): activations, gradients and the optimiser's state, not weights, inputs and libraries.
@@ -80,11 +81,13 @@ def main() -> None:
     torch.set_flush_denormal(True)
     if options.peak_memory:
         backbone, name, system = options.peak_memory
-        print(peak_memory(find(backbone, name), system_for(backbone, system)))
+        step, _ = training_step(find(backbone, name), system_for(backbone, system), options.energies)
+        print(peak_memory(step))
         return
     print(
-        f"torch {torch.__version__}, {options.threads} thread(s), {options.rounds} rounds of "
-        f"{options.seconds} s a contender, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        f"torch {torch.__version__}, energies {'alone' if options.energies else 'and forces'}, {options.threads} "
+        f"thread(s), {options.rounds} rounds of {options.seconds} s a contender, load {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} cores"
     )
     rows = []
     for backbone, system in product(options.backbones, options.systems):
@@ -99,6 +102,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--energies", action="store_true", help="train on energies alone")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.5, help="of one turn, about")
     parser.add_argument("--threads", type=int, default=1)
@@ -111,8 +115,10 @@ def compare(backbone: str, system: str, options: argparse.Namespace) -> Iterable
     chosen = system_for(backbone, system)
     steps, weights = {}, {}
     for contender in CONTENDERS[backbone]:
+        if not (options.energies or contender.forces):
+            continue
         try:
-            steps[contender.name], weights[contender.name] = training_step(contender, chosen)
+            steps[contender.name], weights[contender.name] = training_step(contender, chosen, options.energies)
         except (ImportError, InputError) as error:
             print(f"{backbone}: {contender.name} is left out: {error}")
     if not steps:  # the extra of this backbone is not installed
@@ -134,7 +140,7 @@ def compare(backbone: str, system: str, options: argparse.Namespace) -> Iterable
             "eipnn is faster by": median(ratios),
             "least": min(ratios),
             "most": max(ratios),
-            "peak MiB": measured_memory(backbone, name, system, options.threads),
+            "peak MiB": measured_memory(backbone, name, system, options),
         }
 
 
@@ -145,28 +151,33 @@ def system_for(backbone: str, name: str) -> System:
     return replace(system, batch_size=size)
 
 
-def training_step(contender: Contender, system: System) -> tuple[Callable[[], None], int]:
+def training_step(contender: Contender, system: System, energies: bool) -> tuple[Callable[[], None], int]:
     """One step of training, on a batch that is prepared once, and the number of weights."""
     torch.manual_seed(0)
     frames = system.frames()
     prepared = contender.prepare(frames, system.cutoff)
     count = sum(weight.numel() for weight in prepared.network.parameters())
-    return step_of(prepared, [len(atoms) for atoms in frames]), count
+    return step_of(prepared, [len(atoms) for atoms in frames], energies), count
 
 
-def step_of(prepared: Prepared, sizes: list[int]) -> Callable[[], None]:
-    """Energies with a readout, loss, gradients and Adam."""
+def step_of(prepared: Prepared, sizes: list[int], energies: bool) -> Callable[[], None]:
+    """Energies with a readout, forces unless `energies` alone are trained, loss, gradients and Adam."""
     head = nn.Sequential(nn.Linear(prepared.dim, prepared.dim), nn.SiLU(), nn.Linear(prepared.dim, 1))
     weights = [*prepared.network.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(weights, lr=1e-4)
     frame = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))  # (N,)
-    target = torch.randn(len(sizes))
+    target, pull = torch.randn(len(sizes)), torch.randn(sum(sizes), 3)
+    positions = prepared.positions.requires_grad_(not energies)
 
     def step() -> None:
         optimizer.zero_grad()
         atomic = head(prepared.features()).squeeze(-1)  # (N,)
         energy = torch.zeros(len(sizes)).index_add(0, frame, atomic)
-        (energy - target).square().mean().backward()
+        loss = (energy - target).square().mean()
+        if not energies:
+            (slope,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+            loss = loss + (slope + pull).square().mean()
+        loss.backward(inputs=weights)
         optimizer.step()
 
     return step
@@ -187,16 +198,15 @@ def turns(step: Callable[[], None], seconds: float) -> int:
     return max(1, round(seconds / timed(step, 2)))
 
 
-def measured_memory(backbone: str, name: str, system: str, threads: int) -> float:
+def measured_memory(backbone: str, name: str, system: str, options: argparse.Namespace) -> float:
     """`peak_memory` in a process of its own."""
-    command = [sys.executable, "-W", "ignore", __file__, "--threads", str(threads)]
-    command += ["--peak-memory", backbone, name, system]
+    command = [sys.executable, "-W", "ignore", __file__, "--threads", str(options.threads)]
+    command += ["--energies"] * options.energies + ["--peak-memory", backbone, name, system]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def peak_memory(contender: Contender, system: System) -> float:
+def peak_memory(step: Callable[[], None]) -> float:
     """MiB that training takes at most beyond what is there before its first step."""
-    step, _ = training_step(contender, system)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from the present
     before = status("VmRSS")
     timed(step, WARM_UP + 1)

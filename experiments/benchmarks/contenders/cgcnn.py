@@ -47,7 +47,7 @@ def pyg(frames: list[Atoms], cutoff: float) -> Prepared:
     graph = full_graph(frames, cutoff)
     edges = torch.stack([graph.sender, graph.receiver])
     network = PygStack(cutoff)
-    return Prepared(network, lambda: network(graph, edges), network.embedding.embedding_dim)
+    return Prepared(network, lambda: network(graph, edges), network.embedding.embedding_dim, graph.pos)
 
 
 CGCNN = [

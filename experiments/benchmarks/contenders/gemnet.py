@@ -46,7 +46,7 @@ def fairchem(frames: list[Atoms], cutoff: float) -> Prepared:
     )
     network.otf_graph = False  # the neighbour list is prepared
     batch = Batch.from_data_list([both_directions(atoms, cutoff) for atoms in frames])
-    return Prepared(network, lambda: network(batch)["E_t"], 1)
+    return Prepared(network, lambda: network(batch)["E_t"], 1, batch.pos)
 
 
 def sizes(network: Any) -> dict[str, int]:

@@ -56,6 +56,7 @@ def library(frames: list[Atoms], cutoff: float) -> Prepared:
         network,
         lambda: network(given, training=True, compute_force=False)["node_energy"].float()[:, None],
         1,
+        graph.pos,
     )
 
 

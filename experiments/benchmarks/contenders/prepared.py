@@ -28,6 +28,8 @@ class Prepared:
     features: Callable[[], Tensor]
     """From the positions to per-atom features (N, dim)."""
     dim: int
+    positions: Tensor
+    """(N, 3) A; they ask for gradients where forces are trained."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Contender:
 
     name: str
     prepare: Callable[[list[Atoms], float], Prepared]
+    forces: bool = True
+    """Whether its features can be differentiated twice."""
 
 
 def base(name: str, cutoff: float, **changes: Any) -> Representation:
@@ -50,7 +54,7 @@ def ours(representation: Representation, frames: list[Atoms]) -> Prepared:
     batch = Batch.from_data_list([representation.inputs(atoms) for atoms in frames])
     with torch.no_grad():
         representation.calibrate([graph_of(batch)])
-    return Prepared(representation, lambda: representation(graph_of(batch)), representation.dim)
+    return Prepared(representation, lambda: representation(graph_of(batch)), representation.dim, batch.pos)
 
 
 @dataclass(frozen=True)

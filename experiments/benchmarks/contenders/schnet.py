@@ -55,7 +55,7 @@ def pyg(frames: list[Atoms], cutoff: float) -> Prepared:
     edges = torch.stack([graph.sender, graph.receiver])
     blocks = [PygBlock(FEATURES, GAUSSIANS, FEATURES, cutoff) for _ in range(BLOCKS)]
     network = Stack(blocks, cutoff)
-    return Prepared(network, lambda: network(graph, edges), FEATURES)
+    return Prepared(network, lambda: network(graph, edges), FEATURES, graph.pos)
 
 
 def dgl_graph(graph: FullGraph) -> Any:
@@ -111,14 +111,14 @@ def dgl_cfconv(frames: list[Atoms], cutoff: float) -> Prepared:
     graph = full_graph(frames, cutoff)
     edges = dgl_graph(graph)
     network = Stack([DglBlock() for _ in range(BLOCKS)], cutoff)
-    return Prepared(network, lambda: network(graph, edges), FEATURES)
+    return Prepared(network, lambda: network(graph, edges), FEATURES, graph.pos)
 
 
 def dgl_kernels(frames: list[Atoms], cutoff: float) -> Prepared:
     graph = full_graph(frames, cutoff)
     edges = dgl_graph(graph)
     network = Stack([DglKernelBlock(cutoff) for _ in range(BLOCKS)], cutoff)
-    return Prepared(network, lambda: network(graph, edges), FEATURES)
+    return Prepared(network, lambda: network(graph, edges), FEATURES, graph.pos)
 
 
 def schnetpack(frames: list[Atoms], cutoff: float) -> Prepared:
@@ -142,7 +142,7 @@ def schnetpack(frames: list[Atoms], cutoff: float) -> Prepared:
         }
         return network(given)["scalar_representation"]
 
-    return Prepared(network, features, FEATURES)
+    return Prepared(network, features, FEATURES, graph.pos)
 
 
 def graph_pes(frames: list[Atoms], cutoff: float) -> Prepared:
@@ -161,13 +161,13 @@ def graph_pes(frames: list[Atoms], cutoff: float) -> Prepared:
             h = h + interaction(h, distance, batch)
         return h
 
-    return Prepared(network, features, FEATURES)
+    return Prepared(network, features, FEATURES, batch.R)
 
 
 SCHNET = [
     Contender("eipnn", eipnn),
-    Contender("DGL CFConv", dgl_cfconv),
-    Contender("DGL kernels", dgl_kernels),
+    Contender("DGL CFConv", dgl_cfconv, forces=False),
+    Contender("DGL kernels", dgl_kernels, forces=False),
     Contender("PyG blocks", pyg),
     Contender("SchNetPack", schnetpack),
     Contender("graph-pes", graph_pes),

@@ -5,6 +5,7 @@ from ase import Atoms
 from torch_geometric.data import Batch
 
 from contenders.prepared import Contender, Prepared, base, ours
+from eipnn.inputs import graph_of
 
 
 def eipnn(frames: list[Atoms], cutoff: float) -> Prepared:
@@ -17,14 +18,14 @@ def dscribe(frames: list[Atoms], cutoff: float) -> Prepared:
     batch = Batch.from_data_list([network.inputs(atoms) for atoms in frames])
 
     def features() -> torch.Tensor:
-        batch.soap = torch.cat([network.inputs(atoms).soap for atoms in frames])
-        return network(batch)
+        soap = torch.cat([network.inputs(atoms).features for atoms in frames])
+        return network(graph_of(batch)._replace(features=soap))
 
-    return Prepared(network, features, prepared.dim)
+    return Prepared(network, features, prepared.dim, prepared.positions)
 
 
 def network_for(frames: list[Atoms], cutoff: float):
     return base("soapnet", cutoff, elements=sorted(set(frames[0].symbols)))
 
 
-SOAPNET = [Contender("eipnn", eipnn), Contender("dscribe in every step", dscribe)]
+SOAPNET = [Contender("eipnn", eipnn), Contender("dscribe in every step", dscribe, forces=False)]
