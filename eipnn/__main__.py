@@ -11,7 +11,7 @@ from eipnn.processes import die_with_caller
 COMMANDS = {
     "eips": ("eipnn.labels.command", "the OpenKIM models that cover given elements"),
     "generate": ("eipnn.generate.command", "structures without labels, from frames or crystals"),
-    "label": ("eipnn.labels.command", "energies and forces of structures under EIPs"),
+    "label": ("eipnn.labels.command", "energies, forces and stress of structures under EIPs"),
     "run": ("eipnn.run.command", "an experiment: label, classify, pretrain, fine-tune, test"),
     "report": ("eipnn.report.command", "tables and pictures of finished runs"),
     "export": ("eipnn.potential.export", "a fine-tuned potential as a torch.export program"),

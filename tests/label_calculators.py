@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import voigt_6_to_full_3x3_stress
+
+PRESSURE = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+"""eV/A^3, see `Pressed`."""
 
 
 class Springs(Calculator):
@@ -66,6 +70,29 @@ class Trouble(Springs):
                 self.results["forces"][0, 0] = np.inf
             case "short":
                 self.results["forces"] = self.results["forces"][:-1]
+
+
+class Pressed(Springs):
+    """Springs that say they have a stress, and give `PRESSURE` an atom, or less."""
+
+    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 (ASE's own form)
+
+    def __init__(self, how: str = "voigt") -> None:
+        super().__init__()
+        self.how = how
+
+    def calculate(self, atoms: Any = None, properties: Any = None, changes: Any = all_changes) -> None:
+        super().calculate(atoms, properties, changes)
+        if "stress" not in properties:
+            return
+        if self.how == "raises":
+            raise RuntimeError("no virial")
+        if self.how == "not implemented":
+            raise PropertyNotImplementedError
+        if self.how != "absent":
+            full = len(atoms) * voigt_6_to_full_3x3_stress(PRESSURE)
+            others = {"full": full, "None": None, "NaN": np.full(6, np.nan), "short": PRESSURE[:3]}
+            self.results["stress"] = others.get(self.how, len(atoms) * np.array(PRESSURE))
 
 
 class Memory(Springs):

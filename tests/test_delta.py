@@ -117,6 +117,7 @@ def emt_delta(tiny, folder: Path, arguments: dict | None = None) -> dict:
     store = describe(frames, [emt])
     create(folder / "labels", frames, store)
     open_array(folder / "labels", "energies", store, "r+")[:] = energies
+    open_array(folder / "labels", "stress", store, "r+")[:] = np.nan
     open_array(folder / "labels", "status", store, "r+")[:] = DONE
     made = stage_config(tiny, "Finetune", folder / "run", max_epochs=1)
     made["data"]["init_args"] |= {

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ase import Atoms
 from tiny import flipped
 
 from eipnn.eips import EIP
+from eipnn.files import write_json
 from eipnn.labels import LabelError, LabelStore, label_structures
 from eipnn.labels.store import DONE, SUMMED, create, describe, open_array, seal
 from eipnn.structures import read_structures
@@ -105,7 +107,7 @@ def test_incomplete_store(copy: Path) -> None:
 def test_another_layout(copy: Path) -> None:
     index = json.loads((copy / "index.json").read_text())
     (copy / "index.json").write_text(json.dumps(index | {"version": 99}))
-    with pytest.raises(LabelError, match="layout version 99, and this eipnn reads 1; label again"):
+    with pytest.raises(LabelError, match="layout version 99, and this eipnn reads 2; label again"):
         LabelStore.open(copy)
 
 
@@ -119,6 +121,7 @@ def test_another_layout(copy: Path) -> None:
         ("forces.npy", None, "forces.npy is missing"),
         ("forces.npy", "cut", "forces.npy is cut short or no array"),
         ("energies.npy", "", "energies.npy is cut short or no array"),
+        ("stress.npy", None, "stress.npy is missing"),
     ],
 )
 def test_damaged_store(copy: Path, file: str, content: str | None, message: str) -> None:
@@ -149,7 +152,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def content(folder: Path) -> list:
     store = LabelStore.open(folder)
     forces = [store.forces(name).tolist() for name in store.ids]
-    return [store.ids, store.eips, store.energies.tolist(), store.status.tolist(), forces]
+    return [store.ids, store.eips, store.energies.tolist(), store.status.tolist(), forces, store.stress.tobytes()]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +160,7 @@ def content(folder: Path) -> list:
     [
         "energies.npy",
         "forces.npy",
+        "stress.npy",
         "offsets.npy",
         "status.npy",
         "checksums.npy",
@@ -188,6 +192,56 @@ def test_damaged_labels_are_not_sealed_again(sealed: Path, tmp_path: Path, label
     springs = EIP("springs", "ase", "label_calculators.Springs")
     with pytest.raises(LabelError, match=r"forces\.npy is not as it was written; remove the folder"):
         label_structures(SMALL, [springs], copy)
+
+
+@pytest.fixture
+def without_stress(labelled: Path, tmp_path: Path) -> Path:
+    """The store as layout version 1 was."""
+    folder = tmp_path / "old"
+    shutil.copytree(labelled, folder)
+    (folder / "stress.npy").unlink()
+    index = json.loads((folder / "index.json").read_text())
+    del index["units"]["stress"]
+    write_json(folder / "index.json", index | {"version": 1})
+    sums = json.loads((folder / "sums.json").read_text())
+    del sums["stress.npy"]
+    write_json(folder / "sums.json", sums | {"index.json": zlib.crc32((folder / "index.json").read_bytes())})
+    return folder
+
+
+def test_a_store_of_before_stress_is_read(
+    labelled: Path, without_stress: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = LabelStore.open(without_stress), LabelStore.open(labelled)
+    ids, eips = new.ids, new.eips
+    np.testing.assert_array_equal(old.energies_of(ids, eips), new.energies_of(ids, eips))
+    np.testing.assert_array_equal(old.forces_of(ids, eips), new.forces_of(ids, eips))
+    assert not caplog.messages
+    assert old.stress_of(ids, eips).shape == (len(ids), 1, 3, 3)
+    assert np.isnan(old.stress_of(ids[:2], eips)).all()
+    (message,) = caplog.messages
+    assert message.startswith(f"{without_stress}: holds no stress, as stores of older versions; label into a new folder")
+    with pytest.raises(LabelError, match="has labels of an older version, without stress; remove it, or give another"):
+        label_structures(SMALL, [EIP("springs", "ase", "label_calculators.Springs")], without_stress)
+    np.load(without_stress / "energies.npy", mmap_mode="r+")[3, 0] += 1e-9
+    with pytest.raises(LabelError, match=r"energies\.npy is not as it was written"):
+        LabelStore.open(without_stress)
+
+
+def test_forces_of_some_frames_in_any_order(labelled: Path, tmp_path: Path) -> None:
+    store = LabelStore.open(labelled)
+    names = ["c7", "c3", "c3", "c29"]
+    found = store.forces_of(names, ["springs"])
+    np.testing.assert_array_equal(found, np.concatenate([store.all_forces[store.atoms(int(i[1:]))] for i in names]))
+    assert store.forces_of([], ["springs"]).shape == (0, 1, 3)
+    with pytest.raises(LabelError, match="has no labels of the EIP 'emt'"):
+        store.forces_of(names, ["emt"])
+    shutil.copytree(labelled, tmp_path / "copy")
+    np.load(tmp_path / "copy" / "forces.npy", mmap_mode="r+")[store.offsets[3], 0, 1] += 1e-9
+    damaged = LabelStore.open(tmp_path / "copy")
+    damaged.forces_of(["c7", "c29"], ["springs"])
+    with pytest.raises(LabelError, match="the forces of c3 are not as they were written"):
+        damaged.forces_of(names, ["springs"])
 
 
 def test_bundled_stores_have_checksums() -> None:

@@ -193,20 +193,26 @@ def test_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path) -> None
         EIP("slow", "ase", "label_calculators.Springs", {"seconds": 0.004}),
         EIP("crash", "ase", "label_calculators.Trouble", {"how": "segfault", "n_atoms": 8}),
         EIP("error", "ase", "label_calculators.Trouble", {"how": "raise", "n_atoms": UNLUCKY}),
+        EIP("pressed", "ase", "label_calculators.Pressed"),
     )
     label_structures(with_one_of_eight(), eips, tmp_path / "whole", workers=2)
     script = (
         "from test_labels import *\n"
         f"label_structures(with_one_of_eight(), {eips!r}, {str(tmp_path / 'cut')!r}, workers=2)"
     )
-    assert kill_and_resume(script, tmp_path / "cut", 340, kills=4, seed=1) >= 2
+    assert kill_and_resume(script, tmp_path / "cut", 460, kills=4, seed=1) >= 2
     label_structures(with_one_of_eight(), eips, tmp_path / "cut", workers=1)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
     assert len(failures(tmp_path / "cut")) == 21
+    stress = LabelStore.open(tmp_path / "cut").stress
+    np.testing.assert_array_equal(np.isfinite(stress).all(axis=2).sum(axis=0), [0, 0, 0, 41])
 
 
 def with_one_of_eight() -> list[Atoms]:
     structures = clusters(121)
+    for atoms in structures[::3]:
+        atoms.set_cell([30, 30, 30])
+        atoms.pbc = True
     structures[50] = Atoms("Si8", np.eye(8, 3), info={"config_id": "eight"})
     return structures
 
@@ -380,10 +386,10 @@ def test_workers_killed_as_they_start(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_full_disk_is_told_before_the_first_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine structures, 27 atoms in all, under one EIP: 648 bytes of forces, 9 x (8 + 8 + 8 + 1) + 8 of the rest."""
-    usage = SimpleNamespace(free=581)
+    """Nine structures, 27 atoms in all, under one EIP: 648 bytes of forces, 9 x (48 + 8 + 8 + 8 + 1) + 8 of the rest."""
+    usage = SimpleNamespace(free=1013)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(DiskFullError, match=r"store: needs 881 bytes, and the disk has 581 bytes left: 300 b"):
+    with pytest.raises(DiskFullError, match=r"store: needs 1\.3 kB, and the disk has 1\.0 kB left: 300 b"):
         label_structures(clusters(), [SPRINGS], tmp_path / "store")
     usage.free = 10**9
     monkeypatch.setattr(store, "_write_array", no_space)
@@ -435,6 +441,8 @@ def test_states_that_a_kill_or_a_power_cut_leaves(tmp_path: Path) -> None:
     energies[2, 1] = np.nan
     forces = np.load(folder / "forces.npy", mmap_mode="r+")
     forces[-1, 0, 2] = np.nan
+    stress = np.load(folder / "stress.npy", mmap_mode="r+")
+    stress[4, 0, 5] = np.inf
     with (folder / "failures.csv").open("a") as ledger:
         ledger.write("c5,springs,torn li")
     (folder / ".index.json.123.part").write_text("{")

@@ -8,7 +8,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from tiny import FREE, MISSING, N_DFT, Tiny, write_labels
 from torch_geometric.data import Batch, Data
 
+from eipnn.inputs.graph import Graph
 from eipnn.labels.store import open_array, read_index
+from eipnn.stages.finetune import FinetuneDataModule
+from eipnn.stages.handover import Handover
 from eipnn.stages.source import DFT, EnergyZero, Source, SourceConfig
 from eipnn.stages.terms import SquaredError
 from eipnn.targets import Targets
@@ -22,7 +25,7 @@ def random_forces(name: str, n_atoms: int, sources: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def source(tiny: Tiny, tmp_path_factory) -> Source:
-    """The tiny data with forces of DFT (every other frame), of the EIPs, and the stress of one frame."""
+    """The tiny data with forces of DFT (every other frame) and of the EIPs, the stress of one frame and of one EIP."""
     folder = tmp_path_factory.mktemp("forces")
     frames = [tiny.frames[name].copy() for name in list(tiny.frames)[:N_DFT]]
     for row, atoms in enumerate(frames):
@@ -40,6 +43,7 @@ def source(tiny: Tiny, tmp_path_factory) -> Source:
     open_array(labels, "forces", read_index(labels), "r+")[:] = np.concatenate(
         [random_forces(name, len(atoms), 3) for name, atoms in tiny.frames.items()]
     )
+    open_array(labels, "stress", read_index(labels), "r+")[:, 1] = 10 + np.arange(6.0)  # of "au"
     paths = {"dft": str(folder / "dft.extxyz"), "labels": str(labels)}
     paths |= {name: tiny.data[name] for name in ("split", "pool")}
     return Source(SourceConfig(energy_zero=EnergyZero("isolated_atoms", dict(FREE)), **paths))
@@ -58,8 +62,9 @@ def test_what_the_sources_say(tiny: Tiny, source: Source) -> None:
         of_dft = random_forces(name, size, 1)[:, 0] if row in (0, 2) else np.full((size, 3), np.nan)
         np.testing.assert_allclose(forces[row][:, 1], of_dft, atol=1e-7)
     known = np.isfinite(found["stress"]).all(axis=(2, 3))
-    assert known.tolist() == [[False, row == 0, False] for row in range(4)]
+    assert known.tolist() == [[True, row == 0, False] for row in range(4)]
     np.testing.assert_allclose(found["stress"][0, 1], [[0, 5, 4], [5, 1, 3], [4, 3, 2]])
+    np.testing.assert_array_equal(found["stress"][:, 0] - found["stress"][0, 1], np.full((4, 3, 3), 10))
     assert source.targets(source.structures(ids), [DFT]).keys() == {"energy"}
 
 
@@ -71,6 +76,21 @@ def test_a_selection_takes_each_label_from_its_source(tiny: Tiny, source: Source
     for name in found:
         np.testing.assert_array_equal(found[name], np.concatenate([part[name] for part in each]))
     assert source.chosen({}, PROPERTIES)["forces"].shape == (0, 1, 3)
+
+
+def test_delta_learning_is_on_what_both_know(tiny: Tiny, source: Source) -> None:
+    """DFT less the EIP: energies, forces and stress."""
+    handover = Handover(Graph(3.5), 3.5, [], wanted=PROPERTIES)
+    arguments = {"energy_zero": source.config.energy_zero, "dft": source.config.dft, "labels": source.config.labels}
+    data = FinetuneDataModule(**tiny.arguments | arguments, delta_eip="au", handover=handover)
+    frames = source.structures(tiny.ids("train")[:2])
+    found = data.targets(frames)
+    for row, (name, atoms) in enumerate(zip(frames.ids, frames, strict=True)):
+        assert found["energy"][row, 0] == pytest.approx(tiny.cohesive[name] - tiny.eip[name][1], abs=1e-6)
+        own = random_forces(name, len(atoms), 1)[:, 0] - random_forces(name, len(atoms), 3)[:, 1]
+        forces = found["forces"][frames.atoms_of(np.array([row]))]
+        np.testing.assert_allclose(forces, own[:, None] if row == 0 else np.full_like(forces, np.nan), atol=1e-7)
+    np.testing.assert_allclose(found["stress"][:, 0], [np.full((3, 3), -10), np.full((3, 3), np.nan)])
 
 
 def batch() -> Batch:

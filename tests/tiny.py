@@ -116,6 +116,7 @@ def write_labels(folder: Path, frames: list[Atoms], energies: np.ndarray, eips=E
     index = describe(frames, [EIP(name, "ase", f"invented.{name}") for name in eips])
     create(folder, frames, index)
     open_array(folder, "energies", index, "r+")[:] = energies
+    open_array(folder, "stress", index, "r+")[:] = np.nan
     open_array(folder, "status", index, "r+")[:] = np.where(np.isnan(energies), FAILED, DONE)
     return folder
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from eipnn.structures.check import value_problem
 
@@ -46,17 +47,20 @@ class InCell(Calculator):
         self.calculator.reset()
         self.calculator.calculate(inside, wanted, all_changes)
         self.results = {name: self.calculator.results[name] for name in wanted}
+        if np.shape(self.results.get("stress", ())) == (3, 3):  # ASE allows both forms
+            self.results["stress"] = full_3x3_to_voigt_6_stress(self.results["stress"])
         self._check(len(inside))
         self.results["free_energy"] = self.results["energy"] = float(self.results["energy"])
 
     def _check(self, atoms: int) -> None:
         energy, forces, stress = (
-            np.asarray(self.results.get(name, 0.0), dtype=np.float64) for name in ("energy", "forces", "stress")
+            np.asarray(self.results.get(name, np.zeros(6)), dtype=np.float64) for name in ("energy", "forces", "stress")
         )
         problems = {
             "the energy is NaN or infinite": not np.isfinite(energy),
             f"forces for {len(forces) if forces.ndim else 0} of {atoms} atoms": forces.shape != (atoms, 3),
             "a force is NaN or infinite": not np.isfinite(forces).all(),
+            f"a stress of shape {stress.shape}, not (6,)": stress.shape != (6,),
             "the stress is NaN or infinite": not np.isfinite(stress).all(),
         }
         for problem, found in problems.items():

@@ -1,4 +1,4 @@
-"""Structures x EIPs -> a label store: energies and forces in flat arrays on disk."""
+"""Structures x EIPs -> a label store: energies, forces and stress in flat arrays on disk."""
 
 from eipnn.labels.engine import label_structures
 from eipnn.labels.store import LabelError, LabelStore

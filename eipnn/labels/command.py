@@ -59,7 +59,7 @@ def label(
     eip_isolated_atoms: str | None = None,
     split: str | None = None,
 ) -> None:
-    """Energies and forces of structures under empirical interatomic potentials.
+    """Energies, forces and stress of structures under empirical interatomic potentials.
 
     A killed run goes on from where it was when the same command is given again. Where frames carry DFT energies, a
     leaderboard of the EIPs against them is printed and written beside the labels.
@@ -163,7 +163,8 @@ def _read_isolated(file: str | None) -> dict[str, float] | None:
 
 def _failures(store: LabelStore) -> Iterator[str]:
     """What is said of a finished store, line by line."""
-    yield f"{store.folder}: {int((store.status == DONE).sum())} of {store.status.size} labels"
+    done, with_stress = (int(known.sum()) for known in (store.status == DONE, np.isfinite(store.stress[..., 0])))
+    yield f"{store.folder}: {done} of {store.status.size} labels, {with_stress} with stress"
     reasons = Ledger(store.folder, store.ids, store.eips).reasons
     if reasons:
         yield f"{len(reasons)} labels failed; failures.csv there lists them:"

@@ -111,6 +111,8 @@ def _create_or_check(folder: Path, structures: StructureStore, eips: Sequence[EI
         (folder / INDEX).unlink(missing_ok=True)
         create(folder, structures, index)
         return
+    if found["version"] != index["version"]:
+        raise LabelError(f"{folder}: has labels of an older version, without stress; remove it, or give another folder")
     if found != index:
         there = ", ".join(f"{e['name']} ({e['target']})" for e in found["eips"])
         what = f"EIPs: {there}; give another folder, or the same EIPs, arguments and files"
@@ -137,6 +139,7 @@ class _Engine:
         """Set back what a killed run left behind, and the failed labels where they get another try."""
         self.status[self.status == IN_WORK] = PENDING
         # After a power cut the status may have reached the disk before the label.
+        self.status[(self.status == DONE) & np.isinf(self.arrays.stress).any(axis=2)] = PENDING
         done = self.status == DONE
         for row in np.flatnonzero(done.any(axis=1)).tolist():
             torn = np.isnan(self.arrays.all_forces[self.arrays.atoms(row)]).any(axis=(0, 2))
@@ -266,6 +269,7 @@ class _Engine:
     def _fail(self, row: int, column: int, reason: str) -> None:
         self.arrays.energies[row, column] = np.nan
         self.arrays.all_forces[self.arrays.atoms(row), column] = np.nan
+        self.arrays.stress[row, column] = np.nan
         self.ledger.add(row, column, reason)
         self.status[row, column] = FAILED
 

@@ -9,21 +9,26 @@ checksums.npy    (n_frames,) uint64          of each structure, so that an id th
 offsets.npy      (n_frames + 1,) int64       atoms of row i are `offsets[i]:offsets[i + 1]`
 energies.npy     (n_frames, n_eips) f8       eV, each EIP's own zero; NaN where there is no label
 forces.npy       (n_atoms, n_eips, 3) f8     eV/A, NaN where there is no label
+stress.npy       (n_frames, n_eips, 6) f8    eV/A^3, xx yy zz yz xz xy, positive under tension (ASE's order and
+                                             sign); NaN where there is no label, an axis is not periodic or the
+                                             EIP gives none; infinite where no label was begun
 status.npy       (n_frames, n_eips) int8     `PENDING`, `DONE`, `FAILED` or `IN_WORK`
 failures.csv     text                        config_id, eip, reason of each `FAILED` label
 force_sums.npy   (n_frames,) uint32          CRC-32 of each row's forces, looked at when they are read
 sums.json        text                        CRC-32 of the other files but failures.csv, looked at as it is opened
 ===============  ==========================  ====================================================
 
-The last two are written when all labels are there; a store of an older version has none.
+The last two are written when all labels are there; a store of an older version has none. Layout version 1 has no
+stress; it is read as NaN.
 
 Nothing in it depends on time, machine or order of work: two runs on the same input give the same bytes.
 Labels are those of the frames wrapped into the cell along their periodic axes. A store that was made of
-published energies has no forces: they are NaN.
+published energies has no forces and no stress: they are NaN.
 """
 
 import hashlib
 import json
+import logging
 import math
 import os
 import zlib
@@ -35,18 +40,22 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.files import DiskFullError, check_room, told_when_full, write_atomically, write_json
 from eipnn.structures import StructureError, StructureStore, resolve
 from eipnn.structures.paths import fetch_hint
+from eipnn.structures.store import atoms_of
 
-VERSION = 1
+log = logging.getLogger("eipnn")
+
+VERSION, WITHOUT_STRESS = 2, 1
 PENDING, DONE, FAILED, IN_WORK = 0, 1, 2, 3
 INDEX, IDS, LEDGER = "index.json", "ids.txt", "failures.csv"
 LEDGER_HEAD = "config_id,eip,reason\n"
-EMPTY = {"energies": np.nan, "forces": np.nan, "status": PENDING}
+EMPTY = {"energies": np.nan, "forces": np.nan, "stress": np.inf, "status": PENDING}
 ARRAYS = ("checksums", "offsets", *EMPTY)
 FORCE_SUMS, SUMS = "force_sums.npy", "sums.json"
 SUMMED = (INDEX, IDS, *(f"{name}.npy" for name in ARRAYS if name != "forces"), FORCE_SUMS)
@@ -66,7 +75,7 @@ class Arrays:
 
     def __init__(self, folder: Path, mode: Any = "r") -> None:
         self.folder, self.index = folder, read_index(folder)
-        self.checksums, self.offsets, self.energies, self.all_forces, self.status = (
+        self.checksums, self.offsets, self.energies, self.all_forces, self.stress, self.status = (
             open_array(folder, name, self.index, mode) for name in ARRAYS
         )
 
@@ -85,7 +94,7 @@ class Arrays:
 
     def flush(self) -> None:
         """Write all to the disk."""
-        for array in (self.energies, self.all_forces, self.status):
+        for array in (self.energies, self.all_forces, self.stress, self.status):
             if array.base is not None:
                 array.base.flush()  # type: ignore[attr-defined]
 
@@ -136,6 +145,13 @@ class LabelStore(Arrays):
         return digest.hexdigest()
 
     @cached_property
+    def _stress(self) -> np.ndarray:
+        """`stress`; once it is said where there is none."""
+        if self.index["version"] == WITHOUT_STRESS:
+            log.warning("%s: holds no stress, as stores of older versions; label into a new folder for it", self.folder)
+        return self.stress
+
+    @cached_property
     def _rows(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.ids)}
 
@@ -165,26 +181,42 @@ class LabelStore(Arrays):
         )
 
     def forces(self, config_id: str) -> np.ndarray:
-        """Forces of one configuration, (n_atoms, n_eips, 3) in eV/A, NaN where a label is missing.
+        """`forces_of` one configuration under all EIPs."""
+        return self.forces_of([config_id], self.eips)
 
-        Raises `LabelError` where they are not as they were written.
+    def forces_of(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
+        """Forces (N, len(eips), 3) in eV/A of the N atoms of these configurations, NaN where a label is missing.
+
+        Raises `LabelError` naming the first configuration or EIP that the store lacks, and where forces are not as
+        they were written.
         """
-        row = self.rows([config_id])[0]
-        forces = self.all_forces[self.atoms(row)]
-        if self._force_sums is not None and zlib.crc32(forces.data) != self._force_sums[row]:
-            raise _damaged(self.folder, f"the forces of {config_id} are not as they were written")
-        return forces
+        rows, columns = self.rows(ids), self._columns(eips)
+        if self._force_sums is not None:
+            bounds = zip(self.offsets[rows].tolist(), self.offsets[rows + 1].tolist(), strict=True)
+            sums = np.fromiter((zlib.crc32(self.all_forces[a:b].data) for a, b in bounds), np.uint32, len(rows))
+            if len(wrong := np.flatnonzero(sums != self._force_sums[rows])):
+                raise _damaged(self.folder, f"the forces of {ids[wrong[0]]} are not as they were written")
+        return self.all_forces[atoms_of(self.offsets, rows)[:, None], columns]
+
+    def stress_of(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
+        """Stress (len(ids), len(eips), 3, 3) in eV/A^3, positive under tension (ASE's sign), NaN where there is none.
+
+        Raises `LabelError` naming the first configuration or EIP that the store lacks.
+        """
+        return voigt_6_to_full_3x3_stress(self._stress[self.rows(ids)[:, None], self._columns(eips)])
 
     def energies_of(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Energies (len(ids), len(eips)) in eV, NaN where a label is missing.
 
         Raises `LabelError` naming the first configuration or EIP that the store lacks.
         """
+        return np.asarray(self.energies[self.rows(ids)[:, None], self._columns(eips)])
+
+    def _columns(self, eips: Sequence[str]) -> np.ndarray:
         for name in eips:
             if name not in self.eips:
                 raise LabelError(f"{self.folder}: has no labels of the EIP {name!r}; it has {', '.join(self.eips)}")
-        columns = np.array([self.eips.index(name) for name in eips], dtype=np.int64)
-        return np.asarray(self.energies[self.rows(ids)[:, None], columns])
+        return np.array([self.eips.index(name) for name in eips], dtype=np.int64)
 
 
 def describe(structures: Sequence[Atoms], eips: Sequence[EIP]) -> dict[str, Any]:
@@ -195,7 +227,7 @@ def describe(structures: Sequence[Atoms], eips: Sequence[EIP]) -> dict[str, Any]
         "eips": [eip.description() for eip in eips],
         "n_frames": len(structures),
         "n_atoms": len(structures.numbers),
-        "units": {"energy": "eV", "forces": "eV/Angstrom"},
+        "units": {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"},
         "structures": _content_hash(structures),
     }
 
@@ -268,8 +300,8 @@ def verify(folder: Path) -> None:
         return
     try:
         sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
-        wrong = next((name for name in SUMMED if sums[name] != _sum(folder / name)), None)
-    except (ValueError, KeyError, TypeError):
+        wrong = next((name for name in SUMMED if sums.get(name) != _sum(folder / name)), None)
+    except (ValueError, AttributeError):
         wrong = SUMS
     if wrong:
         raise _damaged(folder, f"{wrong} is not as it was written")
@@ -290,7 +322,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         _shapes(index)
     except (ValueError, KeyError, TypeError):
         raise _damaged(folder, f"{INDEX} is not an index") from None
-    if version != VERSION:
+    if version not in (VERSION, WITHOUT_STRESS):
         raise LabelError(f"{folder}: layout version {version}, and this eipnn reads {VERSION}; label again")
     return index
 
@@ -306,6 +338,8 @@ def read_ids(folder: Path) -> tuple[str, ...]:
 def open_array(folder: Path, name: str, index: dict[str, Any], mode: Any) -> np.ndarray:
     """One of `ARRAYS` by memory map, checked against the index; `mode` as in `numpy.load`."""
     shape, dtype = _shapes(index)[name]
+    if name == "stress" and index["version"] == WITHOUT_STRESS:
+        return np.broadcast_to(np.nan, shape)
     try:
         array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError:
@@ -325,6 +359,7 @@ def _shapes(index: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
         "offsets": ((frames + 1,), "<i8"),
         "energies": ((frames, eips), "<f8"),
         "forces": ((atoms, eips, 3), "<f8"),
+        "stress": ((frames, eips, 6), "<f8"),
         "status": ((frames, eips), "|i1"),
     }
 

@@ -8,15 +8,17 @@ It talks to the engine over one pipe:
     ("failed", row, column, why)   one label has failed
     ("done",)                      the structures handed out are finished
 
-Energy and forces are written before the status byte, so that a label whose byte says `DONE` is whole, whatever kills
-the worker.
+Energy, forces and stress are written before the status byte, so that a label whose byte says `DONE` is whole, whatever
+kills the worker.
 """
 
 import re
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from ase import Atoms
 
 from eipnn.eips import EIP, InCell
@@ -54,23 +56,38 @@ class Worker:
         status = self.arrays.status[row]  # (n_eips,)
         part = self.arrays.atoms(row)
         inside: Atoms | None = None
-        for column, calculator in enumerate(self.calculators):
+        for column in range(len(self.eips)):
             if status[column] != PENDING:
                 continue
             status[column] = IN_WORK
             try:
                 inside = wrapped(atoms) if inside is None else inside
-                calculator.evaluate(inside)
+                results = self._evaluate(column, inside)
             except Exception as error:
                 # Back to pending first: the engine marks the failure once it is in the ledger.
                 status[column] = PENDING
                 self.pipe.send(("failed", row, column, reason_of(error)))
-                # What a failed calculation leaves inside a calculator is unknown.
-                self.calculators[column] = self.eips[column].calculator()
+                self._renew(column)
                 continue
-            self.arrays.energies[row, column] = calculator.results["energy"]
-            self.arrays.all_forces[part, column] = calculator.results["forces"]
+            self.arrays.energies[row, column] = results["energy"]
+            self.arrays.all_forces[part, column] = results["forces"]
+            self.arrays.stress[row, column] = results.get("stress", np.nan)
             status[column] = DONE
+
+    def _evaluate(self, column: int, inside: Atoms) -> dict[str, Any]:
+        """The results of one EIP, without stress where it cannot be had."""
+        try:
+            self.calculators[column].evaluate(inside, ["stress"])
+        except Exception:  # each potential has its own kinds
+            if not inside.pbc.all():
+                raise
+            self._renew(column)
+            self.calculators[column].evaluate(inside)
+        return self.calculators[column].results
+
+    def _renew(self, column: int) -> None:
+        """What a failed calculation leaves inside a calculator is unknown."""
+        self.calculators[column] = self.eips[column].calculator()
 
 
 def reason_of(error: Exception) -> str:

@@ -220,13 +220,9 @@ class Source:
     def _of_eips(self, name: str, structures: StructureStore, eips: Sequence[str]) -> np.ndarray:
         """Labels as in the store, of structures that are the same there, in the shapes of `targets`."""
         self.store.check(structures)
-        energies = self.store.energies_of(structures.ids, eips)
-        if name == "energy":
-            return energies
-        if name == "stress":
-            return np.full((*energies.shape, 3, 3), np.nan)  # label stores hold none
-        columns = [self.store.eips.index(eip) for eip in eips]
-        return np.concatenate([self.store.forces(i)[:, columns] for i in structures.ids])
+        store = self.store
+        read = {"energy": store.energies_of, "forces": store.forces_of, "stress": store.stress_of}[name]
+        return read(structures.ids, eips)
 
     def warnings(self, eips: Sequence[str]) -> list[str]:
         """What a user should look at before the training: units, or else zeros, of DFT beside these EIPs (or none)."""

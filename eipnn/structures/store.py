@@ -152,9 +152,7 @@ class StructureStore(Sequence[Atoms]):
 
     def atoms_of(self, rows: np.ndarray) -> np.ndarray:
         """Places in the arrays of atoms that belong to these rows, row after row."""
-        sizes = self.sizes[rows]
-        starts = self.offsets[rows] - np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        return np.repeat(starts, sizes) + np.arange(sizes.sum())
+        return atoms_of(self.offsets, rows)
 
     def composition(self) -> tuple[np.ndarray, np.ndarray]:
         """Atomic numbers (k,) that occur, ascending, and how often in each structure (n, k)."""
@@ -196,6 +194,13 @@ class StructureStore(Sequence[Atoms]):
         if known := {name: value for name, value in labels.items() if np.isfinite(value).all()}:
             atoms.calc = SinglePointCalculator(atoms, **known)
         return atoms
+
+
+def atoms_of(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Places in arrays of atoms that belong to these rows, row after row; `offsets` as in the head of this file."""
+    sizes = offsets[rows + 1] - offsets[rows]
+    starts = offsets[rows] - np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    return np.repeat(starts, sizes) + np.arange(sizes.sum())
 
 
 def is_isolated_atom(atoms: Atoms) -> bool:

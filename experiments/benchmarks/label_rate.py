@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python experiments/benchmarks/label_rate.py [--rounds 3] [--frames 6000]
 
 Labels the pool of si_mini (twice over: 6,000 frames) with the eight potentials of the set `silicon`:
-48,000 labels, energy and forces each. The plain loop has its frames wrapped beforehand, uses the same
+48,000 labels, energy, forces and stress each. The plain loop has its frames wrapped beforehand, uses the same
 calculators (no neighbour skin) and one process; its time holds the labels alone. The time of a run of
 the engine holds everything: store, worker start, labels, files on disk. The three take turns in every
 round, so that other load on the machine meets all of them; a ratio is taken within a round.

@@ -135,11 +135,12 @@ def _write_labels(
         ledger.reasons[int(row), int(column)] = NO_NUMBER if given else NO_LABEL
     ledger.keep(set(ledger.reasons))
     _fill(folder, "energies", index, np.where(known, energies, np.nan))
+    _fill(folder, "stress", index, np.nan)
     _fill(folder, "status", index, np.where(known, DONE, FAILED))
     seal(folder)
 
 
-def _fill(folder: Path, name: str, index: dict[str, Any], values: np.ndarray) -> None:
+def _fill(folder: Path, name: str, index: dict[str, Any], values: np.ndarray | float) -> None:
     array = open_array(folder, name, index, "r+")
     array[:] = values
 
