@@ -220,8 +220,8 @@ def test_a_store_of_before_stress_is_read(
     assert old.stress_of(ids, eips).shape == (len(ids), 1, 3, 3)
     assert np.isnan(old.stress_of(ids[:2], eips)).all()
     (message,) = caplog.messages
-    assert message.startswith(f"{without_stress}: holds no stress, as stores of older versions; label into a new folder")
-    with pytest.raises(LabelError, match="has labels of an older version, without stress; remove it, or give another"):
+    assert message.startswith(f"{without_stress}: holds no stress, as stores of older versions; label into a new")
+    with pytest.raises(LabelError, match="labels of an older version, without stress; remove it to label again, or"):
         label_structures(SMALL, [EIP("springs", "ase", "label_calculators.Springs")], without_stress)
     np.load(without_stress / "energies.npy", mmap_mode="r+")[3, 0] += 1e-9
     with pytest.raises(LabelError, match=r"energies\.npy is not as it was written"):

@@ -56,7 +56,8 @@ def test_clusters_and_slabs_have_none(tmp_path: Path) -> None:
     slab = fcc111("Cu", (1, 1, 2), vacuum=8)
     closed = slab.copy()
     closed.pbc = True
-    frames = [slab, closed, Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]]), Atoms("Cu", cell=[3, 3, 3], pbc=[True, False, True])]
+    sheet = Atoms("Cu", cell=[3, 3, 3], pbc=[True, False, True])
+    frames = [slab, closed, Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]]), sheet]
     for name, atoms in zip("abcd", frames, strict=True):
         atoms.info["config_id"] = name
     store = label_structures(frames, [EMT], tmp_path / "store")

@@ -386,7 +386,7 @@ def test_workers_killed_as_they_start(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_full_disk_is_told_before_the_first_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine structures, 27 atoms in all, under one EIP: 648 bytes of forces, 9 x (48 + 8 + 8 + 8 + 1) + 8 of the rest."""
+    """Nine structures, 27 atoms in all, one EIP: 648 bytes of forces, 9 x (48 + 8 + 8 + 8 + 1) + 8 of the rest."""
     usage = SimpleNamespace(free=1013)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     with pytest.raises(DiskFullError, match=r"store: needs 1\.3 kB, and the disk has 1\.0 kB left: 300 b"):

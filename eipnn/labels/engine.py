@@ -112,7 +112,10 @@ def _create_or_check(folder: Path, structures: StructureStore, eips: Sequence[EI
         create(folder, structures, index)
         return
     if found["version"] != index["version"]:
-        raise LabelError(f"{folder}: has labels of an older version, without stress; remove it, or give another folder")
+        raise LabelError(
+            f"{folder}: has labels of an older version, without stress; remove it to label again, or name it as "
+            "data.labels in an experiment to read it as it is"
+        )
     if found != index:
         there = ", ".join(f"{e['name']} ({e['target']})" for e in found["eips"])
         what = f"EIPs: {there}; give another folder, or the same EIPs, arguments and files"
