@@ -1,4 +1,4 @@
-"""A crude potential for any elements: the size of energies and forces in eV and eV/A, to a factor of a few.
+"""A crude potential for any elements: the size of energies, forces and stress in eV and A, to a factor of a few.
 
 The second-moment approximation of tight binding (Cleri and Rosato, Phys. Rev. B 48, 22 (1993), Eqs. 1 to 3),
 
@@ -25,19 +25,27 @@ STRETCHES = tuple(np.round(np.arange(0.9, 1.35, 0.05), 2).tolist())
 """r0 over the sum of the covalent radii: the shorter ones suit molecules, the longer ones metals."""
 
 
-def yardstick(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (n_stretches,), eV, and forces (n_atoms, n_stretches, 3), eV/A, for each of `STRETCHES`."""
+def yardstick(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Energies (n_stretches,), eV, forces (n_atoms, n_stretches, 3), eV/A, and stress (n_stretches, 3, 3), eV/A^3.
+
+    For each of `STRETCHES`. The stress is positive under tension, and NaN where an axis is open.
+    """
     radii = covalent_radii[atoms.numbers]
     i, j, r, d = pairs(atoms, 2 * REACH * max(STRETCHES) * float(radii.max()))
     i, j, r, d = np.append(i, j), np.append(j, i), np.append(r, r), np.vstack([d, -d])  # both directions
     found = [_one(len(atoms), i, j, r, d, stretch * (radii[i] + radii[j])) for stretch in STRETCHES]
-    return np.array([e for e, _ in found]), np.stack([f for _, f in found], axis=1)
+    energies, forces, strained = zip(*found, strict=True)
+    volume = atoms.cell.volume if atoms.pbc.all() else np.nan
+    return np.array(energies), np.stack(forces, axis=1), np.array(strained) / volume
 
 
 def _one(
     n: int, i: np.ndarray, j: np.ndarray, r: np.ndarray, d: np.ndarray, r0: np.ndarray
-) -> tuple[float, np.ndarray]:
-    """Energy and forces (n, 3) of n atoms with the pairs i, j (both directions), r (P,) and d = r_j - r_i (P, 3)."""
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Energy, forces (n, 3) and derivative by the strain (3, 3), eV, of n atoms.
+
+    Of the pairs i, j (both directions), r (P,) and d = r_j - r_i (P, 3).
+    """
     near = r < REACH * r0
     i, j, r, d, r0 = i[near], j[near], r[near], d[near], r0[near]
     repulsion = A * np.exp(-P * (r / r0 - 1))
@@ -47,4 +55,4 @@ def _one(
     slope = -2 * P / r0 * repulsion + 2 * Q / r0 * hopping * (inverse[i] + inverse[j])  # dE/dr
     pull = (slope / r)[:, None] * d
     forces = np.stack([np.bincount(i, pull[:, k], n) for k in range(3)], axis=1)
-    return float(repulsion.sum() - band.sum()), forces
+    return float(repulsion.sum() - band.sum()), forces, pull.T @ d / 2

@@ -1,5 +1,7 @@
 """Wrong units are named, with and without labels, whatever the zero; right ones are not spoken of."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -17,7 +19,9 @@ from eipnn.units import (
     label_references,
     likely,
     sample,
+    stress_warning,
     yardstick_references,
+    zeros_warning,
 )
 from eipnn.yardstick import STRETCHES, yardstick
 
@@ -110,11 +114,74 @@ def test_units_of_forces_on_the_bundled_sets(frames, references):
         assert "my.extxyz: the forces point against those of the EIPs: gradients?" in text
 
 
+STRESSES = {
+    "GPa": 160.21766,
+    "kbar": 1602.1766,
+    "MPa": 160217.66,
+    "Hartree/bohr^3": BOHR**3 / Hartree,
+    "Rydberg/bohr^3": BOHR**3 / Rydberg,
+}
+
+
+def stress_said(frames: list[Atoms], factor: float, power: int = 0, force: float = 1.0) -> str:
+    """What is said of the stress times a factor and the volume to a power, beside the forces times `force`."""
+    copies = []
+    for atoms in list(frames)[::3] if len(frames) > 25 else frames:
+        if "stress" in atoms.calc.results:
+            copies.append(atoms.copy())
+            stress = atoms.calc.results["stress"] * factor * atoms.get_volume() ** power
+            copies[-1].calc = SinglePointCalculator(atoms, forces=atoms.calc.results["forces"] * force, stress=stress)
+    return stress_warning(copies, "my.extxyz") or ""
+
+
+def test_units_and_signs_of_stress_on_the_bundled_sets(frames):
+    assert stress_said(frames, 1.0) == ""
+    for unit, factor in STRESSES.items():
+        text = stress_said(frames, factor)
+        assert text.startswith("my.extxyz: the stress is "), unit
+        assert unit in text
+        assert "eV/A^3, positive under tension, are due; convert the file" in text
+        assert "under pressure" not in text
+    assert "what goes with the forces: positive under pressure? eV" in stress_said(frames, -1.0)
+    assert "kbar" in (text := stress_said(frames, -STRESSES["kbar"]))  # as VASP prints it
+    assert "positive under pressure?" in text
+    assert "virials" in stress_said(frames, -1.0, 1)
+    assert "a stress under a key of virials" in stress_said(frames, -1.0, -1)
+    assert stress_said(frames, 1.0, force=-1.0).endswith(stress_said(frames, -1.0)[-60:])  # gradients for forces
+    assert stress_said(frames, 1.0, force=FORCES["kcal/mol/A"]) == ""  # said of the forces
+
+
+def test_a_perfect_crystal_says_nothing_of_its_stress():
+    frames = [bulk("Al", cubic=True, a=3.9 + 0.01 * k) for k in range(12)]
+    for atoms in frames:
+        atoms.calc = EMT()
+        labels = {name: atoms.calc.get_property(name, atoms) for name in ("forces", "stress")}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+    assert stress_said(frames, -1000.0) == ""
+    assert zeros_warning(frames, "my.extxyz") is None
+
+
+def test_zeros_that_stand_for_none(frames):
+    copies = with_energies(frames, np.zeros(len(frames)), 0.0)
+    assert zeros_warning(frames, "my.extxyz") is None
+    text = zeros_warning([*frames[:5], *copies[5:8]], "my.extxyz")
+    assert text is not None
+    assert text.startswith("my.extxyz: forces of ")
+    assert " of 8 frames looked at: exactly 0 where atoms are displaced. Zeros that stand for none? Leave" in text
+    for copy, atoms in zip(copies, frames, strict=True):
+        copy.calc = SinglePointCalculator(copy, **atoms.calc.results | {"stress": np.zeros(6)})
+    text = zeros_warning(copies, "my.extxyz")
+    assert text is not None
+    assert text.startswith("my.extxyz: stress of ")
+    assert "frames looked at: exactly 0 where forces are not" in text
+
+
 def test_few_frames_give_no_false_alarm(frames):
     rng = np.random.default_rng(0)
     for size in (8, 12, 25):
         few = [frames[k] for k in rng.choice(len(frames), size, replace=False)]
         assert energy_warning(few, yardstick_references(few), "my.extxyz") is None
+        assert stress_said(few, 1.0) == ""
     assert energy_warning(frames[:7], yardstick_references(frames[:7]), "my.extxyz") is None
 
 
@@ -168,16 +235,30 @@ def test_water_in_hartree():
     assert "Hartree" in text
 
 
-def test_forces_of_the_yardstick_are_its_gradients():
+def test_forces_and_stress_of_the_yardstick_are_its_gradients():
     atoms = rattled(bulk("Cu", cubic=True), 1, 0.1)
-    _, forces = yardstick(atoms)  # (4, n_stretches, 3)
+    _, forces, stress = yardstick(atoms)  # (4, n_stretches, 3), (n_stretches, 3, 3)
     assert forces.shape == (4, len(STRETCHES), 3)
     step = 1e-5
-    ahead, back = atoms.copy(), atoms.copy()
-    ahead.positions[1, 2] += step
-    back.positions[1, 2] -= step
-    slope = (yardstick(ahead)[0] - yardstick(back)[0]) / (2 * step)
-    np.testing.assert_allclose(forces[1, :, 2], -slope, atol=1e-6)
+
+    def slope(moved: Callable[[float], Atoms]) -> np.ndarray:
+        return (yardstick(moved(step))[0] - yardstick(moved(-step))[0]) / (2 * step)
+
+    def shifted(by: float) -> Atoms:
+        copy = atoms.copy()
+        copy.positions[1, 2] += by
+        return copy
+
+    def strained(by: float) -> Atoms:
+        copy = atoms.copy()
+        copy.set_cell(atoms.cell.array @ (np.eye(3) + by * direction), scale_atoms=True)
+        return copy
+
+    np.testing.assert_allclose(forces[1, :, 2], -slope(shifted), atol=1e-6)
+    for direction in (np.diag([1.0, 0, 0]), np.array([[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]])):
+        expected = (stress * direction).sum(axis=(1, 2)) * atoms.get_volume()
+        np.testing.assert_allclose(expected, slope(strained), atol=1e-6)
+    assert np.isnan(yardstick(fcc111("Al", (1, 1, 2), vacuum=6.0))[2]).all()
 
 
 def test_units_that_are_about_as_likely_are_all_named():

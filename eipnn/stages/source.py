@@ -28,7 +28,15 @@ from eipnn.structures import (
 )
 from eipnn.structures.suspects import outlying_energies, same_structures
 from eipnn.targets import PER_ATOM
-from eipnn.units import energy_warning, force_warning, label_references, sample, yardstick_references
+from eipnn.units import (
+    energy_warning,
+    force_warning,
+    label_references,
+    sample,
+    stress_warning,
+    yardstick_references,
+    zeros_warning,
+)
 
 DFT = "dft"
 """In place of an EIP's name: the structures' own DFT labels. In a selection they are hidden from all other rows."""
@@ -226,7 +234,8 @@ class Source:
 
     def warnings(self, eips: Sequence[str]) -> list[str]:
         """What a user should look at before the training: units, or else zeros, of DFT beside these EIPs (or none)."""
-        frames = sample(self.structures(self.split.train))
+        train = self.structures(self.split.train)
+        frames = sample(train)
         if eips:
             self._of_eips("energy", StructureStore.of(frames), eips)  # checked
             references = label_references(frames, self.store, eips)
@@ -235,7 +244,8 @@ class Source:
         file = str(self.config.dft)
         of_energies = energy_warning(frames, references, file) or self._alignment_warning(eips)
         of_zeros = [reference.note for reference in self._references.values()]
-        return [text for text in (*of_zeros, of_energies, force_warning(frames, references, file)) if text]
+        of_forces = force_warning(frames, references, file), zeros_warning(train, file), stress_warning(train, file)
+        return [text for text in (*of_zeros, of_energies, *of_forces) if text]
 
     def _alignment_warning(self, eips: Sequence[str]) -> str | None:
         """A text where the DFT training energies are far from all of these EIPs, although both are aligned."""
