@@ -70,7 +70,7 @@ def test_several_data_sets_make_one_table(silicon, tmp_path):
     text = (tmp_path / "both" / "table_1.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     table = [[c.strip() for c in line.split("|")][1:-1] for line in lines]
-    assert "more: config MAE (eV)" in table[0]
+    assert "more: config MAE (meV)" in table[0]
     assert [line[:2] for line in table[2:]] == [
         ["-", "Best EIP"],
         *(["SchNet", row] for row in ("DFT alone", "+LA", "+MP", "+MP+LA")),

@@ -93,7 +93,7 @@ def test_saved_frames_of_a_power_law(report):
     assert saved.loc[("mp+la", TOTAL), "bound"] == "more"
     assert np.isnan(saved.loc[("mp+la", TOTAL), "frames_needed"])
     text = (report / "report.md").read_text()
-    assert "saves DFT frames at equal error by a factor of" in text
+    assert "saves DFT frames at equal config MAE by a factor of" in text
 
 
 @given(st.floats(0.3, 1.5), st.floats(0.2, 0.95))

@@ -4,12 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eipnn.report.tables import ERRORS, TYPES, improvements, markdown, readable, summary
+from eipnn.metrics import METRICS
+from eipnn.report.tables import TYPES, improvements, markdown, readable, summary
+
+ERRORS = [metric.column for metric in METRICS]
 
 
 def row(name, *errors, steps=10, **given):
     places = [{"split": split, "seed": 0} for split in range(1, len(errors) + 1)]
-    measured = [place | dict(zip(ERRORS, pair, strict=True)) for place, pair in zip(places, errors, strict=True)]
+    filled = [(*each, *[None] * (len(ERRORS) - len(each))) for each in errors]
+    measured = [place | dict(zip(ERRORS, each, strict=True)) for place, each in zip(places, filled, strict=True)]
     numbers = {"gradient_steps": steps, "epochs": None, "alpha": None, "pretraining_steps": None} | given
     return pd.DataFrame(measured).assign(strategy=name, **numbers).astype(TYPES)
 
@@ -17,7 +21,8 @@ def row(name, *errors, steps=10, **given):
 def lines(*rows, baseline="none"):
     """The summary of some rows."""
     table = pd.concat(rows)
-    return summary(table, {name: name for name in table["strategy"]}, baseline)
+    names = {name: name for name in table["strategy"]}
+    return summary(table, names, dict.fromkeys(names, baseline))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,7 @@ def test_summary_without_a_baseline_invents_no_improvement():
 def test_an_eip_has_no_steps_and_no_improvement():
     eip = row("Best EIP (sw)", (1.0, 0.1), steps=None)
     text = readable(lines(eip, row("SchNet", (1.0, 0.1)), baseline="SchNet"))
-    assert text.iloc[0].tolist() == ["Best EIP (sw)", "1.0000", "0.1000", "-", "1", *("-" * 4)]
+    assert text.iloc[0].tolist() == ["Best EIP (sw)", "1000.0", "100.00", "-", "1", *("-" * 4)]
 
 
 def test_counts_that_differ_are_a_range():

@@ -249,7 +249,8 @@ def test_the_closing_table_fits_a_terminal(about):
     result = {
         "test_config_mae": 12.3456,
         "test_atom_mae": 0.1234,
-        "epochs": 100,
+        "test_force_mae": 0.25,
+        "test_stress_mae": 1.5,
         "gradient_steps": 72000,
     }
     rows = [
@@ -261,8 +262,8 @@ def test_the_closing_table_fits_a_terminal(about):
     text = console.file.getvalue()
     assert "…" not in text
     values = [value for name, value in about.items() if name != "experiment"]
-    line = next(line for line in text.splitlines() if "12.3456" in line and " 0.7 " in line)
-    assert set(map(str, values)) | {"1", "0.7", "12.3456", "0.1234", "100", "72000"} <= {*line.split()}
+    line = next(line for line in text.splitlines() if "12345.6" in line and " 0.7 " in line)
+    assert set(map(str, values)) | {"1", "0.7", "12345.6", "123.40", "0.250", "1.500", "72000"} <= {*line.split()}
     assert ("seed" in text, "frames" in text) == ("seed" in about, "frames" in about)
 
 
@@ -285,6 +286,8 @@ def row_of(strategy: str, score: float | None, **about) -> dict:
             [row_of("la-dft", 0.1, hidden_dft=True), row_of("la", 0.2), row_of("baseline", 0.3)],
             ["la has the lowest"],
         ),
+        ([row_of("energies", 0.1, energies_only=True), row_of("mp", 0.2)], ["mp has the validation"]),
+        ([row_of("energies", 0.1, energies_only=True)], ["energies has the validation"]),
         ([row_of("mp", 0.1, split=1), row_of("mp", 0.3, split=2)], ["0.2000 eV (n = 2)"]),
         ([row_of("mp", 0.1, frames=25), row_of("mp", 0.3, frames=50)], ["n = 1, 50 DFT frames"]),
         (

@@ -143,7 +143,7 @@ def test_fewer_samples_than_a_batch_is_one_step_and_said(n_dft, n_eip, plan):
     assert (found.dft, found.eip, found.batches) == (plan.dft, plan.eip, plan.batches)
     kind, count = ("EIP", n_eip) if n_eip else ("DFT", n_dft)
     (note,) = found.notes
-    assert note.startswith(f"{count} {kind} configurations fill no batch: each epoch is one step")
+    assert note.startswith(f"{count} {kind} configurations fill no batch: each step takes all")
     assert len(epoch_of(n_dft, n_eip, found)) == 1
 
 

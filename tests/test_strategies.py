@@ -263,11 +263,43 @@ def test_rows_that_cannot_be(experiment, tmp_path, given, said):
     assert "\n" not in str(error.value)
 
 
-def test_epoch_steps_repeat_dft_and_are_shared_by_processes(tiny, tmp_path):
+@pytest.mark.parametrize("kind", ["all", "few", "augmented"])
+def test_epoch_steps_are_taken_whatever_the_data(tiny, tmp_path, kind):
+    """With all frames, with fewer than a batch holds, and beside EIP labels."""
     made = stage_config(tiny, "Finetune", tmp_path, max_epochs=2)
-    made["data"]["init_args"]["epoch_steps"] = 11  # one pass has four batches
+    data = made["data"]["init_args"]
+    data["epoch_steps"] = 11  # one pass has four batches
+    if kind == "few":
+        split = fewer_frames(read_split(tiny.data["split"]), 5, 0)
+        write_split(split, tmp_path / "few.csv")
+        data |= {"split": str(tmp_path / "few.csv"), "batch_size": 32}
+    elif kind == "augmented":
+        data["selection"] = str(tiny.select(tmp_path / "chosen.csv", dict.fromkeys(tiny.ids("pool")[10:15], "au")))
     root = eipnn_stage("fit", made)
     assert read_json(root / "fit.json")["gradient_steps"] == 22
+
+
+def test_an_experiment_gives_every_row_its_steps(experiment, run, fake, tmp_path):
+    experiment["finetune"] = {"data": {"epoch_steps": 11}}
+    rows = ("baseline", "baseline-long", "la", "energies")
+    run(experiment, "--strategy", *rows, "--frames", "10", "all")
+    for row in ("baseline", "baseline-long", "la/alpha-0.1", "energies"):
+        for folder in ("", "frames-10/"):
+            assert config(tmp_path, folder + row)["data"]["init_args"]["epoch_steps"] == 11
+    # the stages before take theirs, and long rows ask no classifier for it
+    assert "epoch_steps" not in config(tmp_path, "classify")["data"]["init_args"]
+
+
+def test_energies_alone_are_a_row_without_other_terms(experiment, run, fake, tmp_path):
+    """It needs neither pool nor EIPs; other settings of the model hold for it too."""
+    del experiment["data"]["labels"], experiment["data"]["pool"]
+    experiment["finetune"] = {"model": {"tukey_per": "atom", "weights": {"energy": 1.0, "forces": 10.0}}}
+    run(experiment, "--strategy", "baseline", "energies")
+    assert {stage for stage, _ in fake.taken()} == {"baseline", "energies"}
+    baseline, energies = (config(tmp_path, row)["model"]["init_args"] for row in ("baseline", "energies"))
+    assert baseline.pop("weights") == {"energy": 1.0, "forces": 10.0}
+    assert energies.pop("weights") == {"energy": 1.0}
+    assert baseline == energies
 
 
 def test_source_of_plain_values(tiny):

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eipnn.files import write_atomically
+from eipnn.metrics import STRESS
 from eipnn.report import tables
 from eipnn.report.document import Report
 from eipnn.report.page import Output, html_page
@@ -62,7 +63,8 @@ def write_report(runs: Sequence[Path], output: Path) -> list[Report]:
 
 def printed(report: Report) -> Table:
     """The main table, narrow enough for a terminal of 80 columns."""
-    shown = tables.readable(report.table).drop(columns=["epochs", "pretraining steps", "alpha"])
+    left_out = ["epochs", "pretraining steps", "alpha", STRESS.heading, "force improvement (%)"]
+    shown = tables.readable(report.table).drop(columns=left_out, errors="ignore")
     title = f"{report.experiment.backbone} on {report.experiment.dft}: test errors"
     table = Table(title=Text(title), box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for name in shown.columns:

@@ -3,17 +3,20 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from ase.units import GPa
 
 from eipnn.eips import NONE
 from eipnn.labels import LabelError
 from eipnn.labels.leaderboard import best_eip, leaderboard
+from eipnn.metrics import ATOM, CONFIG, FORCE, STRESS, Metric
 from eipnn.report import folds, plots, tables
 from eipnn.report.duplicates import RADIUS, THRESHOLD, near_duplicates
 from eipnn.report.folds import FoldData, energy_zeros, read_data
 from eipnn.report.frames import fewer_frames
 from eipnn.report.page import Output
-from eipnn.report.runs import Experiment, Fold, ReportError
+from eipnn.report.runs import Experiment, Fold, ReportError, Training
 from eipnn.report.tables import markdown
 from eipnn.run.execute import COMMANDS
 from eipnn.run.strategy import MAIN, MAIN_AND_LONG, STRATEGIES
@@ -26,9 +29,14 @@ UNKNOWN = "unknown versions"
 
 IMPROVEMENT = (
     "**Improvement** is the paper's: the mean of the relative gains in config MAE and in atom MAE over the "
-    "baseline, each of the means over the splits and seeds that both rows have. **±** is the sample standard "
-    "deviation over the n splits and seeds (of the improvement: over those of each split and seed alone); n = 1 has "
-    "none. Config MAE is the mean of |E - E_DFT|, atom MAE that of |E - E_DFT| / atoms, on the test split."
+    "baseline, each of the means over the splits and seeds that both rows have; force improvement is the gain in force "
+    "MAE. **±** is the sample standard deviation over the n splits and seeds (of the improvement: over those of each "
+    "split and seed alone); n = 1 has none. Config MAE is the mean of |E - E_DFT|, atom MAE that of |E - E_DFT| / "
+    "atoms, on the test split; force and stress MAE are means over components."
+)
+ALONE = (
+    "Rows of energies alone do not learn the forces and stresses that the DFT frames have; they are compared with the "
+    "backbone on energies alone."
 )
 STEPS = (
     "Gradient steps and epochs are those of the row's own training; +MP rows start from a pretraining whose steps "
@@ -63,7 +71,7 @@ class Report:
         output.csv("trainings", self.measured[self.measured["strategy"] != BEST])
         # beside the paper's rows what else was trained for as many steps
         more = [s for s, kind in experiment.strategies.items() if (kind.delta and kind.short) or s not in STRATEGIES]
-        self.table = self._summary("table", (BEST, *MAIN, *more), "baseline")
+        self.table = self._summary("table", (BEST, "energies", *MAIN, *more), "baseline")
 
     def markdown(self, with_data: bool = True) -> str:
         """All sections, below one heading; `with_data`: also those that tell of the data alone."""
@@ -107,12 +115,19 @@ class Report:
             except LabelError as error:
                 self.warnings.append(f"split {data.fold.split}: {error}")
         self.names[BEST] = f"Best EIP ({', '.join(sorted({best.eip for best in found.values()}))})"
-        keys = ("strategy", *tables.PLACE, *tables.ERRORS)
-        lines = [(BEST, split, 0, best.config_mae, best.atom_mae) for split, best in found.items()]
-        return [dict(zip(keys, line, strict=True)) for line in lines]
+        lines = []
+        for data in (d for d in self.data if d.fold.split in found):
+            best = found[data.fold.split]
+            errors = {CONFIG.column: best.config_mae, ATOM.column: best.atom_mae}
+            if any(FORCE.result in training.result for training in self.experiment.trainings):
+                errors |= folds.eip_force_errors(data, best.eip)
+            lines.append({"strategy": BEST, "split": data.fold.split, "seed": 0} | errors)
+        return lines
 
     def _summary(self, name: str, strategies: Sequence[str], against: str) -> pd.DataFrame:
-        table = tables.summary(self.measured, {s: self.names[s] for s in strategies}, against)
+        kinds = self.experiment.strategies
+        baselines = {name: "energies" if kind.energies_only else against for name, kind in kinds.items()}
+        table = tables.summary(self.measured, {s: self.names[s] for s in strategies}, baselines)
         self.output.csv(name, table)
         return table
 
@@ -127,13 +142,16 @@ class Report:
         yield STEPS
         why = "see the warnings" if self.warnings else "no stage of these runs reads labels"
         yield BEST_EIP if BEST in self.measured["strategy"].array else f"Best EIP: {why}."
-        if losing := self.table.loc[self.table["improvement_percent"] < 0, "row"].tolist():
-            yield f"On average {', '.join(losing)} lose to DFT alone."
+        if any(training.kind.energies_only for training in self.experiment.trainings):
+            yield ALONE
+        for name, what in (("improvement", ""), ("force_improvement", " in forces")):
+            if losing := self.table.loc[self.table[f"{name}_percent"] < 0, "row"].tolist():
+                yield f"On average {', '.join(losing)} lose to DFT alone{what}."
         yield from self._missing(MAIN)
         search = tables.alpha_search(self.experiment)
         if len(search):
             watched = {t.result.get("monitor", "val_config_mae") for t in self.experiment.trainings}
-            yield f"Alpha was chosen by {', '.join(sorted(watched))} (val_config_mae: eV):"
+            yield f"Alpha was chosen by {', '.join(sorted(watched))} (errors in eV and eV/Å):"
             yield markdown(search)
 
     def _equal_steps(self) -> Iterator[str]:
@@ -153,26 +171,38 @@ class Report:
         yield from self._missing(LONG_ROWS)
 
     def _parity(self) -> Iterator[str]:
-        data = {d.fold.split: d for d in self.data}
-        # All or none: energies on different zeros do not belong into one picture.
-        aligned = set(data) == set(self.experiment.splits)
-        panels = {}
-        for strategy in MAIN_AND_LONG:
-            given = []
-            for t in self.experiment.row(strategy):
-                table = folds.predictions(t)
-                if aligned:
-                    source = data[t.fold.split].source
-                    zeros = source.zero.totals(source.structures(table["config_id"].tolist()))
-                    table = table.assign(energy=table["energy"] - zeros, prediction=table["prediction"] - zeros)
-                given.append(table)
-            if given:
-                panels[self.names[strategy]] = pd.concat(given, ignore_index=True)
         title = f"Test configurations of {_named(self.experiment.folds)}"
+        rows = {s: row for s in ("energies", *MAIN_AND_LONG) if (row := self.experiment.row(s))}
+        # All or none: energies on different zeros do not belong into one picture.
+        aligned = {d.fold.split for d in self.data} == set(self.experiment.splits)
+        energies = {self.names[s]: self._energies(row, aligned) for s, row in rows.items()}
         yield "### Parity"
-        yield self.output.picture("parity", f"Predicted against DFT energy. {title}", plots.parity, panels, title)
+        shown = energies, "energy (eV/atom)", title
+        yield self.output.picture("parity", f"Predicted against DFT energy. {title}", plots.parity, *shown)
         zero = "the energy zero of the training" if aligned else "the DFT file's own zero"
-        yield f"Energies are on {zero}; n predictions a panel, above left config and atom MAE."
+        yield f"Energies are on {zero}; n predictions a panel (of forces and stress: components), above left their MAE."
+        frames = {self.names[s]: [atoms for t in row for atoms in folds.predicted_frames(t)] for s, row in rows.items()}
+        for name, metric, unit in (("forces", FORCE, 1.0), ("stress", STRESS, GPa)):
+            pairs = {row: folds.components(found, name) / unit for row, found in frames.items()}
+            if panels := {row: (p, _with_unit(metric, _mae(p))) for row, p in pairs.items() if len(p)}:
+                quantity = metric.heading.replace("MAE", "component")
+                text = f"Predicted against DFT {name}. {title}"
+                yield self.output.picture(f"parity_{name}", text, plots.parity, panels, quantity, title)
+
+    def _energies(self, row: Sequence[Training], aligned: bool) -> tuple[np.ndarray, str]:
+        """DFT and predicted energies an atom (n, 2) in eV of a strategy's test configurations, and their errors."""
+        sources = {d.fold.split: d.source for d in self.data}
+        pairs, sizes = [], []
+        for training in row:
+            table = folds.predictions(training)
+            energies, n = table[["energy", "prediction"]].to_numpy(), table["n_atoms"].to_numpy()[:, None]
+            if aligned:
+                source = sources[training.fold.split]
+                energies = energies - source.zero.totals(source.structures(table["config_id"].tolist()))[:, None]
+            pairs.append(energies / n)
+            sizes.append(n)
+        per_atom, n = np.concatenate(pairs), np.concatenate(sizes)
+        return per_atom, f"{_with_unit(CONFIG, _mae(per_atom * n))}\n{_with_unit(ATOM, _mae(per_atom))}"
 
     def _curves(self) -> Iterator[str]:
         found = {s: [*map(folds.learning_curve, self.experiment.row(s))] for s in MAIN_AND_LONG}
@@ -182,7 +212,7 @@ class Report:
             yield "Not drawn: no stage wrote its metrics to a CSV log."
             return
         title = f"Validation of {_named(self.experiment.folds)}"
-        text = "Validation config MAE by epoch and gradient step"
+        text = "Validation errors by epoch and gradient step"
         yield self.output.picture("learning_curves", text, plots.learning_curves, curves, self.names, title)
         if len(self.experiment.folds) > 1:
             yield (
@@ -289,6 +319,14 @@ def provenance(experiment: Experiment) -> Iterator[str]:
     )
     if UNKNOWN in versions or recorded != files:
         yield "Some of them are of an eipnn that did not record commands and versions yet."
+
+
+def _mae(pairs: np.ndarray) -> float:
+    return float(np.abs(pairs[:, 1] - pairs[:, 0]).mean())
+
+
+def _with_unit(metric: Metric, value: float) -> str:
+    return f"{metric.text(value)} {metric.heading.partition('(')[2].rstrip(')')}"
 
 
 def _named(shown: Sequence[Fold]) -> str:

@@ -1,17 +1,22 @@
 """Tables that the stages of a run wrote, and the structures, splits and labels behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from ase import Atoms
+from ase.units import GPa
 
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels.leaderboard import Comparison
+from eipnn.metrics import CONFIG, FORCE, METRICS, STRESS
 from eipnn.report.runs import AGAIN, Fold, ReportError, Training, damaged, read_config, usable
-from eipnn.structures import LABEL_KEYS
+from eipnn.structures import LABEL_KEYS, StructureError
+from eipnn.structures.extxyz import read_extxyz
 
 if TYPE_CHECKING:
     from eipnn.stages.source import Source
@@ -22,6 +27,31 @@ KEYS = ("dft", "split", "energy_zero", "pool", "labels", "eip_energy_zero", *LAB
 def predictions(training: Training) -> pd.DataFrame:
     """Test predictions: ``config_id``, ``n_atoms``, and total ``energy`` and ``prediction`` in eV."""
     return read_table(training.folder / "predictions_test.csv", ("config_id", "n_atoms", "energy", "prediction"))
+
+
+def predicted_frames(training: Training) -> list[Atoms]:
+    """Its test frames with what was predicted and DFT's own (see `PredictionWriter`); none of a run before 0.3."""
+    file = training.folder / "predictions_test.extxyz"
+    if not file.exists():
+        return []
+    with usable(file), file.open(encoding="utf-8") as stream:
+        try:
+            return list(read_extxyz(stream))
+        except StructureError as error:
+            raise damaged(file, str(error)) from error
+
+
+def components(frames: Iterable[Atoms], name: str) -> np.ndarray:
+    """DFT and predicted components (n, 2) of ``forces`` (eV/A) or ``stress`` (eV/A^3), of frames that have both."""
+    entries = [atoms.info | atoms.arrays for atoms in frames]
+    both = [[e[f"dft_{name}"], e[name]] for e in entries if e.keys() >= {name, f"dft_{name}"}]
+    return np.concatenate([np.empty((0, 2)), *(np.reshape(pair, (2, -1)).T for pair in both)])
+
+
+def force_errors(training: Training) -> dict[str, float]:
+    """Config id -> mean of |F - F_DFT| over the components, eV/A, of the test frames that have both."""
+    errors = {a.info["config_id"]: np.diff(components([a], "forces")) for a in predicted_frames(training)}
+    return {name: float(np.abs(error).mean()) for name, error in errors.items() if len(error)}
 
 
 def classified(folds: Sequence[Fold]) -> list[Fold]:
@@ -52,18 +82,18 @@ def selection_counts(folds: Sequence[Fold]) -> pd.DataFrame:
 
 
 def learning_curve(training: Training) -> pd.DataFrame | None:
-    """``epoch``, ``step`` and ``val_config_mae`` (eV) of a training; None where it logged no CSV.
+    """``epoch``, ``step`` and the validation errors of a training, NaN where it has none; None where it logged no CSV.
 
     A training that was cut off has one log for each part; what was trained again counts.
     """
     files = [file for file in (training.folder / "logs").glob("version_*/metrics.csv") if file.stat().st_size]
     files.sort(key=lambda file: int(file.parent.name.removeprefix("version_")))
-    columns = ["epoch", "step", "val_config_mae"]
     # A part that was cut off before its first validation has not got the column.
-    parts = [t for t in map(_read_csv, files) if set(columns) <= set(t.columns)]
+    parts = [t for t in map(_read_csv, files) if {"epoch", "step", CONFIG.validation} <= set(t.columns)]
     if not parts:
         return None
-    curve = pd.concat(parts)[columns].dropna()
+    columns = ["epoch", "step", *(metric.validation for metric in METRICS)]
+    curve = pd.concat(parts).reindex(columns=columns).dropna(subset=CONFIG.validation)
     return curve.drop_duplicates("epoch", keep="last").sort_values("epoch", ignore_index=True)
 
 
@@ -134,6 +164,20 @@ def read_data(trainings: Sequence[Training]) -> FoldData:
             f"{fold.folder}: its structures, split or labels cannot be read ({error}); relative paths hold "
             "from the folder where `eipnn run` was called, so call `eipnn report` there"
         ) from error
+
+
+def eip_force_errors(data: FoldData, eip: str) -> dict[str, float]:
+    """Force and stress MAE of an EIP by their columns, over the components of test frames that both it and DFT have."""
+    from eipnn.stages.source import DFT
+
+    test = data.source.structures(data.source.split.test)
+    found = {}
+    for metric, name, unit in ((FORCE, "forces", 1.0), (STRESS, "stress", GPa)):
+        labels = data.source.targets(test, [DFT, eip], [name])[name]
+        errors = np.abs(labels[:, 1] - labels[:, 0])
+        if (known := np.isfinite(errors)).any():
+            found[metric.column] = float(errors[known].mean() / unit)
+    return found
 
 
 def energy_zeros(data: Sequence[FoldData]) -> pd.DataFrame:

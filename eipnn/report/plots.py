@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from eipnn.metrics import CONFIG, FORCE, METRICS, Metric
 from eipnn.run.strategy import MAIN_AND_LONG
 
 # Okabe & Ito's palette without its yellow, which is faint on white.
@@ -21,6 +22,11 @@ COLOURS = dict(zip(MAIN_AND_LONG, PALETTE, strict=True))
 BLUE = "#0072B2"
 COLOURS |= dict.fromkeys(("delta", "delta-long"), BLUE)
 COLOURS |= dict.fromkeys(("mp+delta", "mp+delta-long"), "#888888")
+COLOURS["energies"] = "#8C564B"
+CURVES = (CONFIG, FORCE)
+"""Of the learning curves."""
+CROWD = 2000
+"""Points of a panel that are drawn small and faint, so that many show how dense they lie."""
 DOTS: dict[str, Any] = {"color": "white", "markeredgecolor": "black"}
 STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -62,29 +68,32 @@ def legend_aside(figure: Figure, axis: Axes, title: str | None = None) -> None:
     figure.legend(handles, labels, loc="outside right center", frameon=False, title=title)
 
 
-def parity(file: Path, panels: Mapping[str, pd.DataFrame], title: str) -> None:
-    """Predicted against DFT energy per atom, a panel a name: ``n_atoms``, total ``energy`` and ``prediction`` (eV)."""
+def parity(file: Path, panels: Mapping[str, tuple[np.ndarray, str]], quantity: str, title: str) -> None:
+    """Predicted against DFT values, a panel a name: pairs (n, 2), DFT first, and a text for its corner.
+
+    `quantity` is what they are, with its unit.
+    """
     columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
     rows = -(-len(panels) // columns)
-    per_atom = {name: t[["energy", "prediction"]].div(t["n_atoms"], axis=0) for name, t in panels.items()}
-    everything = np.concatenate([t.to_numpy().ravel() for t in per_atom.values()])
+    everything = np.concatenate([pairs for pairs, _ in panels.values()])
     margin = 0.04 * np.ptp(everything) + 1e-3
     limits = everything.min() - margin, everything.max() + margin
     size = 0.9 + 3.2 * columns, 1.1 + 3.2 * rows
     with canvas(file, *size, rows, columns, sharex=True, sharey=True, squeeze=False) as (figure, axes):
-        for axis, (name, energies) in zip(axes.flat, per_atom.items(), strict=False):
+        for axis, (name, (pairs, text)) in zip(axes.flat, panels.items(), strict=False):
+            many = len(pairs) > CROWD
+            look: dict[str, Any] = {"s": 4, "alpha": 0.15} if many else {"s": 16, "alpha": 0.5}
             axis.plot(limits, limits, color="0.6", linewidth=1)
-            axis.scatter(*energies.to_numpy().T, s=16, color=BLUE, alpha=0.5, linewidths=0, zorder=2)
-            axis.set(xlim=limits, ylim=limits, aspect="equal", title=f"{name} (n = {len(energies)})")
+            axis.scatter(*pairs.T, color=BLUE, linewidths=0, zorder=2, **look)
+            axis.set(xlim=limits, ylim=limits, aspect="equal", title=f"{name} (n = {len(pairs):,})")
             for each in (axis.xaxis, axis.yaxis):
                 each.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-            error = (panels[name]["prediction"] - panels[name]["energy"]).abs()
-            text = f"{error.mean():.3f} eV\n{(error / panels[name]['n_atoms']).mean():.4f} eV/atom"
             axis.text(0.04, 0.96, text, transform=axis.transAxes, va="top")
-        for axis in axes.flat[len(panels) :]:
-            axis.set_visible(False)
-        figure.supxlabel("DFT energy (eV/atom)")
-        figure.supylabel("predicted energy (eV/atom)")
+        for place in range(len(panels), axes.size):
+            axes.flat[place].set_visible(False)
+            axes.flat[place - columns].tick_params(labelbottom=True)
+        figure.supxlabel(f"DFT {quantity}")
+        figure.supylabel(f"predicted {quantity}")
         figure.suptitle(title)
 
 
@@ -118,28 +127,39 @@ def confusion(file: Path, table: pd.DataFrame, classes: Sequence[str], title: st
 def learning_curves(
     file: Path, curves: Mapping[str, Sequence[pd.DataFrame]], names: Mapping[str, str], title: str
 ) -> None:
-    """Validation config MAE by epoch and by gradient step: tables of `folds.learning_curve` thin, their mean thick."""
-    with canvas(file, 10.5, 4.4, columns=2, sharey=True) as (figure, axes):
-        for axis, by in zip(axes, ("epoch", "step"), strict=True):
-            for strategy, tables in curves.items():
-                for table in map(_smooth, tables if len(tables) > 1 else []):
-                    axis.plot(table[by], table["val_config_mae"], color=COLOURS[strategy], linewidth=0.6, alpha=0.4)
-                mean = _mean(tables)
-                look: dict[str, Any] = {"color": COLOURS[strategy], "linewidth": 1.8, "label": names[strategy]}
-                axis.plot(mean[by], mean["val_config_mae"], **look)
-            axis.grid()
-            axis.set(xlabel=by if by == "epoch" else "gradient step")
-            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            log_ticks(axis)
-        axes[0].set_ylabel("validation config MAE (eV)")
+    """Validation errors by epoch and by gradient step, a row of panels each.
+
+    Tables of `folds.learning_curve` are thin lines, their mean is a thick one.
+    """
+    shown = [m for m in CURVES if any(table[m.validation].notna().any() for all_ in curves.values() for table in all_)]
+    height = 1.2 + 3.2 * len(shown)
+    with canvas(file, 10.5, height, len(shown), 2, sharex="col", sharey="row", squeeze=False) as (figure, axes):
+        for row, metric in zip(axes, shown, strict=True):
+            for axis, by in zip(row, ("epoch", "step"), strict=True):
+                for strategy, tables in curves.items():
+                    colour = COLOURS[strategy]
+                    for table in map(_smooth, tables if len(tables) > 1 else []):
+                        axis.plot(table[by], _scaled(table, metric), color=colour, linewidth=0.6, alpha=0.4)
+                    mean = _mean(tables)
+                    axis.plot(mean[by], _scaled(mean, metric), color=colour, linewidth=1.8, label=names[strategy])
+                axis.grid()
+                axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+                log_ticks(axis)
+            row[0].set_ylabel(f"validation {metric.heading}")
+        axes[-1, 0].set_xlabel("epoch")
+        axes[-1, 1].set_xlabel("gradient step")
         figure.suptitle(title)
-        legend_aside(figure, axes[1])
+        legend_aside(figure, axes[0, 1])
+
+
+def _scaled(table: pd.DataFrame, metric: Metric) -> pd.Series:
+    return metric.factor * table[metric.validation]
 
 
 def _mean(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Folds differ by a few steps an epoch, and in length: the mean is over the epochs that all have."""
     joined = pd.concat(tables).groupby("epoch").filter(lambda rows: len(rows) == len(tables))
-    return _smooth(joined.groupby("epoch")[["step", "val_config_mae"]].mean().reset_index())
+    return _smooth(joined.groupby("epoch").mean().reset_index())
 
 
 def _smooth(table: pd.DataFrame) -> pd.DataFrame:
@@ -149,19 +169,24 @@ def _smooth(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def errors_by_frames(file: Path, table: pd.DataFrame, strategies: Sequence[str], names: Mapping[str, str]) -> None:
-    """A table of `frames.errors_by_frames`: mean and sample deviation over the folds, of these strategies."""
-    kinds = {"config_mae": ("_eV", "config MAE (eV)"), "atom_mae": ("_eV_per_atom", "atom MAE (eV/atom)")}
-    with canvas(file, 10.5, 4.4, columns=2) as (figure, axes):
-        for axis, (kind, (unit, label)) in zip(axes, kinds.items(), strict=True):
+    """A table of `frames.errors_by_frames`: mean and sample deviation over the folds, of these strategies.
+
+    A panel an error; where there are forces, energies are shown an atom alone.
+    """
+    metrics = [metric for metric in METRICS if table[metric.column].notna().any()]
+    metrics = metrics[1:] if FORCE in metrics else metrics
+    with canvas(file, 2.1 + 4.2 * len(metrics), 4.4, columns=len(metrics)) as (figure, axes):
+        for axis, metric in zip(axes, metrics, strict=True):
             for number, name in enumerate(strategies):
                 curve = table[table["strategy"] == name].sort_values("frames")
                 x = curve["frames"] * (1 + 0.015 * (number - len(strategies) / 2))  # error bars side by side
-                look: dict[str, Any] = {"color": COLOURS[name], "marker": "os^Dvp"[number % 6], "capsize": 3}
-                axis.errorbar(x, curve[kind + unit], curve[f"{kind}_sd"], label=names[name], **look)
-            axis.set(xscale="log", xlabel="DFT frames (training + validation)", ylabel=f"test {label}")
+                mean, spread = (metric.factor * curve[column] for column in (metric.column, metric.deviation))
+                look: dict[str, Any] = {"color": COLOURS[name], "marker": "os^Dvp*"[number % 7], "capsize": 3}
+                axis.errorbar(x, mean, spread, label=names[name], **look)
+            axis.set(xscale="log", xlabel="DFT frames (training + validation)", ylabel=f"test {metric.heading}")
             axis.xaxis.set_major_locator(FixedLocator(sorted(set(table["frames"]))))
             axis.xaxis.set_major_formatter("{x:.0f}")
             axis.xaxis.set_minor_locator(NullLocator())
             log_ticks(axis)
             axis.grid()
-        legend_aside(figure, axes[1])
+        legend_aside(figure, axes[-1])

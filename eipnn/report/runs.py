@@ -11,10 +11,13 @@ from typing import Any
 import yaml
 
 from eipnn.errors import InputError
+from eipnn.metrics import ATOM, CONFIG, FORCE, STRESS
 from eipnn.run.strategy import PRETRAINING_FOLDERS, STRATEGIES, Strategy, own_strategies
 
-NUMBERS = ("test_config_mae", "test_atom_mae", "epochs", "gradient_steps")
+NUMBERS = (CONFIG.result, ATOM.result, "epochs", "gradient_steps")
 """What the report reads of a result."""
+MORE = (FORCE.result, STRESS.result)
+"""The same where the test frames have such labels."""
 AGAIN = "give the same `eipnn run` again"
 
 
@@ -45,7 +48,7 @@ class Training:
     kind: Strategy
     alpha: float | None  # weight of the EIP labels; None without them
     alphas: dict[str, float]  # validation config MAE (eV) of each weight that was tried
-    result: dict[str, Any]  # test_config_mae (eV), test_atom_mae (eV/atom), epochs, gradient_steps, ...
+    result: dict[str, Any]  # the `eipnn.metrics.METRICS`, epochs, gradient_steps, ...
 
     @property
     def folder(self) -> Path:
@@ -210,14 +213,15 @@ def _training(file: Path, strategies: Mapping[str, Strategy]) -> Training:
         fold = Fold(file.parent, int(content["split"]), int(content["seed"]), count and int(count))
         name, alpha, alphas = content["strategy"], content["alpha"], dict(content["alphas"])
         result, fingerprint = content["result"], content["fingerprint"]
-        numbers = [float(result[key]) for key in NUMBERS]
+        keys = [*NUMBERS, *(key for key in MORE if key in result)]
+        numbers = [float(result[key]) for key in keys]
     if name not in strategies:
         raise ReportError(
             f"{file}: unknown strategy {name!r}, which neither eipnn nor {fold.run / 'experiment.yaml'} defines; "
             f"{AGAIN} with an experiment that does, or remove the file"
         )
     if not all(abs(number) < float("inf") for number in numbers):
-        raise damaged(file, f"one of {', '.join(NUMBERS)} is no finite number")
+        raise damaged(file, f"one of {', '.join(keys)} is no finite number")
     training = Training(fold, name, strategies[name], alpha, alphas, result)
     done = training.folder / "done.json"
     if not done.exists() or read_json(done).get("fingerprint") != fingerprint:

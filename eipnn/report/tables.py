@@ -1,28 +1,29 @@
 """The tables of a report: one row a strategy, in the shape of Table 1 of Shui et al. 2022."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from eipnn.metrics import ATOM, CONFIG, FORCE, METRICS
 from eipnn.report.runs import Experiment
 
 NOTHING = "-"
 PLACE = ["split", "seed"]
-ERRORS = ["config_mae_eV", "atom_mae_eV_per_atom"]
-MEANS = {
-    "n": ("split", "size"),
-    "config_mae_eV": (ERRORS[0], "mean"),
-    "config_mae_sd": (ERRORS[0], "std"),
-    "atom_mae_eV_per_atom": (ERRORS[1], "mean"),
-    "atom_mae_sd": (ERRORS[1], "std"),
-}
+ENERGIES = [CONFIG.column, ATOM.column]
+"""The errors of which the paper's improvement is."""
+IMPROVED = {"improvement": ENERGIES, "force_improvement": [FORCE.column]}
+MEANS = {"n": ("split", "size")}
+for metric in METRICS:
+    MEANS |= {metric.column: (metric.column, "mean"), metric.deviation: (metric.column, "std")}
 """Of the lines of a strategy."""
-TYPES = {"alpha": float} | dict.fromkeys(("epochs", "gradient_steps", "pretraining_steps"), "Int64")
+TYPES = dict.fromkeys(("alpha", *(metric.column for metric in METRICS)), "float64") | dict.fromkeys(
+    ("epochs", "gradient_steps", "pretraining_steps"), "Int64"
+)
 
 
 def measured(experiment: Experiment, more: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
-    """All trainings with all DFT frames, one a line: ``strategy``, `PLACE`, `ERRORS` on test, steps, ...
+    """All trainings with all DFT frames, one a line: ``strategy``, `PLACE`, the `METRICS` on test, steps, ...
 
     `more` are lines of what was measured but not trained, such as EIPs; what they lack is empty.
     """
@@ -32,8 +33,7 @@ def measured(experiment: Experiment, more: Iterable[Mapping[str, Any]] = ()) -> 
             "split": t.fold.split,
             "seed": t.fold.seed,
             "alpha": t.alpha,
-            "config_mae_eV": t.result["test_config_mae"],
-            "atom_mae_eV_per_atom": t.result["test_atom_mae"],
+            **{metric.column: t.result.get(metric.result) for metric in METRICS},
             "epochs": t.result["epochs"],
             "gradient_steps": t.result["gradient_steps"],
             "pretraining_steps": t.pretraining_steps,
@@ -46,38 +46,48 @@ def measured(experiment: Experiment, more: Iterable[Mapping[str, Any]] = ()) -> 
     return pd.DataFrame([*trained, *more]).astype(TYPES)
 
 
-def improvements(mine: pd.DataFrame, baseline: pd.DataFrame) -> tuple[float, pd.Series]:
+def improvements(
+    mine: pd.DataFrame, baseline: pd.DataFrame, errors: Sequence[str] = ENERGIES
+) -> tuple[float, pd.Series]:
     """Improvement of a strategy's lines over those of another, as a fraction, over the places that both have.
 
     The paper's: the mean of the relative gains in config MAE and in atom MAE, each of the means over the
     places. NaN where no place is shared.
 
+    Args:
+        mine: lines of `measured`.
+        baseline: likewise.
+        errors: the columns of which it is the mean.
+
     Returns:
         the improvement, and that of each shared place alone (n,).
     """
-    a, b = (table.set_index(PLACE)[ERRORS] for table in (mine, baseline))
+    a, b = (table.set_index(PLACE)[list(errors)].dropna() for table in (mine, baseline))
     shared = a.index.intersection(b.index)
     a, b = a.loc[shared], b.loc[shared]
     return float(1 - (a.mean() / b.mean()).mean()), 1 - (a / b).mean(axis=1)
 
 
-def summary(table: pd.DataFrame, names: Mapping[str, str], baseline: str) -> pd.DataFrame:
+def summary(table: pd.DataFrame, names: Mapping[str, str], baselines: Mapping[str, str]) -> pd.DataFrame:
     """Means and sample standard deviations as numbers, one line a row; what does not apply is NaN or empty.
 
     Args:
         table: of `measured`.
         names: strategy -> name of its row; strategies that are not in `table` have none.
-        baseline: the strategy to improve upon.
+        baselines: strategy -> the one that it is to improve upon.
     """
     groups = table.groupby("strategy")
-    found, base = groups.agg(**MEANS), table[table["strategy"] == baseline]
-    gains = {}
+    found = groups.agg(**MEANS)
+    gains: dict[Any, dict[str, float]] = {}
     for strategy, mine in groups:
+        against = baselines.get(strategy, strategy)
+        base = table[(table["strategy"] == against) & (against != strategy)]
         trained = mine.dropna(subset="gradient_steps")  # an EIP is not
-        gain, each = improvements(trained, base if strategy != baseline else base[:0])
-        gains[strategy] = 100 * gain, 100 * each.std(), len(each)
-    columns = ["improvement_percent", "improvement_sd", "improvement_n"]
-    found = found.join(pd.DataFrame.from_dict(gains, orient="index", columns=columns))
+        gains[strategy] = {}
+        for name, errors in IMPROVED.items():
+            gain, each = improvements(trained, base, errors)
+            gains[strategy] |= {f"{name}_percent": 100 * gain, f"{name}_sd": 100 * each.std(), f"{name}_n": len(each)}
+    found = found.join(pd.DataFrame.from_dict(gains, orient="index"))
     for key in ("gradient_steps", "epochs", "alpha", "pretraining_steps"):
         found[key] = groups[key].agg(_joined)
     found = found.loc[[strategy for strategy in names if strategy in found.index]]
@@ -93,26 +103,28 @@ def _joined(column: pd.Series) -> str:
     return ", ".join(f"{value:g}" for value in unique)
 
 
+def readable_errors(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The means and spreads of `MEANS` as people read them, by heading; of what no row has there is none."""
+    shown = [metric for metric in METRICS if table[metric.column].notna().any()]
+    return {m.heading: _spread(table, m.column, m.deviation, m.text) for m in shown}
+
+
+def _spread(table: pd.DataFrame, mean: str, deviation: str, text: Callable[[float], str]) -> list[str]:
+    pairs = zip(table[mean], table[deviation], strict=True)
+    return [" ± ".join(text(x) for x in pair if pd.notna(x)) or NOTHING for pair in pairs]
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A `summary` as people read it: mean ± spread, with units."""
-
-    def spread(mean: str, deviation: str, form: str) -> list[str]:
-        pairs = zip(table[mean], table[deviation], strict=True)
-        return [" ± ".join(f"{x:{form}}" for x in pair if pd.notna(x)) or NOTHING for pair in pairs]
-
-    return pd.DataFrame(
-        {
-            "": table["row"],
-            "config MAE (eV)": spread("config_mae_eV", "config_mae_sd", ".4f"),
-            "atom MAE (eV/atom)": spread("atom_mae_eV_per_atom", "atom_mae_sd", ".4f"),
-            "improvement (%)": spread("improvement_percent", "improvement_sd", ".1f"),
-            "n": table["n"].astype(str),
-            "gradient steps": table["gradient_steps"].replace("", NOTHING),
-            "epochs": table["epochs"].replace("", NOTHING),
-            "pretraining steps": table["pretraining_steps"].replace("", NOTHING),
-            "alpha": table["alpha"].replace("", NOTHING),
-        }
-    )
+    columns: dict[str, Any] = {"": table["row"]} | readable_errors(table)
+    for name in IMPROVED:
+        if name == "improvement" or table[f"{name}_percent"].notna().any():
+            heading = f"{name.replace('_', ' ')} (%)"
+            columns[heading] = _spread(table, f"{name}_percent", f"{name}_sd", "{:.1f}".format)
+    columns["n"] = table["n"].astype(str)
+    for name in ("gradient_steps", "epochs", "pretraining_steps", "alpha"):
+        columns[name.replace("_", " ")] = table[name].replace("", NOTHING)
+    return pd.DataFrame(columns)
 
 
 def missing(experiment: Experiment, strategies: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from rich.table import Table
 from eipnn.command_line import Count, Natural, Positive, Seed
 from eipnn.errors import UsageError
 from eipnn.files import write_atomically, write_json
+from eipnn.metrics import METRICS
 from eipnn.processes import call
 from eipnn.run.dry_run import show_plan
 from eipnn.run.execute import console, record_command, run_stage, say
@@ -52,8 +53,8 @@ def run(
     Args:
         experiment: experiment file (YAML); of several, each has a folder of its name in OUTPUT.
         output: folder of the run.
-        strategy: rows of the table: baseline, la, mp, mp+la, delta, mp+delta, their -long forms and those that the
-            experiment defines (default: the first four).
+        strategy: rows of the table: baseline, la, mp, mp+la, delta, mp+delta, their -long forms, energies and those
+            that the experiment defines (default: the first four).
         split: numbers of the splits (default: 1).
         seed: seeds of weights and sample order (default: 0).
         frames: numbers of DFT frames for training and validation together, or all (default: all); what is left out
@@ -116,7 +117,7 @@ def check_strategies(strategies: Sequence[str], experiment: Experiment, file: Pa
         "neither data.labels nor eips": experiment.eips is None and not experiment.data.get("labels"),
         "no data.pool (structures without DFT)": experiment.splits == "random" and not experiment.data.get("pool"),
     }
-    needing = [name for name in strategies if name != "baseline"]
+    needing = [name for name in strategies if not experiment.rows[name].dft_alone]
     for what in [what for what, lacking in lacks.items() if lacking and needing]:
         mend = f"which the strategy {needing[0]} needs; give it, or take --strategy baseline alone"
         raise ExperimentError(f"{file}: the experiment has {what}, {mend}")
@@ -135,7 +136,7 @@ def check_rows(rows: Sequence[Row]) -> None:
     from eipnn.cli import check_config
 
     experiment = rows[0].plan.experiment
-    if any(row.strategy != "baseline" for row in rows) or experiment.splits == "random":
+    if any(not experiment.rows[row.strategy].dft_alone for row in rows) or experiment.splits == "random":
         for plan in {row.plan.folder: row.plan for row in rows}.values():
             dft, pool = experiment.ids
             known = [*pool, *dft] if experiment.data.get("pool") else plan.parts.pool
@@ -158,8 +159,9 @@ def run_row(row: Row, threads: int | None) -> dict[str, Any]:
     best = best_trained(trained)
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
     write_json(row.plan.folder / f"result-{row.strategy}.json", best | {"alphas": scores})
-    hidden = row.plan.experiment.rows[row.strategy].hidden_dft
-    return best | {"potential": str(row.stages[trained.index(best)].potential), "hidden_dft": hidden}
+    kind = row.plan.experiment.rows[row.strategy]
+    about = {"hidden_dft": kind.hidden_dft, "energies_only": kind.energies_only}
+    return best | {"potential": str(row.stages[trained.index(best)].potential)} | about
 
 
 def best_trained(trained: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -215,6 +217,7 @@ def _label_options(data: dict[str, Any], root: Path) -> list[str]:
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
     """What the strategies reached on the test split; columns in which all rows are as by default are left out."""
+    errors = {metric.heading.replace(" ", "\n").replace("/a", "/\na"): metric for metric in METRICS}
     lines = [
         {
             "experiment": row.get("experiment", ""),
@@ -223,15 +226,13 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
             "seed": str(row["seed"]),
             "frames": str(row.get("frames") or ALL),
             "alpha": "" if row["alpha"] is None else f"{row['alpha']:g}",
-            "config\nMAE (eV)": f"{row['result']['test_config_mae']:.4f}",
-            "atom MAE\n(eV/atom)": f"{row['result']['test_atom_mae']:.4f}",
-            "epochs": str(row["result"]["epochs"]),
+            **{heading: metric.text(row["result"].get(metric.result)) for heading, metric in errors.items()},
             "steps": str(row["result"]["gradient_steps"]),
         }
         for row in rows
     ]
-    default = {"experiment": "", "seed": "0", "frames": ALL, "alpha": ""}
-    shown = [name for name in lines[0] if {line[name] for line in lines} != {default.get(name)}]
+    default = {"seed": "0", "frames": ALL}
+    shown = [name for name in lines[0] if {line[name] for line in lines} not in ({default.get(name)}, {""})]
     table = Table(title="Test errors", box=SIMPLE_HEAD, collapse_padding=True)
     for name in shown:
         if name in ("experiment", "strategy"):
@@ -247,12 +248,15 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
 def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
     """For each experiment the strategy with the lowest mean validation error, and the potential that it left.
 
-    Test errors have no part in it, nor have rows that were trained on hidden DFT energies. Of several numbers of DFT
-    frames the largest is looked at. Nothing is said where a training was not watched by its config MAE.
+    Test errors have no part in it, nor have rows that were trained on hidden DFT energies, or on energies alone beside
+    others. Of several numbers of DFT frames the largest is looked at. Nothing is said where a training was not watched
+    by its config MAE.
     """
     lines = []
     for name, group in groupby(rows, lambda row: row.get("experiment")):
         mine = [row for row in group if not row.get("hidden_dft")]
+        # forces enter the validation error where they are trained on
+        mine = [row for row in mine if not row.get("energies_only")] or mine
         counts = {row.get("frames") or math.inf for row in mine}
         scores: dict[str, list[float]] = {}
         for row in (largest := [row for row in mine if (row.get("frames") or math.inf) == max(counts)]):

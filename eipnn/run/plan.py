@@ -203,7 +203,9 @@ class Plan:
                 own["written"][file] = Late(labels, classify)
             own["data"]["selection"] = str(file)
             own["inputs"]["selection"] = Late("selection", classify)
-        if strategy.long:
+        if strategy.energies_only:
+            own["model"]["weights"] = {"energy": 1.0}
+        if strategy.long and "epoch_steps" not in self.experiment.stage("finetune", "data"):
             own["data"]["epoch_steps"] = Late("steps", self.classify())
         if strategy.delta:
             own["data"]["delta_eip"] = Late("single_eip")

@@ -29,6 +29,7 @@ class Strategy:
         loss: on the EIP labels.
         long: trained without EIP labels for as many gradient steps as label augmentation takes.
         delta: the network learns DFT minus the single best EIP.
+        energies_only: without forces and stress, where the frames have them.
     """
 
     label: str = ""
@@ -37,6 +38,12 @@ class Strategy:
     loss: Loss = "tukey"
     long: bool = False
     delta: bool = False
+    energies_only: bool = False
+
+    @property
+    def dft_alone(self) -> bool:
+        """Whether it needs neither EIPs nor pool."""
+        return not (self.eip_labels or self.pretraining or self.long or self.delta)
 
     @property
     def single(self) -> bool:
@@ -65,11 +72,12 @@ STRATEGIES = {
     "mp+delta": Strategy("+MP on DFT - EIP", None, "all", delta=True),
     "delta-long": Strategy("on DFT - EIP, long", long=True, delta=True),
     "mp+delta-long": Strategy("+MP on DFT - EIP, long", None, "all", long=True, delta=True),
+    "energies": Strategy("(energies alone)", energies_only=True),
 }
 """Strategies by the name that `eipnn run --strategy` takes; an experiment may define more (its key ``strategies``).
 
 ``baseline``, ``la``, ``mp`` and ``mp+la`` are the rows of the paper's Table 1; ``delta`` is what one would do with one
-EIP, ``mp+delta`` starts it from the pretraining on all.
+EIP, ``mp+delta`` starts it from the pretraining on all; ``energies`` leaves aside what else the DFT frames tell.
 """
 
 MAIN = ("baseline", "la", "mp", "mp+la")
@@ -80,7 +88,7 @@ MAIN_AND_LONG = (*MAIN, "baseline-long", "mp-long")
 DELTA = ("delta", "mp+delta")
 """Delta learning; each has a ``-long`` form too."""
 
-ALLOWED: dict[str, tuple[Any, ...]] = dict.fromkeys(("long", "delta"), (True, False)) | {
+ALLOWED: dict[str, tuple[Any, ...]] = dict.fromkeys(("long", "delta", "energies_only"), (True, False)) | {
     "eip_labels": (*get_args(Labels), None),
     "pretraining": (*get_args(Pretraining), None),
     "loss": get_args(Loss),

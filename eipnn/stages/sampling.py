@@ -60,7 +60,7 @@ def plan_batches(n_dft: int, n_eip: int, batch_size: int, dft_fraction: float, w
         raise InputError(f"{counted} {kind} configurations for training with {world_size} processes: at least one each")
     if counted < share:
         share = counted
-        notes.append(f"{counted} {kind} configurations fill no batch: each epoch is one step with all of them")
+        notes.append(f"{counted} {kind} configurations fill no batch: each step takes all of them")
         dft, eip = (dft, share) if n_eip else (share, 0)
     return BatchPlan(dft, eip, counted // share, tuple(notes))
 

@@ -21,6 +21,7 @@ from residual_log import COUNTS, FILE, THRESHOLDS, errors_per_atom
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
+from eipnn.metrics import CONFIG
 from eipnn.report import tables
 from eipnn.report.folds import read_data, read_table
 from eipnn.report.plots import STYLE, bars, legend_aside, log_ticks
@@ -250,10 +251,11 @@ class Sections:
             return
         measured = tables.measured(self.experiment)
         names = {strategy: self.experiment.label(strategy) for strategy in rows if self.experiment.row(strategy)}
-        table = tables.summary(measured, names, "baseline")
+        table = tables.summary(measured, names, dict.fromkeys(names, "baseline"))
         self._csv(name, table)
-        errors = {label: measured.loc[measured["strategy"] == s, "config_mae_eV"] for s, label in names.items()}
-        bars(self.folder / f"{name}.png", errors, "test config MAE (eV)")
+        config = CONFIG.factor * measured[CONFIG.column]
+        errors = {label: config[measured["strategy"] == s] for s, label in names.items()}
+        bars(self.folder / f"{name}.png", errors, f"test {CONFIG.heading}", CONFIG.form)
         yield f"### {title}"
         yield text
         yield markdown(tables.readable(table))

@@ -9,7 +9,7 @@ chosen EIPs, they have little left to add. DIR gets `lost_ground.md` and for eac
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,15 @@ import pandas as pd
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
+from eipnn.metrics import ATOM, CONFIG, FORCE, METRICS
 from eipnn.report import folds, tables
 from eipnn.report.folds import FoldData, read_data
 from eipnn.report.frames import REFERENCES
 from eipnn.report.page import Output
 from eipnn.report.runs import Experiment, Fold, read_experiments
 from eipnn.report.tables import markdown
+from eipnn.run.strategy import Strategy
+from eipnn.stages.source import DFT
 
 LABELS = "chosen EIP labels"
 
@@ -37,40 +40,48 @@ def negative_transfer(experiment: Experiment, total: int | str) -> pd.DataFrame:
 
     Returns:
         One line a number of frames and strategy: ``against`` (``baseline-long`` where it was trained, at equal steps),
-        ``n`` folds, ``lost`` of them, ``gain_percent`` (the paper's improvement), ``worst_percent`` of one fold,
-        ``steps`` and ``steps_against``, the mean gradient steps of both.
+        ``n`` folds, ``lost`` of them, ``gain_percent`` (the paper's improvement), ``worst_percent`` of one fold, the
+        same of force errors where there are any (``force_lost``, ...), ``steps`` and ``steps_against``, the mean
+        gradient steps of both.
     """
     lines = []
     for frames, some in (dict(experiment.reduced) | {total: experiment}).items():
         found = dict([*tables.measured(some).groupby("strategy", sort=False)])
-        against = next((name for name in REFERENCES if name in found), None)
         for name, row in found.items():
-            if against is None or name in REFERENCES:
-                continue
-            fair = "baseline" if some.strategies[name].short and "baseline" in found else against
-            gain, each = tables.improvements(row, found[fair])
-            if len(each):
-                lines.append(
-                    {
-                        "frames": frames,
-                        "strategy": name,
-                        "against": fair,
-                        "n": len(each),
-                        "lost": int((each < 0).sum()),
-                        "gain_percent": 100 * gain,
-                        "worst_percent": 100 * each.min(),
-                        "steps": round(row["gradient_steps"].mean()),
-                        "steps_against": round(found[fair]["gradient_steps"].mean()),
-                    }
-                )
+            fair = _fair(name, some.strategies[name], found)
+            if fair and (gain := _gain(row, found[fair])):
+                steps = {
+                    f"steps{end}": round(found[s]["gradient_steps"].mean())
+                    for end, s in (("", name), ("_against", fair))
+                }
+                lines.append({"frames": frames, "strategy": name, "against": fair} | gain | steps)
     return pd.DataFrame(lines)
+
+
+def _fair(name: str, kind: Strategy, found: Collection[str]) -> str | None:
+    """DFT alone, with as many gradient steps where that was trained, and with the labels that the strategy has."""
+    fair = ("energies",) if kind.energies_only else ("baseline", *REFERENCES) if kind.short else REFERENCES
+    return None if name in fair else next((other for other in fair if other in found), None)
+
+
+def _gain(row: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:
+    """What a strategy gains and loses, in energies and forces."""
+    found: dict[str, float] = {}
+    for name, errors in tables.IMPROVED.items():
+        gain, each = tables.improvements(row, baseline, errors)
+        if len(each):
+            of = name.removesuffix("improvement")
+            found = {"n": len(each)} | found
+            found |= {f"{of}lost": int((each < 0).sum())}
+            found |= {f"{of}gain_percent": 100 * gain, f"{of}worst_percent": 100 * each.min()}
+    return found
 
 
 def label_quality(experiment: Experiment, data: Sequence[FoldData]) -> pd.DataFrame:
     """Errors on the test configurations for which the classifier chose an EIP, pooled over splits and seeds.
 
-    One row for the chosen labels, one for each strategy: ``row``, ``n``, ``config_mae_eV``,
-    ``atom_mae_eV_per_atom``. Empty where no classifier was trained or it chose no EIP.
+    One row for the chosen labels, one for each strategy: ``row``, ``n``, ``config_mae_eV``, ``atom_mae_eV_per_atom``
+    and, where DFT has forces, ``force_mae_eV_per_A``. Empty where no classifier was trained or it chose no EIP.
     """
     by_split = {d.fold.split: d for d in data if d.comparison is not None}
     there = [f for f in folds.classified(experiment.folds) if f.split in by_split]
@@ -84,14 +95,16 @@ def label_quality(experiment: Experiment, data: Sequence[FoldData]) -> pd.DataFr
             if training.place in chosen:
                 table = folds.predictions(training)
                 picked = table["config_id"].isin(chosen[training.place]["config_id"])
-                parts.append(table.assign(error=table["prediction"] - table["energy"])[picked])
+                forces = table["config_id"].map(folds.force_errors(training)).astype(float)
+                errors = {"error": table["prediction"] - table["energy"], "force_error": forces}
+                parts.append(table.assign(**errors)[picked])
         if parts:
             rows.append(_row(experiment.label(strategy), parts))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).dropna(axis=1, how="all")
 
 
 def _chosen(fold: Fold, data: FoldData) -> pd.DataFrame:
-    """``config_id``, ``n_atoms`` and ``error`` (eV) of the labels that the classifier chose on test."""
+    """Of the labels that the classifier chose on test: ``config_id``, ``n_atoms``, ``error`` (eV), ``force_error``."""
     assert data.comparison is not None
     table = folds.classification([fold])
     table = table[table["eip"] != NONE]
@@ -102,14 +115,25 @@ def _chosen(fold: Fold, data: FoldData) -> pd.DataFrame:
     error = data.comparison.labels[rows, columns] - data.comparison.dft[rows]
     names = table["config_id"].to_numpy()
     found = pd.DataFrame({"config_id": names, "n_atoms": data.comparison.n_atoms[rows], "error": error})
+    chosen, source = dict(zip(names, table["eip"], strict=True)), data.source
+    frames = source.structures(list(chosen))
+    forces = source.chosen(chosen, ["forces"])["forces"] - source.targets(frames, [DFT], ["forces"])["forces"]
+    each = np.split(forces, frames.offsets[1:-1]) if len(frames) else []
+    found["force_error"] = np.array([np.abs(f).mean() for f in each], float)
     return found[np.isfinite(found["error"])]
 
 
 def _row(name: str, parts: Sequence[pd.DataFrame]) -> dict[str, object]:
     table = pd.concat(parts, ignore_index=True)
-    error = table["error"].abs()
-    atom_mae = (error / table["n_atoms"]).mean()
-    return {"row": name, "n": len(table), "config_mae_eV": error.mean(), "atom_mae_eV_per_atom": atom_mae}
+    error, known = table["error"].abs(), table.dropna(subset="force_error")
+    components = known["n_atoms"].sum() or np.nan
+    return {
+        "row": name,
+        "n": len(table),
+        CONFIG.column: error.mean(),
+        ATOM.column: (error / table["n_atoms"]).mean(),
+        FORCE.column: (known["force_error"] * known["n_atoms"]).sum() / components,
+    }
 
 
 def sections(experiment: Experiment, output: Output) -> Iterator[str]:
@@ -121,14 +145,16 @@ def sections(experiment: Experiment, output: Output) -> Iterator[str]:
     transfer = negative_transfer(experiment, len(split.train) + len(split.val))
     if len(transfer):
         output.csv("negative_transfer", transfer)
-        losing = transfer[transfer["gain_percent"] < 0]
-        where = [f"{experiment.label(r.strategy)} with {r.frames} frames" for r in losing.itertuples()]
+        for gain, what in (("gain_percent", "on average"), ("force_gain_percent", "in forces")):
+            if gain in transfer:
+                losing = transfer[transfer[gain] < 0]
+                where = [f"{experiment.label(r.strategy)} with {r.frames} frames" for r in losing.itertuples()]
+                count = f"{len(losing)} of {transfer[gain].count()} rows lose to DFT alone {what}"
+                yield count + (f": {', '.join(where)}." if where else ".")
         yield (
-            f"{len(losing)} of {len(transfer)} rows lose to DFT alone on average"
-            + (f": {', '.join(where)}." if where else ".")
-            + " Gains are the paper's improvement; `lost` counts splits and seeds, `worst` is the worst of them. Rows "
-            "with EIP labels and long ones stand against the long training on DFT alone, where there is one; the last "
-            "two columns are the gradient steps of both."
+            "Gains are the paper's improvement (`force_gain`: of force MAE); `lost` counts splits and seeds, "
+            "`worst` is the worst of them. Rows with EIP labels and long ones stand against the long training on DFT "
+            "alone, where there is one; the last two columns are the gradient steps of both."
         )
         names = {name: transfer[name].map(experiment.label) for name in ("strategy", "against")}
         yield markdown(tables.rounded(transfer.assign(**names), decimals=1))
@@ -138,7 +164,8 @@ def sections(experiment: Experiment, output: Output) -> Iterator[str]:
         return
     output.csv("label_quality", quality)
     yield "Errors on the test configurations for which the classifier chose an EIP:"
-    yield markdown(tables.rounded(quality))
+    shown = {m.heading: quality[m.column].map(m.text) for m in METRICS if m.column in quality}
+    yield markdown(quality[["row", "n"]].astype(str).assign(**shown).replace("nan", tables.NOTHING))
     yield "Labels that are no closer to DFT than a network trained on DFT alone have little to teach it."
 
 

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import cycle, product
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
 
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
+from eipnn.metrics import CONFIG
 from eipnn.report import tables
 from eipnn.report.command import write_report
 from eipnn.report.document import IMPROVEMENT, STEPS, Report
@@ -26,8 +28,7 @@ from eipnn.report.tables import NOTHING, markdown
 from eipnn.run.strategy import MAIN, STRATEGIES
 
 DFT_ALONE = "DFT alone"
-LABELS = (DFT_ALONE, *(STRATEGIES[name].label for name in MAIN[1:]))
-"""The rows of the table."""
+GAINS = {"improvement": "improvement over DFT alone (%)", "force_improvement": "the same in forces (%)"}
 MARKS = [*zip("os^Dvp", PALETTE, strict=True)]
 """Marker and colour of each backbone."""
 
@@ -52,9 +53,9 @@ def write_table(reports: Sequence[Report], folder: Path) -> None:
         [r.table.assign(data=sets[r.experiment.dft], backbone=r.experiment.backbone) for r in reports],
         ignore_index=True,
     )
-    table.loc[table["row"] == table["backbone"], "row"] = DFT_ALONE
     eip = table["row"].str.startswith("Best EIP")
-    gains(table[~eip], list(LABELS[1:]), folder / "data_sets.png")
+    table.loc[~eip, "row"] = [*map(_without_backbone, table["row"][~eip], table["backbone"][~eip])]
+    gains(table[~eip], folder / "data_sets.png")
     best = table[eip].sort_values("n", ascending=False, kind="stable").drop_duplicates("data")
     table = pd.concat([best.assign(backbone=NOTHING, row="Best EIP"), table[~eip]])
     write_atomically(folder / "data_sets.csv", table.to_csv(index=False))
@@ -72,14 +73,15 @@ def write_table(reports: Sequence[Report], folder: Path) -> None:
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """A line a backbone and strategy; of each data set the two errors, with n where others have more."""
-    errors = ["config MAE (eV)", "atom MAE (eV/atom)"]
-    shown = tables.readable(table)[errors].assign(**table[["data", "backbone", "row"]])
+    """A line a backbone and strategy; of each data set the test errors, with n where others have more."""
+    shown = pd.DataFrame(tables.readable_errors(table), index=table.index)
+    errors = list(shown.columns)
+    shown = shown.assign(**table[["data", "backbone", "row"]])
     fewer = table["n"] < table["n"].max()
     shown.loc[fewer, errors[0]] += " (n = " + table.loc[fewer, "n"].astype(str) + ")"
     wide = shown.pivot(index=["backbone", "row"], columns="data", values=errors)
     backbones = [b for b in table["backbone"].unique() if b != NOTHING]
-    lines = [(NOTHING, "Best EIP"), *product(backbones, LABELS)]
+    lines = [(NOTHING, "Best EIP"), *product(backbones, dict.fromkeys(table["row"]))]
     wide = wide.reindex([line for line in lines if line in wide.index]).fillna(NOTHING)
     names = {"": wide.index.get_level_values("backbone"), "row": wide.index.get_level_values("row")}
     sets = table["data"].unique()
@@ -114,14 +116,18 @@ def picture_errors(reports: Sequence[Report], file: Path) -> None:
         for number, strategy in enumerate(there):
             mine = measured[measured["strategy"] == strategy]
             shift = (number - (len(there) - 1) / 2) * width
-            mean = mine.groupby("backbone")["config_mae_eV"].mean()
+            mean = CONFIG.factor * mine.groupby("backbone")[CONFIG.column].mean()
             look = {"color": COLOURS[strategy], "alpha": 0.75, "label": STRATEGIES[strategy].label or DFT_ALONE}
             axis.bar(mean.index + shift, mean, 0.9 * width, **look)
-            axis.plot(mine["backbone"] + shift, mine["config_mae_eV"], "o", **DOTS, markersize=4)
+            axis.plot(mine["backbone"] + shift, CONFIG.factor * mine[CONFIG.column], "o", **DOTS, markersize=4)
         axis.set_xticks(range(len(reports)), [r.experiment.backbone for r in reports])
         axis.grid(axis="y")
-        axis.set(ylabel="test config MAE (eV)")
+        axis.set(ylabel=f"test {CONFIG.heading}")
         legend_aside(figure, axis)
+
+
+def _without_backbone(row: str, backbone: str) -> str:
+    return row.replace(f"{backbone} on", "on").replace(backbone, DFT_ALONE)
 
 
 def _short_names(files: Sequence[str]) -> dict[str, str]:
@@ -131,18 +137,24 @@ def _short_names(files: Sequence[str]) -> dict[str, str]:
     return names if told_apart else {file: file for file in names}
 
 
-def gains(table: pd.DataFrame, rows: Sequence[str], file: Path) -> None:
-    """Improvement of each strategy over DFT alone, a panel a data set, a mark a backbone.
+def gains(table: pd.DataFrame, file: Path) -> None:
+    """Improvement of each strategy over DFT alone, in forces too where they were measured.
+
+    A column of panels a data set, a mark a backbone.
 
     Args:
-        table: ``data``, ``backbone``, ``row``, ``improvement_percent`` and ``improvement_sd``, as of `tables.summary`.
-        rows: of the horizontal axis.
+        table: ``data``, ``backbone``, ``row`` and the improvements, as of `tables.summary`.
         file: PNG to write.
     """
     sets, backbones = (list(dict.fromkeys(table[name])) for name in ("data", "backbone"))
+    rows = [row for row in dict.fromkeys(table["row"]) if not row.startswith(DFT_ALONE)]
+    kinds = [kind for kind in GAINS if table[f"{kind}_percent"].notna().any()] or list(GAINS)[:1]
     marks = dict(zip(backbones, cycle(MARKS), strict=False))
-    with canvas(file, 2.4 + 3.2 * len(sets), 4.2, columns=len(sets), sharey=True, squeeze=False) as (figure, axes):
-        for axis, data in zip(axes[0], sets, strict=True):
+    size = 2.4 + max(3.2, 0.8 * len(rows)) * len(sets), 1.0 + 3.2 * len(kinds)
+    shared = {"sharex": True, "sharey": "row", "squeeze": False}
+    with canvas(file, *size, len(kinds), len(sets), **shared) as (figure, axes):
+        for (line, kind), (column, data) in product(enumerate(kinds), enumerate(sets)):
+            axis = axes[line, column]
             for number, name in enumerate(backbones):
                 mine = table[(table["data"] == data) & (table["backbone"] == name)]
                 mine = mine.set_index("row").reindex(rows)
@@ -150,19 +162,19 @@ def gains(table: pd.DataFrame, rows: Sequence[str], file: Path) -> None:
                 marker, colour = marks[name]
                 axis.errorbar(
                     np.arange(len(rows)) + shift,
-                    mine["improvement_percent"],
-                    mine["improvement_sd"],
+                    mine[f"{kind}_percent"],
+                    mine[f"{kind}_sd"],
                     fmt=marker,
                     color=colour,
                     capsize=3,
                     label=name,
                 )
             axis.axhline(0, color="black", linewidth=1)
-            axis.set_xticks(range(len(rows)), rows)
-            axis.set_xlim(-0.5, len(rows) - 0.5)
+            axis.set_xticks(range(len(rows)), [fill(row, 10) for row in rows])
+            axis.set_xlim(-0.5, max(len(rows), 1) - 0.5)
             axis.grid(axis="y")
-            axis.set_title(data)
-        axes[0, 0].set_ylabel("improvement over DFT alone (%)")
+            axis.set_title(data if line == 0 else "")
+            axis.set_ylabel(GAINS[kind] if column == 0 else "")
         legend_aside(figure, axes[0, 0])
 
 
