@@ -160,6 +160,7 @@ def write_training(
         "test_config_mae": float(np.abs(error).mean()),
         "test_atom_mae": float(np.abs(error / n).mean()),
         "best_score": size,
+        "monitor": "val_config_mae",
         "epochs": 10,
         "gradient_steps": steps,
         "seconds": 1.5,

@@ -10,6 +10,7 @@ from tiny import REPRESENTATION, exit_code, in_process
 
 from eipnn import cli
 from eipnn.run import execute
+from eipnn.stages.finetune import FinetuneModule
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ class Fake:
                 torch.save({"state_dict": {}}, root / "checkpoints" / "best.ckpt")
             torch.save({"state_dict": {}}, root / "checkpoints" / "last.ckpt")
             fit = {"best_score": self.scores.get(stage, 1.0), "epochs": 2, "gradient_steps": 8}
-            fit |= {"monitor": "val_config_mae", "mode": self.mode, "ended": self.ended}
+            fit |= {"monitor": FinetuneModule.monitor, "mode": self.mode, "ended": self.ended}
             (root / "fit.json").write_text(json.dumps(fit))
         elif command == "test":
             (root / "test.json").write_text('{"test_config_mae": 0.5, "test_atom_mae": 0.25}')

@@ -74,7 +74,7 @@ def test_the_lowest_validation_error_chooses_and_delta_learning_is_left_out(rela
     rows = ("baseline", "mp", "mp+delta")
     run = write_run(tmp_path / "run", write_silicon(tmp_path), rows, splits=(2,))
     call(relax, monkeypatch, run, "--steps", 1)
-    assert "validation config MAE 0.200 eV" in capsys.readouterr().out
+    assert "(val_config_mae 0.200)" in capsys.readouterr().out
     assert used == [run / "split-2/seed-0/mp/checkpoints/best.ckpt"]
     alone = write_run(tmp_path / "alone", write_silicon(tmp_path), ("mp+delta",))
     assert call(relax, monkeypatch, alone) == 1

@@ -28,6 +28,7 @@ from eipnn.run.command import (
 from eipnn.run.execute import Stage, StageError, run_stage
 from eipnn.run.experiment import Experiment, ExperimentError, read_experiment
 from eipnn.run.plan import Plan
+from eipnn.stages.finetune import FinetuneModule
 from eipnn.stages.source import EnergyZero
 
 DATA = {"dft": "dft.extxyz", "energy_zero": "none"}
@@ -236,6 +237,9 @@ def test_the_leaderboard_of_the_labels_gets_the_zeros(tmp_path, capfd, eips, opt
     assert said in capfd.readouterr().out
 
 
+MONITOR = FinetuneModule.monitor
+
+
 @pytest.mark.parametrize(
     "about",
     [
@@ -270,7 +274,7 @@ def test_the_closing_table_fits_a_terminal(about):
 def row_of(strategy: str, score: float | None, **about) -> dict:
     result = {
         "best_score": score,
-        "monitor": about.pop("monitor", "val_config_mae"),
+        "monitor": about.pop("monitor", MONITOR),
         "mode": about.pop("mode", "min"),
     }
     same = {"split": 1, "seed": 0, "potential": f"{strategy}.pt", "result": result}
@@ -280,15 +284,15 @@ def row_of(strategy: str, score: float | None, **about) -> dict:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([row_of("mp", 0.2)], ["mp has the validation config MAE, 0.2000 eV (n = 1)"]),
+        ([row_of("mp", 0.2)], [f"mp has the {MONITOR}, 0.2000 (n = 1)"]),
         ([row_of("baseline", 0.3), row_of("mp", 0.2)], ["Of these 2 strategies mp has the lowest"]),
         (
             [row_of("la-dft", 0.1, hidden_dft=True), row_of("la", 0.2), row_of("baseline", 0.3)],
             ["la has the lowest"],
         ),
-        ([row_of("energies", 0.1, energies_only=True), row_of("mp", 0.2)], ["mp has the validation"]),
-        ([row_of("energies", 0.1, energies_only=True)], ["energies has the validation"]),
-        ([row_of("mp", 0.1, split=1), row_of("mp", 0.3, split=2)], ["0.2000 eV (n = 2)"]),
+        ([row_of("energies", 0.1, energies_only=True), row_of("mp", 0.2)], ["mp has the val"]),
+        ([row_of("energies", 0.1, energies_only=True)], ["energies has the val"]),
+        ([row_of("mp", 0.1, split=1), row_of("mp", 0.3, split=2)], ["0.2000 (n = 2)"]),
         ([row_of("mp", 0.1, frames=25), row_of("mp", 0.3, frames=50)], ["n = 1, 50 DFT frames"]),
         (
             [row_of("mp", 0.1, experiment="a"), row_of("mp", 0.3, experiment="b")],

@@ -19,6 +19,7 @@ from eipnn.errors import InputError
 from eipnn.report.runs import defined
 from eipnn.run.experiment import ExperimentError, read_experiment
 from eipnn.run.strategy import STRATEGIES, Strategy
+from eipnn.stages.finetune import FinetuneModule
 from eipnn.stages.source import source_of
 from eipnn.structures import Split, StructureError, fewer_frames, read_split, write_split
 
@@ -123,7 +124,7 @@ def test_the_row_that_is_best_on_validation_is_named(experiment, run, fake, tmp_
     fake.scores = {"baseline": 0.3, "mp": 0.2, "frames-10/baseline": 0.1, "frames-10/mp": 0.4}
     said = run(experiment, "--strategy", "baseline", "mp", "--frames", "10", "all")
     file = fold(tmp_path) / "mp" / "checkpoints" / "potential.pt"
-    assert "Of these 2 strategies mp has the lowest validation config MAE, 0.2000 eV (n = 1, all" in said
+    assert f"Of these 2 strategies mp has the lowest {FinetuneModule.monitor}, 0.2000 (n = 1, all" in said
     assert f"Its potential of split 1, seed 0: {file}" in said
     assert "potential" not in read_json(fold(tmp_path) / "result-mp.json")
 

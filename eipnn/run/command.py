@@ -250,7 +250,7 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
 
     Test errors have no part in it, nor have rows that were trained on hidden DFT energies, or on energies alone beside
     others. Of several numbers of DFT frames the largest is looked at. Nothing is said where a training was not watched
-    by its config MAE.
+    by `FinetuneModule.monitor`.
     """
     lines = []
     for name, group in groupby(rows, lambda row: row.get("experiment")):
@@ -272,7 +272,7 @@ def best_on_validation(rows: list[dict[str, Any]]) -> list[str]:
         of = f"Of these {len(scores)} strategies " if len(scores) > 1 else ""
         with_frames = f", {row.get('frames') or ALL} DFT frames" if len(counts) > 1 else ""
         lines.append(
-            f"{head}{of}{best} has the {'lowest ' if of else ''}validation config MAE, {mean(scores[best]):.4f} eV "
+            f"{head}{of}{best} has the {'lowest ' if of else ''}{FinetuneModule.monitor}, {mean(scores[best]):.4f} "
             f"(n = {len(scores[best])}{with_frames}). Its potential of split {row['split']}, seed {row['seed']}: "
             f"{row['potential']}"
         )

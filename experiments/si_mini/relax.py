@@ -67,11 +67,12 @@ def choose(trainings: list[Training]) -> Training:
     Raises:
         InputError: the run has none that works without an EIP.
     """
-    alone = [t for t in trainings if not t.kind.delta]
+    # forces enter the validation error where they are trained on: those of energies alone are no fewer
+    alone = [t for t in trainings if not t.kind.delta and not t.kind.energies_only]
     if not alone:
         raise InputError("all potentials of this run need an EIP beside them; train one of baseline, la, mp")
     chosen = min(alone, key=lambda t: t.result["best_score"])
-    print(f"potential: {chosen.folder} (validation config MAE {chosen.result['best_score']:.3f} eV)")
+    print(f"potential: {chosen.folder} ({chosen.result['monitor']} {chosen.result['best_score']:.3f})")
     return chosen
 
 
