@@ -60,3 +60,30 @@ class Targets:
         value, known = self.values[name], self.known[name]
         known = known.reshape(*known.shape, *[1] * (value.dim() - 2))
         return torch.where(known, prediction.reshape(value.shape) - value, 0.0)
+
+    def along(self, direction: Tensor) -> Self:
+        """Forces and stress of a combination of the sources, as one source; energies and classes are left out.
+
+        For unit vectors of random signs, v_k = +-1/sqrt(c) over the c known labels, the squared residual of the
+        combination is on average the mean of the c squared residuals; it weighs as c labels do.
+
+        Args:
+            direction: v (B, S), 0 for what is not to count.
+        """
+        values, known = {}, {}
+        for name in {"forces", "stress"}.intersection(self.values):
+            of_each = direction.repeat_interleave(self.n_atoms, dim=0) if name in PER_ATOM else direction
+            whole = (self.known[name] | (of_each == 0)).all(dim=1) & (of_each != 0).any(dim=1)
+            known[name] = whole[:, None]
+            values[name] = torch.einsum("ns,ns...->n...", of_each, self.values[name]).unsqueeze(1)
+        weight = self.weight[:, :1] * (direction != 0).sum(dim=1, keepdim=True)
+        return type(self)(values, known, weight, self.is_dft, self.n_atoms)
+
+    def known_of(self, name: str) -> Tensor:
+        """Of which configurations and sources this property is known (B, S): of forces those of all atoms."""
+        known = self.known[name]
+        if name not in PER_ATOM:
+            return known
+        of = torch.arange(len(self.n_atoms), device=known.device).repeat_interleave(self.n_atoms)
+        lost = torch.zeros(len(self.n_atoms), known.shape[1], device=known.device).index_add(0, of, (~known).float())
+        return lost == 0

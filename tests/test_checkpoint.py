@@ -60,8 +60,8 @@ def test_load_gives_the_trained_module(trained, stage):
     "module",
     [
         eipnn.ClassifierModule(SchNet(**SMALL), ["sw", "edip"], c=0.37),
-        eipnn.PretrainModule(SchNet(**SMALL), ["sw-1.0", "edip"], outlier=17.0),
-        eipnn.FinetuneModule(SchNet(**SMALL), alpha=3.0, eip_loss="mse", tukey_per="atom"),
+        eipnn.PretrainModule(SchNet(**SMALL), ["sw-1.0", "edip"], outlier=17.0, weights={"energy": 2.0}),
+        eipnn.FinetuneModule(SchNet(**SMALL), alpha=3.0, eip_loss="mse", energy_per="atom", huber=0.1),
     ],
     ids=lambda module: module.stage,
 )
@@ -69,7 +69,7 @@ def test_settings_of_the_stage_come_back(module, tmp_path):
     file = tmp_path / "settings.ckpt"
     torch.save({"state_dict": module.state_dict(), "eipnn": module.record()}, file)
     assert type(module).load_from_checkpoint(file).settings() == module.settings()
-    assert len(module.settings()) == (3 if module.stage == "finetune" else 2)
+    assert len(module.settings()) == {"classify": 2, "pretrain": 6, "finetune": 8}[module.stage]
 
 
 def refuse(command: str, config: dict, *arguments: str) -> str:

@@ -78,10 +78,17 @@ def test_validate_gives_what_training_found(tiny, trained, tmp_path, capsys):
 
 
 # Every argument of every stage, with a value that is not its default.
+EVERY = {"ema": 0.9, "patience": 3}
+WEIGHED = EVERY | {
+    "weights": {"energy": 2.0, "forces": 3.0},
+    "energy_per": "atom",
+    "second_weights": {"energy": 20.0, "forces": 0.3},
+    "second_from": 0.6,
+}
 MODEL = {
-    "Classifier": {"eips": ["au"], "c": 0.2},
-    "Pretrain": {"eips": ["au"], "outlier": 50.0},
-    "Finetune": {"alpha": 0.7, "eip_loss": "mse", "tukey_per": "atom"},
+    "Classifier": EVERY | {"eips": ["au"], "c": 0.2},
+    "Pretrain": WEIGHED | {"eips": ["au"], "outlier": 50.0},
+    "Finetune": WEIGHED | {"alpha": 0.7, "eip_loss": "mse", "huber": 0.5, "representation_rate": 0.3},
 }
 DATA = {
     "energy_key": "dft_energy",
@@ -347,7 +354,7 @@ def test_a_checkpoint_callback_without_a_metric_stands_beside(tiny, tmp_path):
     callback = checkpoint(filename="every-{epoch}", save_top_k=-1)
     root = eipnn_stage("fit", stage_config(tiny, "Finetune", tmp_path, callbacks=[callback]))
     assert names(root) == ["best.ckpt", "every-epoch=0.ckpt", "every-epoch=1.ckpt", "last.ckpt"]
-    assert read_json(root / "fit.json")["monitor"] == "val_config_mae"
+    assert read_json(root / "fit.json")["monitor"] == "val_error"
 
 
 def test_checkpoints_can_be_switched_off(tiny, tmp_path):

@@ -16,7 +16,7 @@ CASES = {
     "Classifier": {},
     "Pretrain": {"outlier": 3.2},  # half of the labels of two EIPs are missing, unevenly
     "Finetune": {"eip_loss": "tukey"},
-    "Finetune-CGCNN": {"representation": CGCNN, "tukey_per": "atom"},
+    "Finetune-CGCNN": {"representation": CGCNN, "energy_per": "atom"},
 }
 
 

@@ -69,7 +69,7 @@ def equation_3(residual: np.ndarray, is_dft: np.ndarray, alpha: float, form: str
 def loss_of(net: FinetuneModule, residual: torch.Tensor, is_dft: torch.Tensor, n_atoms=None):
     """The loss of a batch with these residuals; of configurations of one atom each where no numbers are given."""
     targets = targets_of(torch.zeros_like(residual), is_dft, n_atoms)
-    return sum(t.weight * t(residual, targets) for t in (net.dft_term, net.eip_term))
+    return sum(t.weight * t(residual, targets) for t in (net.dft_terms["energy"], net.eip_terms["energy"]))
 
 
 some = st.floats(-100, 100).filter(lambda r: r == 0 or abs(r) > 1e-3)
@@ -128,39 +128,34 @@ def test_per_atom_the_size_of_a_cell_does_not_decide_what_is_rejected():
     residual = per_atom.repeat(2) * n_atoms
     shares = {}
     for per in ("configuration", "atom"):
-        net = module(tukey_per=per)
+        net = module(energy_per=per)
         loss_of(net, residual, torch.zeros(800, dtype=torch.bool), n_atoms)
-        kept = residual.abs() <= net.eip_term.k
+        size = n_atoms if per == "atom" else 1
+        k = net.eip_terms["energy"].k
+        torch.testing.assert_close(k, tukey_scale(residual / size))
+        kept = (residual / size).abs() <= k
         shares[per] = [(~kept[n_atoms == size]).double().mean().item() for size in (2, 64)]
-        k = tukey_scale(per_atom.repeat(2) if per == "atom" else residual)
-        expected = k * n_atoms if per == "atom" else k.expand(800)
-        torch.testing.assert_close(net.eip_term.k, expected)
     assert shares["atom"][0] == shares["atom"][1] == pytest.approx(0.08, abs=0.02)
     assert shares["configuration"][0] < 0.03
     assert shares["configuration"][1] > 0.4
 
 
-def test_per_atom_small_residuals_have_the_loss_of_the_paper():
+def test_per_atom_the_loss_is_that_of_energies_an_atom():
     n_atoms = torch.tensor([2, 64, 4, 4])
-    residual = torch.tensor([1e-4, 3e-3, 1.0, -1.0], dtype=torch.float64)
+    residual = torch.tensor([2e-4, 64e-4, 4.0, -4.0], dtype=torch.float64)
     is_dft = torch.tensor([False, False, True, True])
-    losses = []
-    for per in ("configuration", "atom"):
-        net = module(alpha=1.0, tukey_per=per)
-        losses.append(loss_of(net, residual, is_dft, n_atoms).item())
-    assert losses[0] == pytest.approx(1 + (1e-8 + 9e-6) / 4, rel=1e-6)
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    net = module(alpha=1.0, energy_per="atom")
+    assert loss_of(net, residual, is_dft, n_atoms).item() == pytest.approx(1 + 1e-8 / 2, rel=1e-9)
 
 
 def test_k_of_small_batches_is_that_of_the_batch_that_they_make():
     """From the first whole step on; k of the part of four alone is too large on average, and scatters."""
-    term = module().eip_term
+    term = module().eip_terms["energy"]
     draws = torch.Generator().manual_seed(0)
     parts = torch.randn(100 * 8, 4, generator=draws, dtype=torch.float64)
-    one = torch.ones(4, dtype=torch.long)
-    assert torch.equal(term.rejection(parts[0], one)[0], tukey_scale(parts[0]))
+    assert torch.equal(term.rejection(parts[0]), tukey_scale(parts[0]))
     term.parts = 8
-    found = torch.stack([term.rejection(part, one)[0] for part in parts])
+    found = torch.stack([term.rejection(part) for part in parts])
     for last in range(7, len(parts)):
         assert found[last] == tukey_scale(parts[last - 7 : last + 1])
     alone = torch.stack([tukey_scale(part) for part in parts])
@@ -179,7 +174,8 @@ def test_residuals_of_earlier_small_batches_outlive_a_resumption(tiny, selection
     config["trainer"]["max_epochs"] = 2
     last = str(cut / "checkpoints" / "last.ckpt")
     kept = torch.load(last, weights_only=True)["residuals"]
-    assert [len(part) for part in kept] == [4]
+    assert {name: len(parts) for name, parts in kept.items()} == {"energy": 1, "forces": 0}
+    assert len(kept["energy"][0]) == 4
     eipnn_stage("fit", config, "--ckpt_path", last)
     one, other = (
         torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for root in (whole, cut)
@@ -431,9 +427,10 @@ def test_what_is_trained_on_is_said(tiny, tmp_path, caplog):
     """How many frames have which label, in one line; what is not used is not among what is trained on."""
     caplog.set_level(logging.INFO)
     data = FinetuneDataModule(**tiny.arguments)
-    net = module()
+    net = module(weights={"energy": 1.0})
     attached(data, net)
-    assert f"energies of {N_TRAIN}, forces of 0, stress of 0 training frames; trained on: energy" in caplog.text
+    text = f"energies of {N_TRAIN}, forces of 0, stress of 0 training frames; not trained on: forces, stress"
+    assert text in caplog.text
     frames = ase.io.read(tiny.data["dft"], ":")
     train = set(data.source.split.train)
     with_stress = next(atoms for atoms in frames if atoms.info["config_id"] in train)

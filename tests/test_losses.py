@@ -11,7 +11,7 @@ from statsmodels.robust.scale import mad
 from tiny import targets_of
 
 from eipnn.losses import tukey_biweight, tukey_scale
-from eipnn.stages.terms import CrossEntropy, EnergyMSE, EnergyTukey
+from eipnn.stages.terms import CrossEntropy, EnergyError, EnergyTukey
 
 residuals = arrays(
     np.float64,
@@ -96,13 +96,13 @@ IS_DFT, N_ATOMS = torch.tensor([True, False, True, False]), torch.tensor([1, 2, 
 def test_terms_are_means_of_what_they_are_of():
     energy = torch.tensor([2.0, 5.0, 1.0, 5.0])  # residuals 1, 3, -2, 1
     targets = targets_of(torch.tensor([1.0, 2.0, 3.0, 4.0]), IS_DFT, N_ATOMS, label=torch.tensor([0, 1, 0, 1]))
-    assert EnergyMSE(dft=True)(energy, targets).item() == 2.5
-    assert EnergyMSE(7.0, dft=False)(energy, targets).item() == 5.0
-    assert EnergyMSE()(energy, targets).item() == 3.75
+    assert EnergyError(dft=True)(energy, targets).item() == 2.5
+    assert EnergyError(7.0, dft=False)(energy, targets).item() == 5.0
+    assert EnergyError()(energy, targets).item() == 3.75
     nan = torch.nan
     several = targets_of(torch.tensor([[1.0, nan], [2.0, 5.0], [3.0, nan], [nan, nan]]), IS_DFT)
     energies = torch.tensor([[2.0, 9.0], [4.0, 6.0], [0.0, 9.0], [9.0, 9.0]])
-    assert EnergyMSE()(energies, several).item() == pytest.approx((1 + 4 + 1 + 9) / 4)
+    assert EnergyError()(energies, several).item() == pytest.approx((1 + 4 + 1 + 9) / 4)
     logits = torch.tensor([[0.0, 0.0], [0.0, np.log(3.0)], [np.log(3.0), 0.0], [0.0, 0.0]])
     expected = -(2 * np.log(0.5) + 2 * np.log(0.75)) / 4
     assert CrossEntropy()(logits, targets).item() == pytest.approx(expected)
@@ -114,14 +114,14 @@ def test_the_biweight_term_has_k_of_the_whole_batch(per, normalised):
     term = EnergyTukey(per=per, normalised=normalised)
     residual = np.array([1.0, 3.0, -2.0, 80.0])
     size = N_ATOMS.numpy() if per == "atom" else np.ones(4)
-    sigma = np.median(np.abs(residual / size)) / 0.6745 * size
+    sigma = np.median(np.abs(residual / size)) / 0.6745
     k = 4.685 * sigma
-    rho = [tukey_biweight(torch.tensor(residual[i]), k[i]).item() for i in (1, 3)]
+    rho = [tukey_biweight(torch.tensor(residual[i] / size[i]), k).item() for i in (1, 3)]
     if normalised:
-        rho = [rho[0] / sigma[1] ** 2, rho[1] / sigma[3] ** 2]
+        rho = [part / sigma**2 for part in rho]
     zero = torch.zeros(4, dtype=torch.float64)
     found = term(torch.tensor(residual), targets_of(zero, IS_DFT, N_ATOMS))
     assert found.item() == pytest.approx(np.mean(rho), rel=1e-6)
-    assert (np.abs(residual) <= term.k.numpy()).tolist() == [True, True, True, False]
+    assert (np.abs(residual / size) <= term.k.item()).tolist() == [True, True, True, False]
     none = targets_of(zero, torch.ones(4, dtype=torch.bool), N_ATOMS)
     assert term(torch.tensor(residual), none).item() == 0

@@ -92,7 +92,7 @@ def error_of(tiny, name: str, eip: str) -> float:
 
 
 def term_of(loss: str) -> Term:
-    return FinetuneModule(SchNet(**SMALL), eip_loss=loss).eip_term
+    return FinetuneModule(SchNet(**SMALL), eip_loss=loss).eip_terms["energy"]
 
 
 def loss_of(term: Term, residual: torch.Tensor) -> torch.Tensor:

@@ -83,6 +83,7 @@ def test_delta_learning_is_on_what_both_know(tiny: Tiny, source: Source) -> None
     handover = Handover(Graph(3.5), 3.5, [], wanted=PROPERTIES)
     arguments = {"energy_zero": source.config.energy_zero, "dft": source.config.dft, "labels": source.config.labels}
     data = FinetuneDataModule(**tiny.arguments | arguments, delta_eip="au", handover=handover)
+    data.wanted = PROPERTIES
     frames = source.structures(tiny.ids("train")[:2])
     found = data.targets(frames)
     for row, (name, atoms) in enumerate(zip(frames.ids, frames, strict=True)):
@@ -133,9 +134,9 @@ def test_what_is_not_known_has_no_weight_and_no_error() -> None:
     ("name", "dft", "expected"),
     [
         ("energy", None, (1 + 4 + 25) / 3),
-        ("forces", None, (14 + 0 + 1 + 16) / 4),  # of lengths, over the atoms that are known
-        ("forces", False, 16.0),
-        ("stress", True, 9.0),
+        ("forces", None, (14 + 0 + 1 + 16) / 12),  # of components, of the atoms that are known
+        ("forces", False, 16 / 3),
+        ("stress", True, 1.0),
     ],
 )
 def test_squared_errors_of_any_property(name: str, dft: bool | None, expected: float) -> None:

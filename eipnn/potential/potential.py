@@ -117,15 +117,13 @@ class Potential(nn.Module):
         """
         derive = not {"forces", "stress"}.isdisjoint(wanted)
         if derive:
-            # features that were computed beforehand know no gradients
-            graph = graph._replace(vectors=graph.vectors.detach().requires_grad_(), features=None)
+            graph = differentiable(graph)
         with torch.set_grad_enabled(torch.is_grad_enabled() or derive):
             learned = self(graph)
             forces, stress = None, None
             if derive:
                 forces, virial = derivatives(learned.sum(), graph, create_graph)
-                if graph.cell is not None:
-                    stress = stress_of(virial, graph.cell)
+                stress = stress_of(virial, graph.cell) if graph.cell is not None else None
         if derive and not create_graph:
             learned = learned.detach()
         atoms = learned if cohesive else learned + self.zero.to(learned.device)[graph.z]
@@ -183,7 +181,14 @@ class Potential(nn.Module):
         return potential.eval()
 
 
-def derivatives(energy: Tensor, graph: AtomicGraph, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+def differentiable(graph: AtomicGraph) -> AtomicGraph:
+    """The same, for `derivatives`. Features that were computed beforehand know no gradients: they are left out."""
+    return graph._replace(vectors=graph.vectors.detach().requires_grad_(), features=None)
+
+
+def derivatives(
+    energy: Tensor, graph: AtomicGraph, create_graph: bool = False, retain_graph: bool = False
+) -> tuple[Tensor, Tensor]:
     """Forces (N, 3) in eV/A and virials ``dE/d(strain)`` (B, 3, 3) in eV, from the slope in the pairs' vectors.
 
     A pair's vector v is r_j - r_i and a lattice translation: it pulls i with dE/dv and j with -dE/dv, and a strain
@@ -191,11 +196,14 @@ def derivatives(energy: Tensor, graph: AtomicGraph, create_graph: bool = False) 
 
     Args:
         energy: of all configurations together, a scalar in eV.
-        graph: its `vectors` ask for gradients.
+        graph: of `differentiable`.
         create_graph: whether the results are to be differentiated again.
+        retain_graph: whether another energy of the same graph follows.
     """
     vectors, (i, j) = graph.vectors, graph.edge_index
-    (slope,) = torch.autograd.grad(energy, vectors, create_graph=create_graph, allow_unused=True)
+    (slope,) = torch.autograd.grad(
+        energy, vectors, create_graph=create_graph, retain_graph=create_graph or retain_graph, allow_unused=True
+    )
     slope = torch.zeros_like(vectors) if slope is None else slope
     forces = vectors.new_zeros(graph.z.shape[0], 3).index_add(0, i, slope).index_add(0, j, -slope)
     vectors = vectors if create_graph else vectors.detach()

@@ -86,9 +86,9 @@ class ClassifierModule(StageModule):
         right = logits.argmax(dim=-1, keepdim=True) == targets.values["label"]
         return [(right.float(), weight), (cross_entropy(logits, targets)[:, None], weight)]
 
-    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+    def outputs(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
         """``class`` (B,) and ``probability`` (B,) of the most likely class."""
-        probability, chosen = output.softmax(dim=-1).max(dim=-1)
+        probability, chosen = predicted["label"].softmax(dim=-1).max(dim=-1)
         return {"class": chosen, "probability": probability}
 
     def truth(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What the data modules of the stages share: configurations with targets, splits and loaders."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,8 @@ from eipnn.structures import StructureStore, open_structures
 from eipnn.targets import PER_ATOM
 
 log = logging.getLogger("eipnn")
+
+EVALUATED = ("energy", "forces", "stress")
 
 KEPT = 100_000
 """Configurations up to which a data set keeps each `Data` that it made: some kB each, and no work from the second
@@ -70,6 +72,14 @@ class Configurations(Dataset[Data]):
         data.weight = torch.tensor([float(index < len(self))])
         return data
 
+    def known(self) -> set[str]:
+        """Names of the targets that some of the configurations have."""
+        return {n for n, values in self.targets.items() if not values.is_floating_point() or values.isfinite().any()}
+
+    def keep(self, names: Collection[str]) -> None:
+        """Leave out all other targets."""
+        self.targets = {name: values for name, values in self.targets.items() if name in names}
+
     def first_with(self) -> dict[str, str]:
         """Symbol of each element -> id of the first configuration that holds it, in the order of these."""
         structures = self.inputs.structures
@@ -96,6 +106,8 @@ class StageDataModule(LightningDataModule):
         **source: the arguments of `SourceConfig`: structures, split, labels and zeros.
     """
 
+    wanted: Collection[str] = ("energy",)
+    """Names of the targets (see `Targets`) that are read; set when it is set up."""
     train_set: Dataset[Data]
     val_set: Configurations
     test_set: Configurations
@@ -168,6 +180,8 @@ class StageDataModule(LightningDataModule):
         return str(self.structures or self.config.pool)
 
     def setup(self, stage: str) -> None:
+        """In a test, errors of all that there are labels of; in a training, of what is trained."""
+        self.wanted = self.handover.wanted if stage == "fit" else EVALUATED
         training = self._set_up_training() if stage == "fit" else None
         if stage in ("fit", "validate"):
             evaluated = self.val_set = self.labelled(self.source.split.val)
@@ -175,6 +189,7 @@ class StageDataModule(LightningDataModule):
             evaluated = self.test_set = self.labelled(self.source.split.test)
         else:
             evaluated = self.predict_set = self.make_predict()
+        evaluated.keep(evaluated.known())
         first = {symbol: f"{self.file_of(i)}: {i}" for symbol, i in evaluated.first_with().items()}
         self.handover.facts = Facts(self.zero_record(), first, training)
 
@@ -182,13 +197,17 @@ class StageDataModule(LightningDataModule):
         """Make `train_set`; what the module takes from it."""
         dft, eip = self.train_ids()
         self.source.require_labels([*dft, *eip], self.used_eips())
-        known = self.source.store.eips if self.config.labels else ()
-        for text in [*self.source.notes(), *self.source.warnings(self.used_eips() or known)]:
+        every = self.source.store.eips if self.config.labels else ()
+        for text in [*self.source.notes(), *self.source.warnings(self.used_eips() or every)]:
             log.warning(text)
         parts = self.train_parts()
+        known = frozenset(name for part in parts for name in part.known())
+        self.wanted = [name for name in self.wanted if name in known]
+        for part in parts:
+            part.keep(known)
         self.train_set = parts[0] if len(parts) == 1 else ConcatDataset(parts)
-        every = (part[row] for part in parts for row in range(len(part)))
-        if all("edge_index" in data and data.edge_index.shape[1] == 0 for data in every):
+        items = (part[row] for part in parts for row in range(len(part)))
+        if all("edge_index" in data and data.edge_index.shape[1] == 0 for data in items):
             raise InputError(
                 f"no two atoms of the training structures are within the cutoff of {self.handover.cutoff} A: "
                 "give the representation a larger one (cutoff)"
@@ -196,7 +215,7 @@ class StageDataModule(LightningDataModule):
         elements = sorted({symbol for part in parts for symbol in part.inputs.structures.elements()})
         order = torch.Generator().manual_seed(self.seed)
         loader = DataLoader(self.train_set, self.batch_size, shuffle=True, generator=order)
-        return Training(elements, list(self._scales(parts[0])), Graphs(loader))
+        return Training(elements, list(self._scales(parts[0])), Graphs(loader), known)
 
     def _scales(self, part: Configurations) -> Iterator[tuple[float, Reference]]:
         """Scale and shift of each energy that is learned (see `scale_and_shift`)."""
@@ -225,7 +244,7 @@ class StageDataModule(LightningDataModule):
     def labelled(self, ids: Sequence[str]) -> Configurations:
         """Configurations of the split with their targets."""
         frames = self.source.structures(ids)
-        return self.configurations(frames, self.targets(frames))
+        return self.configurations(frames, self.targets(frames) if frames else {})
 
     def configurations(self, frames: StructureStore, targets: dict[str, np.ndarray]) -> Configurations:
         """The frames as a data set; `targets` are in their order."""

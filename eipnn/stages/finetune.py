@@ -14,24 +14,26 @@ from eipnn.inputs import graph_of
 from eipnn.potential import Potential
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
-from eipnn.stages.data import Configurations, StageDataModule
-from eipnn.stages.module import SchedulerCallable, StageModule
+from eipnn.stages.data import EVALUATED, Configurations, StageDataModule
+from eipnn.stages.module import SchedulerCallable, require_positive
 from eipnn.stages.schedules import LinearDecay
 from eipnn.stages.source import DFT, selected
-from eipnn.stages.terms import EnergyMSE, EnergyTukey, Term
+from eipnn.stages.terms import EnergyError, EnergyTukey, ForceError, ForceTukey, StressError
+from eipnn.stages.weights import PotentialStage, mean_error
 from eipnn.structures import StructureStore
 from eipnn.targets import Targets
 
 log = logging.getLogger("eipnn")
 
 
-class FinetuneModule(StageModule):
+class FinetuneModule(PotentialStage):
     """f_rep, fresh or pretrained, with a new energy head.
 
-    The loss of a batch is the mean squared residual of its DFT configurations + alpha x the mean loss of its
-    EIP configurations (Eq. 3, whatever the share of each kind in a batch). The constant k of the biweight is
-    estimated on the residuals of the whole batch: both kinds, and the configurations of all processes. With
-    ``trainer.accumulate_grad_batches: A`` it is estimated on those of the last A small batches, as many as make a
+    The loss of a batch is that of its DFT labels (mean squared residuals) + alpha x that of its EIP labels (Eq. 3,
+    whatever the share of each kind in a batch), each the weighted sum of the terms of energies, forces and stress; EIP
+    labels have no term of stress. The constants k of the biweights, one of energies and one of forces, are estimated
+    on the residuals of the whole batch: both kinds, and the configurations of all processes. With
+    ``trainer.accumulate_grad_batches: A`` they are estimated on those of the last A small batches, as many as make a
     step (k of a handful of residuals is too large, and scatters); those of the step before were predicted with the
     weights before that step.
 
@@ -40,43 +42,53 @@ class FinetuneModule(StageModule):
         alpha: weight of the EIP part; without EIP configurations it has no effect.
         eip_loss: ``tukey`` (Eq. 4); ``tukey_normalised``, the authors' code: the biweight of residuals over
             sigma, without the factor sigma^2; ``mse``.
-        tukey_per: ``configuration``, the paper's Eq. 4: k is that of total residuals, so that of two labels which
-            are equally wrong an atom that of the larger cell is rejected first. ``atom``: k times the number of
-            atoms, with k of the residuals an atom; what is not rejected has the same loss up to the shape of the
-            biweight. Take it where the sizes of configurations differ by much.
+        huber: of the DFT terms, see `eipnn.stages.terms.SquaredError`; null: squared residuals.
+        representation_rate: learning rate of a pretrained f_rep over that of the new head.
         scheduler: see `StageModule`, as for the others.
-        **kwargs: those.
+        **kwargs: those of `PotentialStage`.
     """
 
     head: EnergyHead
     stage = "finetune"
-    monitor = "val_config_mae"
-    mode = "min"
-    measures = ("config_mae", "atom_mae")
+    measures = ("config_mae", "atom_mae", "force_mae", "stress_mae")
 
     def __init__(
         self,
         representation: Representation,
         alpha: float = 0.1,
         eip_loss: Literal["tukey", "tukey_normalised", "mse"] = "tukey",
-        tukey_per: Literal["configuration", "atom"] = "configuration",
+        huber: float | None = None,
+        representation_rate: float = 1.0,
         scheduler: SchedulerCallable | None = LinearDecay,
         **kwargs: Any,
     ) -> None:
         super().__init__(representation, (), scheduler=scheduler, **kwargs)
         if not 0 < alpha < float("inf"):
             raise InputError(f"alpha must be positive, not {alpha}; for no EIP labels leave out data.selection")
-        self.alpha, self.eip_loss, self.tukey_per = alpha, eip_loss, tukey_per
+        if huber is not None:
+            require_positive("huber", huber)
+        require_positive("representation_rate", representation_rate)
+        self.alpha, self.eip_loss, self.huber = alpha, eip_loss, huber
+        self.representation_rate = representation_rate
         self.head = EnergyHead(representation.dim)
-        self.dft_term = EnergyMSE(dft=True)
-        self.eip_term: Term = (
-            EnergyMSE(alpha, dft=False)
-            if eip_loss == "mse"
-            else EnergyTukey(alpha, tukey_per, normalised=eip_loss == "tukey_normalised")
-        )
+        squared = {"energy": EnergyError, "forces": ForceError, "stress": StressError}
+        self.dft_terms = self.terms_of(squared, dft=True, huber=huber)
+        if eip_loss == "mse":
+            del squared["stress"]
+            self.eip_terms = self.terms_of(squared, alpha, dft=False)
+        else:
+            tukey = {"energy": EnergyTukey, "forces": ForceTukey}
+            self.eip_terms = self.terms_of(tukey, alpha, normalised=eip_loss == "tukey_normalised")
 
     def settings(self) -> dict[str, Any]:
-        return {"alpha": self.alpha, "eip_loss": self.eip_loss, "tukey_per": self.tukey_per}
+        names = ("alpha", "eip_loss", "huber", "representation_rate")
+        return super().settings() | {name: getattr(self, name) for name in names}
+
+    def groups(self) -> list[dict[str, Any]]:
+        if self.init_from is None:
+            return super().groups()
+        pretrained = {"params": list(self.representation.parameters()), "rate": self.representation_rate}
+        return [{"params": list(self.head.parameters())}, pretrained]
 
     @property
     def potential(self) -> Potential:
@@ -89,12 +101,22 @@ class FinetuneModule(StageModule):
         return self.potential.predict(graph, wanted, cohesive=True, create_graph=self.training)._asdict()
 
     def errors(self, predicted: Mapping[str, Any], targets: Targets) -> list[tuple[Tensor, Tensor]]:
-        error, weight = targets.error("energy", predicted["energy"]).abs(), targets.counts("energy")
-        return [(error, weight), (error / targets.n_atoms[:, None], weight)]
+        error, weight = mean_error("energy", predicted, targets)
+        others = [mean_error(name, predicted, targets) for name in ("forces", "stress")]
+        return [(error, weight), (error / targets.n_atoms[:, None], weight), *others]
 
-    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+    def scores(self, means: list[Tensor]) -> dict[str, Tensor]:
+        """``config_mae`` (eV), ``atom_mae`` (eV/atom), ``force_mae`` (eV/A, of a component), ``stress_mae`` (GPa, of a
+        component) and `monitor`."""
+        found = super().scores(means)
+        energy = "atom_mae" if self.energy_per == "atom" else "config_mae"
+        return found | {
+            "error": self.error_of({"energy": energy, "forces": "force_mae", "stress": "stress_mae"}, found)
+        }
+
+    def outputs(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
         """``n_atoms`` (B,) and ``prediction`` (B,): total energies in eV, on the DFT file's own zero."""
-        return {"n_atoms": batch.n_atoms, "prediction": output + batch.zero}
+        return {"n_atoms": batch.n_atoms, "prediction": predicted["energy"] + batch.zero}
 
     def truth(self, batch: Batch) -> dict[str, Tensor]:
         return {"energy": batch.energy.squeeze(1) + batch.zero}
@@ -104,15 +126,17 @@ class FinetuneModule(StageModule):
         return {name: outputs[name].numpy() for name in ("n_atoms", "energy", "prediction") if name in outputs}
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
-        self.eip_term.parts = self.trainer.accumulate_grad_batches
+        for term in self.eip_terms.values():
+            term.parts = self.trainer.accumulate_grad_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["residuals"] = self.eip_term.earlier
+        checkpoint["residuals"] = {name: term.earlier for name, term in self.eip_terms.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.eip_term.earlier = checkpoint.get("residuals", [])
+        for name, earlier in checkpoint.get("residuals", {}).items():
+            self.eip_terms[name].earlier = earlier
 
 
 class FinetuneDataModule(StageDataModule):
@@ -157,7 +181,8 @@ class FinetuneDataModule(StageDataModule):
     def train_parts(self) -> list[Configurations]:
         train = self.source.structures(self.source.split.train)
         counts = ", ".join(f"{name} of {known.sum()}" for name, known in train.labelled().items())
-        log.info("DFT labels: %s training frames; trained on: %s", counts, ", ".join(sorted(self.handover.wanted)))
+        left = ", ".join(sorted(set(EVALUATED) - set(self.wanted)))
+        log.info("DFT labels: %s training frames%s", counts, left and f"; not trained on: {left}")
         self._drop_unlabelled()
         parts = [self.labelled(train.ids)]
         return [*parts, self.augmented()] if self.chosen else parts
@@ -165,14 +190,14 @@ class FinetuneDataModule(StageDataModule):
     def augmented(self) -> Configurations:
         """The pool structures that the classifier chose an EIP for, with that EIP's labels (or DFT's, see `DFT`)."""
         frames = self.source.structures(list(self.chosen))
-        targets = self.source.chosen(self.chosen, self.handover.wanted)
+        targets = self.source.chosen(self.chosen, self.wanted)
         is_dft = np.zeros(len(frames), dtype=np.bool_)
         return self.configurations(frames, targets | {"is_dft": is_dft, "zero": self._zeros(frames)})
 
     def targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
-        targets = self.source.targets(frames, [DFT], self.handover.wanted)
+        targets = self.source.targets(frames, [DFT], self.wanted)
         if self.delta_eip:
-            known = self.source.targets(frames, [self.delta_eip], self.handover.wanted)
+            known = self.source.targets(frames, [self.delta_eip], self.wanted)
             targets = {name: values - known[name] for name, values in targets.items()}
         return targets | {"is_dft": np.ones(len(frames), dtype=np.bool_), "zero": self._zeros(frames)}
 

@@ -2,12 +2,13 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -21,6 +22,7 @@ from eipnn.potential.checkpoints import CheckpointError, build_representation, r
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import UNITS
 from eipnn.representations.base import Representation
+from eipnn.stages.averaging import MovingAverage
 from eipnn.stages.handover import Handover
 from eipnn.stages.keeping import adapt_states, keeping
 from eipnn.stages.schedules import SlantedTriangular, SpanningSchedule
@@ -45,6 +47,9 @@ class StageModule(LightningModule):
         optimizer: made from the parameters.
         scheduler: made from the optimiser, stepped once an epoch; null: a constant rate. A `ReduceLROnPlateau`
             without a ``monitor`` watches the metric that selects the best epoch.
+        ema: decay a step of a moving average of the weights, which is what is validated and kept; null: the weights
+            themselves.
+        patience: epochs without a better one after which the training ends; null: never.
     """
 
     head: nn.Module
@@ -65,6 +70,8 @@ class StageModule(LightningModule):
         init_from: str | None = None,
         optimizer: OptimizerCallable = Adam,
         scheduler: SchedulerCallable | None = SlantedTriangular,
+        ema: float | None = None,
+        patience: int | None = None,
     ) -> None:
         super().__init__()
         self.representation = representation
@@ -73,7 +80,13 @@ class StageModule(LightningModule):
             raise InputError(f"eips: {min(twice)!r} is named twice; name each EIP once")
         self.optimizer, self.scheduler = optimizer, scheduler
         # what they refuse is said now, not after the data were prepared
-        self._optimisation([nn.Parameter(torch.zeros(1))])
+        self._optimisation([{"params": [nn.Parameter(torch.zeros(1))]}])
+        self.ema, self.patience = ema, patience
+        self.callbacks: list[Callback] = [MovingAverage(ema)] if ema is not None else []
+        if patience is not None:
+            if patience < 1:
+                raise InputError(f"patience must be at least 1, not {patience}")
+            self.callbacks.append(EarlyStopping(self.monitor, patience=patience, mode=self.mode))
         self.init_from, self.cutoff, self.units = init_from, representation.cutoff, dict(UNITS)
         self.elements: list[str] = []
         self.zeros: dict[str, dict[str, Any]] = {}
@@ -98,8 +111,8 @@ class StageModule(LightningModule):
         """Values and weights of each of the `measures`; `predicted` is that of `properties`."""
 
     @abstractmethod
-    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
-        """What test and prediction give of each configuration, see `table`."""
+    def outputs(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What test and prediction give of each configuration, see `table`; `predicted` is that of `properties`."""
 
     @abstractmethod
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
@@ -121,12 +134,12 @@ class StageModule(LightningModule):
     @property
     def terms(self) -> list[Term]:
         """The terms of its loss."""
-        return [term for term in self.children() if isinstance(term, Term)]
+        return [term for term in self.modules() if isinstance(term, Term)]
 
     @cached_property
     def handover(self) -> Handover:
         """For its data module."""
-        inputs, wanted = self.representation.inputs, {term.needs for term in self.terms}
+        inputs, wanted = self.representation.inputs, {self.output, *(term.needs for term in self.terms)}
         return Handover(inputs, self.cutoff, self.eips, self.limit, wanted)
 
     def setup(self, stage: str) -> None:
@@ -149,23 +162,34 @@ class StageModule(LightningModule):
         """A batch of B configurations -> the stage's `output`."""
         return self.properties(batch, {self.output})[self.output]
 
-    def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """``loss``, the sum of the `terms`, each times its weight, and what they are functions of, without gradient."""
-        terms = self.terms
-        wanted = {term.needs for term in terms}
+    def compared(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, tuple[Tensor, Targets]]:
+        """What the terms of the loss are functions of, by name, with the targets."""
         predicted, targets = self.properties(batch, wanted), Targets.of(batch)
-        loss = torch.stack([term.weight * term(predicted[term.needs], targets) for term in terms]).sum()
+        return {name: (predicted[name], targets) for name in wanted}
+
+    def evaluated(self, batch: Batch) -> Mapping[str, Any]:
+        """`properties` for validation, test and prediction."""
+        return self.properties(batch, {self.output})
+
+    def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """``loss``, the sum of the `terms`, each times its weight, and what they are functions of, without gradient.
+
+        Terms of what no training configuration has are left out.
+        """
+        terms = [term for term in self.terms if term.needs in batch]
+        found = self.compared(batch, {term.needs for term in terms})
+        loss = torch.stack([term.weight * term(*found[term.needs]) for term in terms]).sum()
         size = batch.num_graphs
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True, sync_dist=True)
-        return {"loss": loss} | {name: predicted[name].detach() for name in wanted}
+        return {"loss": loss} | {name: predicted.detach() for name, (predicted, _) in found.items()}
 
-    def validation_step(self, batch: Batch, index: int) -> Tensor:
-        """The output, whose errors are added to the means."""
-        predicted = self.properties(batch, {self.output})
-        output = finite(predicted[self.output])
+    def validation_step(self, batch: Batch, index: int) -> Mapping[str, Any]:
+        """What is predicted, whose errors are added to the means."""
+        predicted = self.evaluated(batch)
+        finite(predicted[self.output])
         for mean, (values, weights) in zip(self.means, self.errors(predicted, Targets.of(batch)), strict=True):
             mean.update(values, weights)
-        return output
+        return predicted
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """What `predict_step` gives, and the truth."""
@@ -173,10 +197,12 @@ class StageModule(LightningModule):
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``row`` (B,) and ``weight`` (B,) of `Configurations`, and `outputs`."""
-        return self._rows(batch, finite(self(batch)))
+        predicted = self.evaluated(batch)
+        finite(predicted[self.output])
+        return self._rows(batch, predicted)
 
-    def _rows(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
-        return {"row": batch.row, "weight": batch.weight} | self.outputs(batch, output)
+    def _rows(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"row": batch.row, "weight": batch.weight} | self.outputs(batch, predicted)
 
     def on_validation_epoch_end(self, split: str = "val") -> None:
         means = [mean.compute() for mean in self.means]
@@ -211,7 +237,7 @@ class StageModule(LightningModule):
     on_validation_start = on_test_start = on_predict_start = check_data
 
     def configure_optimizers(self) -> Any:
-        optimizer, scheduler = self._optimisation(self.parameters())
+        optimizer, scheduler = self._optimisation(self.groups())
         if scheduler is None:
             return optimizer
         if isinstance(scheduler, SpanningSchedule) and scheduler.epochs is None:
@@ -221,10 +247,16 @@ class StageModule(LightningModule):
         monitor = getattr(scheduler, "monitor", self.monitor)
         return [optimizer], [{"scheduler": scheduler, "monitor": monitor}]
 
-    def _optimisation(self, parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
+    def groups(self) -> list[dict[str, Any]]:
+        """Groups of parameters for the optimiser; ``rate``: learning rate over the optimiser's own."""
+        return [{"params": list(self.parameters())}]
+
+    def _optimisation(self, groups: list[dict[str, Any]]) -> tuple[Optimizer, LRScheduler | None]:
         """Optimiser and scheduler of these parameters; raises `InputError` where they refuse their settings."""
         try:
-            optimizer = self.optimizer(parameters)
+            optimizer = self.optimizer(groups)
+            for group in optimizer.param_groups:
+                group["lr"] *= group.pop("rate", 1)
             scheduler = self.scheduler(optimizer) if self.scheduler else None
         except (TypeError, ValueError) as error:
             raise InputError(f"optimizer and scheduler of the {self.stage} stage: {error}") from error
@@ -249,7 +281,7 @@ class StageModule(LightningModule):
             for callback in callbacks:
                 if monitor := getattr(callback, "monitor", None):
                     self._check_monitor(type(callback).__name__, monitor)
-        return keeping(self.trainer, self.monitor, self.mode)
+        return [*self.callbacks, *keeping(self.trainer, self.monitor, self.mode)]
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint says of itself, plain values."""
@@ -350,11 +382,10 @@ def require_positive(name: str, value: float, unit: str = "") -> None:
         raise InputError(f"{name} must be positive, not {value} {unit}".rstrip())
 
 
-def finite(output: Tensor) -> Tensor:
-    """The output of a network; raises `InputError` for NaN and infinite values, which means would hide or carry on."""
+def finite(output: Tensor) -> None:
+    """Raise `InputError` for NaN and infinite values of a network, which means would hide or carry on."""
     if not output.isfinite().all():
         raise InputError(
             "the network gives NaN or infinite values: its training has diverged; "
             "lower the learning rate (model.init_args.optimizer.init_args.lr)"
         )
-    return output

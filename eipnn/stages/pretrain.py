@@ -1,4 +1,4 @@
-"""Stage 2: multi-task pretraining on the energies of all EIPs (Shui et al. 2022, Sec. 4.3)."""
+"""Stage 2: multi-task pretraining on the labels of all EIPs (Shui et al. 2022, Sec. 4.3)."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -11,35 +11,42 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
 from eipnn.errors import InputError
-from eipnn.inputs import graph_of
+from eipnn.inputs import AtomicGraph, graph_of
 from eipnn.potential.heads import EnergyHead
+from eipnn.potential.potential import derivatives, differentiable, stress_of
 from eipnn.representations.base import Representation
 from eipnn.stages.data import StageDataModule
-from eipnn.stages.module import StageModule, require_positive
-from eipnn.stages.terms import EnergyMSE
+from eipnn.stages.module import require_positive
+from eipnn.stages.terms import EnergyError, ForceError, StressError
+from eipnn.stages.weights import PotentialStage, mean_error
 from eipnn.structures import StructureStore
-from eipnn.targets import Targets
+from eipnn.targets import PER_ATOM, Targets
 
 log = logging.getLogger("eipnn")
 
+GOLDEN = -0x61C8864680B583EB
+"""2^64 over the golden ratio, as an int64."""
 
-class PretrainModule(StageModule):
-    """f_rep with one energy head an EIP, fitted to the EIPs' energies by mean squared error.
 
-    The mean is over the labels that a batch has, those of all processes together. With
-    ``trainer.accumulate_grad_batches`` it is that of each of the small batches, and the step is their mean.
+class PretrainModule(PotentialStage):
+    """f_rep with one energy head an EIP, fitted to energies, forces and stress of all EIPs by mean squared error.
+
+    The means are over the labels that a batch has, those of all processes together. With
+    ``trainer.accumulate_grad_batches`` they are those of each of the small batches, and the step is their mean.
+
+    Forces and stress of all heads take one backward pass: in each configuration those of a combination of the heads,
+    with random signs, are compared with the same combination of the labels (`Targets.along`). Their squared residual is
+    on average the mean over the EIPs.
 
     Args:
         representation: f_rep, kept for fine-tuning.
         eips: names of the EIPs, columns of the label store.
-        outlier: a label further from zero than this, eV/atom, is left out of the loss; the other EIPs' labels
-            of the configuration stay.
-        **kwargs: see `StageModule`.
+        outlier: an energy further from zero than this, eV/atom, is left out of the loss, with forces and stress of the
+            same EIP; the other EIPs' labels of the configuration stay.
+        **kwargs: see `PotentialStage`.
     """
 
     stage = "pretrain"
-    monitor = "val_eip_mae"
-    mode = "min"
 
     def __init__(self, representation: Representation, eips: list[str], outlier: float = 200.0, **kwargs: Any) -> None:
         super().__init__(representation, eips, **kwargs)
@@ -48,31 +55,68 @@ class PretrainModule(StageModule):
         require_positive("outlier", outlier, "eV/atom")
         self.outlier = self.limit = outlier
         self.head = EnergyHead(representation.dim, len(self.eips))
-        self.loss_term = EnergyMSE()
+        self.loss_terms = self.terms_of({"energy": EnergyError, "forces": ForceError, "stress": StressError})
 
     def settings(self) -> dict[str, Any]:
-        return {"eips": self.eips, "outlier": self.outlier}
+        return super().settings() | {"eips": self.eips, "outlier": self.outlier}
 
     @property
     def measures(self) -> list[str]:
-        return [f"mae_{name}" for name in self.eips]
+        return [*(f"mae_{name}" for name in self.eips), "eip_atom_mae", "eip_force_mae", "eip_stress_mae"]
 
-    def properties(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
-        """``energy`` (B, |P|), eV, on each EIP's zero."""
+    def properties(self, batch: Batch, wanted: Collection[str]) -> dict[str, Any]:
+        """``energy`` (B, |P|), eV, on each EIP's zero; ``forces`` (N, |P|, 3), eV/A; ``stress`` (B, |P|, 3, 3), eV/A^3.
+
+        The last two take a backward pass an EIP.
+        """
+        derive = not {"forces", "stress"}.isdisjoint(wanted)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or derive):
+            graph, atoms, energy = self._energies(batch, derive)
+            totals = atoms.sum(dim=0).unbind()
+        if not derive:
+            return {"energy": energy}
+        each = [derivatives(total, graph, create_graph=self.training, retain_graph=True) for total in totals]
+        forces, virials = (torch.stack(parts, dim=1) for parts in zip(*each, strict=True))
+        stress = torch.stack([stress_of(virial, batch.cell) for virial in virials.unbind(dim=1)], dim=1)
+        return {"energy": energy if self.training else energy.detach(), "forces": forces, "stress": stress}
+
+    def _energies(self, batch: Batch, derive: bool) -> tuple[AtomicGraph, Tensor, Tensor]:
+        """The graph, and energies of atoms (N, |P|) and configurations (B, |P|)."""
         graph = graph_of(batch)
-        atoms = self.head(self.representation(graph), graph.z)  # (N, |P|)
-        return {"energy": global_add_pool(atoms, graph.batch, graph.size)}
+        graph = differentiable(graph) if derive else graph
+        atoms = self.head(self.representation(graph), graph.z)
+        return graph, atoms, global_add_pool(atoms, graph.batch, graph.size)
 
-    def errors(self, predicted: Mapping[str, Tensor], targets: Targets) -> list[tuple[Tensor, Tensor]]:
-        errors, weights = targets.error("energy", predicted["energy"]).abs(), targets.counts("energy")
-        return list(zip(errors.unbind(dim=1), weights.unbind(dim=1), strict=True))
+    def compared(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, tuple[Tensor, Targets]]:
+        derived = [name for name in ("forces", "stress") if name in wanted]
+        targets = Targets.of(batch)
+        graph, atoms, energy = self._energies(batch, bool(derived))
+        found = {"energy": (energy, targets)}
+        if derived:
+            direction = random_signs(targets.known_of(derived[0]), batch.row, self.current_epoch).to(atoms)
+            combined = (atoms * direction[graph.batch]).sum()
+            forces, virial = derivatives(combined, graph, create_graph=True)
+            both, mixed = {"forces": forces, "stress": stress_of(virial, batch.cell)}, targets.along(direction)
+            found |= {name: (both[name], mixed) for name in derived}
+        return {name: found[name] for name in wanted}
+
+    def errors(self, predicted: Mapping[str, Any], targets: Targets) -> list[tuple[Tensor, Tensor]]:
+        energy, known = mean_error("energy", predicted, targets)
+        of_each = list(zip(energy.unbind(dim=1), known.unbind(dim=1), strict=True))
+        per_atom = energy / targets.n_atoms[:, None], known
+        return [*of_each, per_atom, *(mean_error(name, predicted, targets) for name in ("forces", "stress"))]
 
     def scores(self, means: list[Tensor]) -> dict[str, Tensor]:
-        return {"eip_mae": torch.stack(means).nanmean()} | super().scores(means)
+        """``mae_NAME`` (eV) of each EIP and their mean ``eip_mae``; over all EIPs ``eip_atom_mae`` (eV/atom),
+        ``eip_force_mae`` (eV/A), ``eip_stress_mae`` (GPa); and `monitor`."""
+        found = super().scores(means) | {"eip_mae": torch.stack(means[: len(self.eips)]).nanmean()}
+        energy = "eip_atom_mae" if self.energy_per == "atom" else "eip_mae"
+        names = {"energy": energy, "forces": "eip_force_mae", "stress": "eip_stress_mae"}
+        return found | {"error": self.error_of(names, found)}
 
-    def outputs(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+    def outputs(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
         """``prediction`` (B, |P|), eV."""
-        return {"prediction": output}
+        return {"prediction": predicted["energy"]}
 
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
         """Columns of the prediction file."""
@@ -89,10 +133,26 @@ class PretrainDataModule(StageDataModule):
         return (), self.source.split.pool
 
     def targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
-        targets = self.source.targets(frames, self.handover.eips, self.handover.wanted)
+        targets = self.source.targets(frames, self.handover.eips, {"energy", *self.wanted})
         energy = targets["energy"]  # (n, |P|)
-        energy[np.abs(energy) / frames.sizes[:, None] > self.handover.limit] = np.nan
+        outliers = np.abs(energy) / frames.sizes[:, None] > self.handover.limit
+        for name, values in targets.items():
+            values[np.repeat(outliers, frames.sizes, axis=0) if name in PER_ATOM else outliers] = np.nan
         if (dropped := np.isnan(energy).sum(axis=0)).any():
             counts = ", ".join(f"{n} {d}" for n, d in zip(self.handover.eips, dropped, strict=True) if d)
             log.warning("of %d configurations, labels left out as missing or outliers: %s", len(frames), counts)
         return targets
+
+
+def random_signs(known: Tensor, row: Tensor, epoch: int) -> Tensor:
+    """Unit vectors of random signs over what is known (B, S), for `Targets.along`; 0 for the others.
+
+    Of the configurations' rows (B,) and the epoch alone, so that a training that is resumed, or has other processes,
+    draws the same: the mixing steps of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    """
+    sources = torch.arange(known.shape[1], device=known.device)
+    mixed = ((row[:, None] << 20) + sources) * GOLDEN + epoch
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        mixed = (mixed ^ (mixed >> shift)) * factor
+    signs = ((mixed >> 40) & 1) * 2 - 1
+    return known * signs / known.sum(dim=1, keepdim=True).clamp(min=1).sqrt()

@@ -125,7 +125,7 @@ class ResidualLog(Callback):
         residual = Targets.of(batch).error("energy", outputs["energy"]).squeeze(1)
         error = torch.zeros_like(residual)
         error[~batch.is_dft] = self._errors[batch.row[~batch.is_dft].cpu()].to(error)
-        columns = residual, batch.is_dft, error, gets_gradient(pl_module.eip_term, residual)
+        columns = residual, batch.is_dft, error, gets_gradient(pl_module.eip_terms["energy"], residual)
         every = gathered(torch.stack([c.double() for c in columns], dim=1))  # (B of all, 4)
         residual, is_dft, error, used = every.unbind(dim=1)
         measured = measure(residual, is_dft.bool(), error, used.bool())

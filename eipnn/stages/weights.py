@@ -1,0 +1,154 @@
+"""What the two stages that learn energies, forces and stress share: weights of the terms, phases, errors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from ase.units import GPa
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from eipnn.errors import InputError
+from eipnn.representations.base import Representation
+from eipnn.stages.module import StageModule
+from eipnn.stages.terms import Per, Term
+from eipnn.targets import Targets
+
+PROPERTIES = ("energy", "forces", "stress")
+WEIGHTS = {"energy": 1.0, "forces": 10.0, "stress": 100.0}
+"""Where none are given, of the properties that some training label has. Residuals in eV, eV/A and eV/A^3."""
+
+
+class PotentialStage(StageModule):
+    """A stage whose loss is a weighted sum of terms of energies, forces and stress.
+
+    The best epoch is that of the smallest ``val_error``: the geometric mean of the MAEs of what is trained (energies:
+    of configurations, with ``energy_per: atom`` those an atom). With energies alone it is their MAE.
+
+    Args:
+        representation: see `StageModule`.
+        eips: see there.
+        weights: of the terms by property (energy, forces, stress); what is not named is not trained. By default what
+            some training label has is trained with `WEIGHTS`.
+        energy_per: residuals of energies are totals (``configuration``, Eq. 3 and 4), or an ``atom``. Take the latter
+            where the sizes of configurations differ by much.
+        second_weights: in place of `weights` from `second_from` on, for the same properties.
+        second_from: share of the epochs.
+        **kwargs: see `StageModule`.
+
+    Raises:
+        InputError: a weight is not positive, or of no property; (before training) a property with a weight that no
+            training label has.
+    """
+
+    monitor = "val_error"
+    mode = "min"
+
+    def __init__(
+        self,
+        representation: Representation,
+        eips: Sequence[str] = (),
+        weights: dict[str, float] | None = None,
+        energy_per: Per = "configuration",
+        second_weights: dict[str, float] | None = None,
+        second_from: float = 0.75,
+        **kwargs: Any,
+    ) -> None:
+        for name, given in (("weights", weights), ("second_weights", second_weights)):
+            check_weights(name, given)
+        if second_weights and set(second_weights) != set(weights or WEIGHTS):
+            raise InputError(f"second_weights must name what weights names: {', '.join(weights or WEIGHTS)}")
+        if not 0 < second_from < 1:
+            raise InputError(f"second_from must lie between 0 and 1, not {second_from}")
+        self.weights, self.energy_per = weights, energy_per
+        self.second_weights, self.second_from = second_weights, second_from
+        super().__init__(representation, eips, **kwargs)  # which asks for the names of the metrics
+
+    def settings(self) -> dict[str, Any]:
+        names = ("weights", "energy_per", "second_weights", "second_from")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def trained(self) -> list[str]:
+        """The properties with a weight."""
+        return [name for name in PROPERTIES if name in (self.weights or WEIGHTS)]
+
+    def terms_of(self, kinds: Mapping[str, Callable[..., Term]], factor: float = 1.0, **options: Any) -> Any:
+        """The terms of the trained properties that have one of these kinds, by property, as a `ModuleDict`.
+
+        Their weights are those of the properties times `factor`.
+        """
+        made = nn.ModuleDict()
+        for name in self.trained:
+            if name in kinds:
+                per: Per = self.energy_per if name == "energy" else "configuration"
+                term = made[name] = kinds[name](factor * (self.weights or WEIGHTS)[name], per=per, **options)
+                term.factor = factor
+        return made
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.weights:
+            training = self.handover.known().training
+            for name in self.weights:
+                if training is not None and name not in training.known:
+                    raise InputError(
+                        f"weights names {name}, and no training label has any: name the key of these in the files "
+                        f"(data.{name}_key), or leave {name} out of weights"
+                    )
+
+    def on_train_epoch_start(self) -> None:
+        """The second phase begins."""
+        if self.second_weights is None:
+            return
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise InputError("trainer.max_epochs must be at least 1: second_from is a share of it")
+        first, second = self.weights or WEIGHTS, self.second_weights
+        now = second if self.current_epoch >= self.second_from * epochs else first
+        for term in self.terms:
+            term.weight = term.factor * now[term.needs]
+
+    def scores(self, means: list[Tensor]) -> dict[str, Tensor]:
+        """Those that are known of the configurations that were validated."""
+        return {name: mean for name, mean in super().scores(means).items() if mean.isfinite()}
+
+    def error_of(self, names: Mapping[str, str], scores: Mapping[str, Tensor]) -> Tensor:
+        """The value of `monitor`.
+
+        Args:
+            names: property -> name of its error.
+            scores: errors by name.
+        """
+        known = [scores[names[name]] for name in self.trained if names[name] in scores]
+        return torch.stack(known).log().mean().exp() if known else torch.tensor(torch.nan)
+
+    def evaluated(self, batch: Batch) -> Mapping[str, Any]:
+        """Energies, and forces and stress where labels are; Lightning's inference mode, which forbids them, is left."""
+        wanted = {name for name in PROPERTIES if name in batch} | {self.output}
+        with torch.inference_mode(False), torch.no_grad():
+            return self.properties(batch.clone(), wanted)
+
+
+def check_weights(name: str, weights: dict[str, float] | None) -> None:
+    """Raise `InputError` for weights that cannot be."""
+    if weights is None:
+        return
+    if not weights:
+        raise InputError(f"{name} is empty: nothing would be trained")
+    for key, value in weights.items():
+        if key not in PROPERTIES:
+            raise InputError(f"{name}.{key}: there is no such property; name some of {', '.join(PROPERTIES)}")
+        if not 0 < value < float("inf"):
+            raise InputError(f"{name}.{key} must be positive, not {value}; leave out what is not to be trained")
+
+
+def mean_error(name: str, predicted: Mapping[str, Any], targets: Targets) -> tuple[Tensor, Tensor]:
+    """Absolute errors and weights of a property, for a mean: of energies (B, S) in eV, of force components (N, S) in
+    eV/A, of stress components (B, S) in GPa; nothing where it is not predicted or not known of any."""
+    if name not in targets.values or predicted.get(name) is None:
+        none = torch.zeros(1, 1, device=targets.weight.device)
+        return none, none
+    error = targets.error(name, predicted[name]).abs()
+    error = error.reshape(*error.shape[:2], -1).mean(dim=-1)
+    return error / GPa if name == "stress" else error, targets.counts(name)
