@@ -10,6 +10,7 @@ from eipnn.processes import die_with_caller
 
 COMMANDS = {
     "eips": ("eipnn.labels.command", "the OpenKIM models that cover given elements"),
+    "inspect": ("eipnn.inspect.command", "structure files before training: contents, picture, likely mistakes"),
     "generate": ("eipnn.generate.command", "structures without labels, from frames or crystals"),
     "label": ("eipnn.labels.command", "energies, forces and stress of structures under EIPs"),
     "run": ("eipnn.run.command", "an experiment: label, classify, pretrain, fine-tune, test"),

@@ -182,18 +182,22 @@ def zeros_warning(structures: Sequence[Atoms], source: str) -> str | None:
     So of a stress that is exactly 0 where forces are not.
     """
     store, strained = sample(structures, "forces"), sample(structures, "forces", "stress")
-    still = np.array([not atoms.calc.results["forces"].any() for atoms in store], dtype=np.bool_)
-    forces = sum(np.sqrt(np.mean(yardstick(atoms)[1] ** 2)) > STILL for atoms in store.take(np.flatnonzero(still)))
-    moving = (np.abs(atoms.calc.results["forces"]).max() > STILL for atoms in strained)
-    stress = sum(m and not s.any() for m, s in zip(moving, strained.stresses, strict=True))
-    for name, zeros, looked, where in (
-        ("forces", forces, store, "atoms are displaced"),
-        ("stress", stress, strained, "forces are not"),
+    for name, looked, zeros, where in (
+        ("forces", store, [k for k, atoms in enumerate(store) if _zero_forces(atoms)], "atoms are displaced"),
+        ("stress", strained, [k for k, atoms in enumerate(strained) if _zero_stress(atoms)], "forces are not"),
     ):
         if zeros:
-            what = f"{name} of {zeros} of {len(looked)} frames looked at: exactly 0 where {where}"
-            return f"{source}: {what}. Zeros that stand for none? Leave them out of the file"
+            what = f"{name} of {len(zeros)} of {len(looked)} frames looked at are exactly 0 where {where}"
+            return f"{source}: {what} ({looked.ids[zeros[0]]}): do they stand for none? Leave them out of the file"
     return None
+
+
+def _zero_forces(atoms: Atoms) -> bool:
+    return not atoms.calc.results["forces"].any() and np.sqrt(np.mean(yardstick(atoms)[1] ** 2)) > STILL
+
+
+def _zero_stress(atoms: Atoms) -> bool:
+    return not atoms.calc.results["stress"].any() and np.abs(atoms.calc.results["forces"]).max() > STILL
 
 
 def likely(ratio: float, factors: dict[str, float]) -> str:

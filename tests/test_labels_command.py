@@ -164,7 +164,7 @@ def test_a_split_of_other_structures(files: Path, capsys: pytest.CaptureFixture[
     assert "train id 'absent' is in no DFT structure file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["label", "eips"])
+@pytest.mark.parametrize("command", ["label", "eips", "inspect"])
 def test_help_is_complete_and_needs_no_torch(command: str) -> None:
     code = (
         "import sys\nfrom eipnn.__main__ import main\n"
@@ -188,6 +188,7 @@ def test_help_is_complete_and_needs_no_torch(command: str) -> None:
             "silver-gold",
         ],
         "eips": ["ELEMENT", "MO_"],
+        "inspect": ["STRUCTURES", "--energy-key", "--forces-key", "--stress-key", "inspect.png"],
     }
     for option in options[command]:
         assert option in done.stdout

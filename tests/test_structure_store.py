@@ -81,6 +81,14 @@ def test_the_bundled_frames_come_back(tmp_path):
     np.testing.assert_array_equal(store.energies, [a.get_potential_energy() for a in given])
 
 
+def test_a_row_is_told_by_file_and_frame(tmp_path):
+    for name in ("a", "b"):
+        ase.io.write(tmp_path / f"{name}.extxyz", [bulk("Cu"), bulk("Au")])
+    store = open_structures([tmp_path / "a.extxyz", tmp_path / "b.extxyz"])
+    assert store.place(3) == f"{tmp_path}/b.extxyz: frame 1 (b_000001)"
+    assert store.take(np.array([3])).place(0) == "b_000001"
+
+
 @given(st.lists(st.integers(0, 3), max_size=8))
 def test_compositions_and_atoms_of_any_rows(rows):
     given = frames()

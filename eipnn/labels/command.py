@@ -31,7 +31,7 @@ from eipnn.labels.ledger import Ledger, require_labels
 from eipnn.labels.store import DONE, LabelStore
 from eipnn.reference import MODES, ZeroError, fit_reference
 from eipnn.structures import Options, Split, StructureStore, isolated_energies, open_dft_and_pool, read_split, resolve
-from eipnn.units import energy_warning, force_warning, label_references, sample
+from eipnn.units import energy_warning, force_warning, label_references, sample, stress_warning, zeros_warning
 
 REASONS = 10  # of failure that are printed; the ledger has them all
 HEADINGS = {
@@ -109,8 +109,9 @@ def label(
         references = label_references(shown, store, store.eips)
         file = ", ".join(structures)
         apart = alignment_warning(comparison.dft, comparison.labels, comparison.n_atoms, comparison.eips)
-        warnings = energy_warning(shown, references, file) or apart, force_warning(shown, references, file)
-        for warning in filter(None, warnings):
+        energies = energy_warning(shown, references, file) or apart
+        further = force_warning(shown, references, file), zeros_warning(train, file), stress_warning(train, file)
+        for warning in filter(None, (energies, *further)):
             Console(stderr=True).print(f"WARNING: {warning}", style="bold yellow", soft_wrap=True)
     require_labels(store, store.ids, store.eips)
 

@@ -26,7 +26,7 @@ from eipnn.structures import (
     read_split,
     without_isolated_atoms,
 )
-from eipnn.structures.suspects import outlying_energies, same_structures
+from eipnn.structures.suspects import outlier_note, same_structures
 from eipnn.targets import PER_ATOM
 from eipnn.units import (
     energy_warning,
@@ -278,12 +278,8 @@ class Source:
                 )
             earlier[name] = ids
         frames = without_isolated_atoms(self.structures(used))
-        if far := outlying_energies(frames, frames.energies):
-            row, deviation = far[0]
-            yield (
-                f"{frames.ids[row]}: its DFT energy, {frames.energies[row]:g} eV, is {deviation:+.0f} eV/atom from the "
-                f"others of its composition; {len(far)} of {len(frames)} frames are so far off: correct or remove them"
-            )
+        if text := outlier_note(frames):
+            yield text
 
     def require_labels(self, ids: Sequence[str], eips: Sequence[str]) -> None:
         """Raise `LabelError` where an EIP gave no label for any of these structures."""

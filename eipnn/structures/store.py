@@ -144,6 +144,13 @@ class StructureStore(Sequence[Atoms]):
             row -= frames
         raise KeyError(row)
 
+    def place(self, row: int) -> str:
+        """File, frame and id of a row, for messages; of rows that were taken the id alone."""
+        if not self.files:
+            return self.ids[row]
+        file, frame = self.where(row)
+        return f"{file}: frame {frame} ({self.ids[row]})"
+
     def contents(self) -> Iterator[bytes]:
         """`content` of each structure."""
         for row, (start, stop) in enumerate(pairwise(self.offsets.tolist())):

@@ -1,6 +1,7 @@
 """What is likely to be wrong in a set of labelled structures as a whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from ase import Atoms
@@ -41,13 +42,44 @@ def outlying_energies(frames: Sequence[Atoms], energies: np.ndarray) -> list[tup
     return [(int(k), float(left[k])) for k in far[np.argsort(-np.abs(left[far]), kind="stable")]]
 
 
+def outlier_note(structures: StructureStore) -> str | None:
+    """What is to be said of `outlying_energies` among the frames with an energy that are no free atoms."""
+    rows = np.flatnonzero(~structures.isolated & np.isfinite(structures.energies))
+    if not len(rows) or not (far := outlying_energies(structures.take(rows), structures.energies[rows])):
+        return None
+    row, deviation = int(rows[far[0][0]]), far[0][1]
+    return (
+        f"{structures.place(row)}: its DFT energy, {structures.energies[row]:g} eV, is {deviation:+.0f} eV/atom from "
+        f"the others of its composition; {len(far)} of {len(rows)} frames are so far off: correct or remove them"
+    )
+
+
+def outlying_sizes(sizes: np.ndarray, least: float) -> np.ndarray:
+    """Rows whose size (n,) is more than `SPREADS` times the median and `least`, the largest first; NaN is left out."""
+    known = sizes[np.isfinite(sizes)]
+    far = np.flatnonzero(sizes > max(SPREADS * np.median(known), least)) if len(known) else np.arange(0)
+    return far[np.argsort(-sizes[far], kind="stable")]
+
+
 def same_structures(first: Sequence[Atoms], second: Sequence[Atoms]) -> list[tuple[str, str]]:
     """Ids of the structures of `second` that are in `first` too, atom by atom, each with its twin's."""
-    known = {_geometry(atoms): atoms.info["config_id"] for atoms in first}
-    return [(known[key], atoms.info["config_id"]) for atoms in second if (key := _geometry(atoms)) in known]
+    one, other = StructureStore.of(first), StructureStore.of(second)
+    known = dict(zip(_geometries(one), one.ids, strict=True))
+    return [(known[key], name) for key, name in zip(_geometries(other), other.ids, strict=True) if key in known]
 
 
-def _geometry(atoms: Atoms) -> tuple[bytes, ...]:
-    cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
-    lengths = [np.round(values, SAME_PLACE) + 0.0 for values in (atoms.positions, cell)]
-    return tuple(array.tobytes() for array in (atoms.numbers, atoms.pbc, *lengths))
+def repeated_structures(frames: Sequence[Atoms]) -> list[tuple[int, int]]:
+    """Rows of the structures that stand among the earlier ones too, atom by atom, each after its first twin's."""
+    first: dict[tuple[bytes, ...], int] = {}
+    found = [(first.setdefault(key, row), row) for row, key in enumerate(_geometries(frames))]
+    return [(earlier, row) for earlier, row in found if earlier != row]
+
+
+def _geometries(frames: Sequence[Atoms]) -> Iterator[tuple[bytes, ...]]:
+    """What is the same of the same structures."""
+    store = StructureStore.of(frames)
+    cells = np.where(store.pbc[:, :, None], store.cells, 0.0)
+    positions, cells = (np.round(values, SAME_PLACE) + 0.0 for values in (store.positions, cells))
+    for row, (start, stop) in enumerate(pairwise(store.offsets.tolist())):
+        arrays = store.numbers[start:stop], store.pbc[row], positions[start:stop], cells[row]
+        yield tuple(array.tobytes() for array in arrays)
