@@ -61,8 +61,8 @@ class PredictionWriter(Callback):
         write_atomically(file, table.to_csv(index=False))
         if "forces" in outputs:
             text = io.StringIO()
-            arrays = (outputs[key].numpy() for key in ("prediction", "forces", "stress"))
-            ase.io.write(text, list(predicted(structures, *arrays)), format="extxyz")
+            found = {name: outputs[name].numpy() for name in ("forces", "stress") if name in outputs}
+            ase.io.write(text, list(predicted(structures, outputs["prediction"].numpy(), **found)), format="extxyz")
             write_atomically(file.with_suffix(".extxyz"), text.getvalue())
 
 
@@ -83,7 +83,7 @@ def in_order(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def predicted(
-    structures: StructureStore, energy: np.ndarray, forces: np.ndarray, stress: np.ndarray
+    structures: StructureStore, energy: np.ndarray, forces: np.ndarray, stress: np.ndarray | None = None
 ) -> Iterator[Atoms]:
     """Structures with what was predicted of them as results, and their DFT labels as ``dft_energy`` (eV),
     ``dft_forces`` (eV/A) and ``dft_stress`` (eV/A^3, nine numbers), as far as they have some.
@@ -91,8 +91,8 @@ def predicted(
     Args:
         structures: n with N atoms.
         energy: (n,), eV.
-        forces: (N, 3), eV/A.
-        stress: (n, 3, 3), eV/A^3, positive under tension; that of fully periodic structures is taken. NaN for none.
+        forces: (N, 3), eV/A; NaN where there are none, as for the stress.
+        stress: (n, 3, 3), eV/A^3, positive under tension; that of fully periodic structures is taken.
     """
     for row, atoms in enumerate(structures):
         labels = atoms.calc.results if atoms.calc else {}
@@ -101,7 +101,7 @@ def predicted(
         for name, value in labels.items():
             (atoms.arrays if name == "forces" else atoms.info)[f"dft_{name}"] = value
         found = {"energy": energy[row], "forces": forces[slice(*structures.offsets[row : row + 2])]}
-        if atoms.pbc.all() and np.isfinite(stress[row]).all():
+        if stress is not None and atoms.pbc.all():
             found["stress"] = full_3x3_to_voigt_6_stress(stress[row])
-        atoms.calc = SinglePointCalculator(atoms, **found)
+        atoms.calc = SinglePointCalculator(atoms, **{k: v for k, v in found.items() if np.isfinite(v).all()})
         yield atoms

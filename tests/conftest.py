@@ -11,7 +11,7 @@ import pytest
 from backbones import BACKBONES, make_potential
 from hypothesis import settings
 from run_stages import experiment, fake, run  # noqa: F401 (fixtures)
-from tiny import Tiny, eipnn_stage, make_tiny, stage_config
+from tiny import Tiny, eipnn_stage, make_forced, make_tiny, stage_config
 
 # A busy machine is no failure. Each run tries the same examples; new ones: --hypothesis-profile=search.
 settings.register_profile("unhurried", deadline=None, derandomize=True)
@@ -31,6 +31,12 @@ def own_cache(tmp_path_factory):
 def tiny(tmp_path_factory) -> Tiny:
     """The tiny data set of `tiny.py`; tests only read it."""
     return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def forced(tmp_path_factory) -> Tiny:
+    """The same with forces and stress; tests only read it."""
+    return make_forced(tmp_path_factory.mktemp("forced"))
 
 
 @pytest.fixture(scope="session")

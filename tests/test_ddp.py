@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ase.io
 import pandas as pd
 import pytest
 import torch
@@ -101,8 +102,15 @@ def finetune_config(tiny, root: Path) -> dict:
     return written(config, "Seen")
 
 
+def unequal(tiny, root: Path) -> dict:
+    """A prediction of structures with unequal numbers of atoms."""
+    config = stage_config(tiny, "Finetune", root)
+    config["data"]["init_args"]["structures"] = tiny.data["dft"]
+    return config
+
+
 @pytest.fixture(scope="module")
-def pairs(tiny, trained, tmp_path_factory) -> Path:
+def pairs(tiny, forced, trained, tmp_path_factory) -> Path:
     """Everything that the tests below look at, made by one pair of processes.
 
     ``fit-STAGE``: a training; ``two-STAGE``: evaluations of the trained checkpoint.
@@ -113,11 +121,14 @@ def pairs(tiny, trained, tmp_path_factory) -> Path:
         config = stage_config(tiny, stage, root / f"fit-{stage}", max_epochs=3)
         commands.append(command_of("fit", written(config, "Seen")))
     for stage in STAGES:
-        config = written(stage_config(tiny, stage, root / f"two-{stage}"), "Metrics")
+        data = forced if stage == "Finetune" else tiny
+        config = written(stage_config(data, stage, root / f"two-{stage}"), "Metrics")
         for name in COMPARED[stage]:
             commands.append(command_of(name, config, best(trained[stage])))
     config = stage_config(tiny, "Classifier", root / "two-Classifier")
     commands.append(command_of("predict", config, best(trained["Classifier"])))
+    config = unequal(tiny, root / "two-Finetune")
+    commands.append(command_of("predict", config, best(trained["Finetune"])))
     driver = root / "driver.py"
     driver.write_text(DRIVER.format(commands=commands))
     run_to_end([sys.executable, str(driver)])
@@ -180,8 +191,8 @@ def test_fine_tuning_by_the_command_line(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_evaluation_with_two_processes_equals_one(tiny, trained, pairs, tmp_path, stage):
-    config = written(stage_config(tiny, stage, tmp_path), "Metrics")
+def test_evaluation_with_two_processes_equals_one(tiny, forced, trained, pairs, tmp_path, stage):
+    config = written(stage_config(forced if stage == "Finetune" else tiny, stage, tmp_path), "Metrics")
     for name in COMPARED[stage]:
         eipnn_stage(name, config, "--ckpt_path", best(trained[stage]))
         one = read_json(tmp_path / f"{name}.json")
@@ -207,6 +218,18 @@ def test_a_selection_of_two_processes_holds_every_frame_once(tiny, trained, pair
     )
     assert two["config_id"].tolist() == tiny.ids("pool")
     pd.testing.assert_frame_equal(one, two, atol=1e-5)
+
+
+def test_forces_of_two_processes_are_those_of_one(tiny, trained, pairs, tmp_path):
+    eipnn_stage("predict", unequal(tiny, tmp_path), "--ckpt_path", best(trained["Finetune"]))
+    files = (folder / "predictions.extxyz" for folder in (tmp_path, pairs / "two-Finetune"))
+    one, two = (ase.io.read(file, ":") for file in files)
+    assert {len(atoms) for atoms in one} == {3, 4}
+    assert [atoms.info["config_id"] for atoms in two] == [atoms.info["config_id"] for atoms in one]
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours.positions == pytest.approx(theirs.positions)
+        for name, value in ours.calc.results.items():
+            assert theirs.calc.results[name] == pytest.approx(value, abs=1e-5)
 
 
 @pytest.fixture(scope="module")

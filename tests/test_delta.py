@@ -146,6 +146,10 @@ def test_the_eip_is_made_as_the_checkpoint_records_it(tiny, tmp_path):
     predicted = pd.read_csv(root / "predictions.csv")["prediction"]
     energies = [calculator.get_potential_energy(atoms) for atoms in new]
     np.testing.assert_allclose(predicted, energies, atol=1e-4)
+    for atoms, found in zip(new, ase.io.read(root / "predictions.extxyz", ":"), strict=True):
+        np.testing.assert_allclose(found.get_forces(), calculator.get_forces(atoms), atol=1e-5)
+        if atoms.pbc.all():
+            np.testing.assert_allclose(found.get_stress(), calculator.get_stress(atoms), atol=1e-6)
     # and an atom that leaves the cell in a trajectory feels the same EIP
     calculator = EIPNNCalculator(file, dtype="float64")
     atoms = next(a for a in new if a.pbc.all()).copy()

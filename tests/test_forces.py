@@ -7,17 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
 from lightning.pytorch import Callback
-from tiny import EIPS, MISSING, OUTLIER, SMALL, Tiny, attached, best, eipnn_stage, make_tiny, read_json, stage_config
+from tiny import EIPS, MISSING, OUTLIER, SMALL, attached, best, eipnn_stage, read_json, stage_config
 from torch_geometric.data import Batch
 
 from eipnn import EIPNNCalculator, FinetuneDataModule, FinetuneModule, PretrainDataModule, PretrainModule
 from eipnn.errors import InputError
 from eipnn.inputs import graph_of
 from eipnn.labels import LabelStore
-from eipnn.labels.store import open_array, read_index
 from eipnn.losses import tukey_biweight, tukey_scale
 from eipnn.representations import SchNet
 from eipnn.stages.pretrain import random_signs
@@ -26,31 +23,6 @@ from eipnn.targets import Targets
 
 GPA = 160.21766208
 """Of one eV/A^3."""
-
-
-@pytest.fixture(scope="module")
-def forced(tmp_path_factory) -> Tiny:
-    """The tiny set with EMT's forces, and its stress where a frame is periodic; EIPs have these with an error."""
-    tiny = make_tiny(tmp_path_factory.mktemp("forced"))
-    frames = ase.io.read(tiny.data["dft"], ":")
-    for atoms in frames:
-        energy = atoms.get_potential_energy()
-        emt = EMT()
-        forces = emt.get_forces(atoms)
-        more = {"stress": emt.get_stress(atoms)} if atoms.pbc.all() else {}
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, **more)
-    ase.io.write(tiny.data["dft"], frames, format="extxyz")
-    folder, rng = Path(tiny.data["labels"]), np.random.default_rng(1)
-    index = read_index(folder)
-    arrays = {name: open_array(folder, name, index, "r+") for name in ("forces", "energies", "offsets")}
-    for row, atoms in enumerate(tiny.frames.values()):
-        part = slice(*arrays["offsets"][row : row + 2])
-        exact = EMT().get_forces(atoms)[:, None]
-        arrays["forces"][part] = exact + rng.normal(0, [[[0.05], [0.3], [1.0]]], (len(atoms), 3, 3))
-        arrays["forces"][part, np.isnan(arrays["energies"][row])] = np.nan
-    for array in arrays.values():
-        array.base.flush()
-    return tiny
 
 
 def network(**arguments) -> FinetuneModule:

@@ -1,16 +1,22 @@
 """What was predicted, as files."""
 
 import io
+from pathlib import Path
 
 import ase.io
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from tiny import best, eipnn_stage, read_json, stage_config
 
+from eipnn import EIPNNCalculator
+from eipnn.labels import LabelStore
+from eipnn.potential import Potential
 from eipnn.predictions import in_order, predicted
 from eipnn.structures import StructureError, StructureStore, read_structures
 
@@ -73,3 +79,68 @@ def test_predictions_are_not_taken_for_dft(structures, tmp_path):
     ase.io.write(file, list(predicted(structures[:1], np.zeros(1), np.zeros((4, 3)), np.zeros((1, 3, 3)))))
     with pytest.raises(StructureError, match=r"dft_energy"):
         read_structures(file)
+
+
+@pytest.fixture(scope="module")
+def tested(forced, trained, tmp_path_factory) -> Path:
+    """A test of a potential that was trained on energies alone, on frames that have forces and stress too."""
+    config = stage_config(forced, "Finetune", tmp_path_factory.mktemp("tested"))
+    return eipnn_stage("test", config, "--ckpt_path", best(trained["Finetune"]))
+
+
+def test_the_errors_of_a_test_are_those_of_its_file(tested, forced):
+    """Energies, forces and stress in eV, eV/A and GPa."""
+    frames = ase.io.read(tested / "predictions_test.extxyz", ":")
+    found, n_atoms = read_json(tested / "test.json"), np.array([len(atoms) for atoms in frames])
+    assert [a.info["config_id"] for a in frames] == forced.ids("test")
+    energy = np.abs([a.get_potential_energy() - a.info["dft_energy"] for a in frames])
+    forces = np.concatenate([a.get_forces() - a.arrays["dft_forces"] for a in frames])
+    stress = [a.get_stress(voigt=False).ravel() - a.info["dft_stress"] for a in frames if a.pbc.all()]
+    assert len(stress) > 0
+    assert found["test_config_mae"] == pytest.approx(energy.mean(), rel=1e-5)
+    assert found["test_atom_mae"] == pytest.approx((energy / n_atoms).mean(), rel=1e-5)
+    assert found["test_force_mae"] == pytest.approx(np.abs(forces).mean(), rel=1e-5)
+    assert found["test_stress_mae"] == pytest.approx(np.abs(stress).mean() / units.GPa, rel=1e-5)
+    for atoms in frames:
+        emt = atoms.copy()
+        emt.calc = EMT()
+        assert atoms.arrays["dft_forces"] == pytest.approx(emt.get_forces(), abs=1e-7)
+
+
+def test_predictions_of_a_file_are_those_of_the_calculator(tiny, trained, tmp_path):
+    """Of structures whose own labels are not looked at."""
+    frames = [tiny.frames[i].copy() for i in tiny.ids("pool")[:9]]
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=1.0, forces=np.ones((len(atoms), 3)))
+    ase.io.write(tmp_path / "some.extxyz", frames)
+    config = stage_config(tiny, "Finetune", tmp_path / "run")
+    config["data"]["init_args"]["structures"] = str(tmp_path / "some.extxyz")
+    root = eipnn_stage("predict", config, "--ckpt_path", best(trained["Finetune"]))
+    found = ase.io.read(root / "predictions.extxyz", ":")
+    table = pd.read_csv(root / "predictions.csv")
+    assert [a.info["config_id"] for a in found] == table["config_id"].tolist() == [a.info["config_id"] for a in frames]
+    assert [a.get_potential_energy() for a in found] == pytest.approx(table["prediction"].to_numpy())
+    for atoms in found:
+        expected = atoms.copy()
+        expected.calc = EIPNNCalculator(best(trained["Finetune"]))
+        assert atoms.get_potential_energy() == pytest.approx(expected.get_potential_energy(), abs=1e-4)
+        assert atoms.get_forces() == pytest.approx(expected.get_forces(), abs=1e-5)
+        if atoms.pbc.all():
+            assert atoms.get_stress() == pytest.approx(expected.get_stress(), abs=1e-6)
+        assert not {"dft_energy", "dft_forces"} & {*atoms.info, *atoms.arrays}
+
+
+def test_delta_predictions_hold_the_forces_of_the_eip(forced, tmp_path):
+    """Those of the label store; its EIPs have no stress, so that there is none of the sum."""
+    config = stage_config(forced, "Finetune", tmp_path, max_epochs=1)
+    config["data"]["init_args"] |= {"delta_eip": "cu.1", "eip_energy_zero": "least_squares"}
+    root = eipnn_stage("fit", config)
+    eipnn_stage("test", config, "--ckpt_path", best(root))
+    network, store = Potential.load(best(root)), LabelStore.open(forced.data["labels"])
+    errors = []
+    for atoms in ase.io.read(root / "predictions_test.extxyz", ":"):
+        mine = network.predict(network.graph([atoms]), ("forces",)).forces.numpy()
+        assert atoms.get_forces() - mine == pytest.approx(store.forces(atoms.info["config_id"])[:, 0], abs=1e-5)
+        assert "stress" not in atoms.calc.results
+        errors.append(np.abs(atoms.get_forces() - atoms.arrays["dft_forces"]).ravel())
+    assert read_json(root / "test.json")["test_force_mae"] == pytest.approx(np.concatenate(errors).mean(), rel=1e-5)

@@ -26,7 +26,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from filelock import FileLock
 
 from eipnn.eips import EIP
-from eipnn.labels.store import DONE, FAILED, create, describe, open_array
+from eipnn.labels.store import DONE, FAILED, create, describe, open_array, read_index
 
 EIPS = ("cu.1", "au", "far")
 N_TRAIN, N_VAL, N_TEST, N_POOL = 18, 5, 7, 40
@@ -153,6 +153,30 @@ def make_tiny(folder: Path) -> Tiny:
     rows = [f"{name},{mark}\n" for name, mark in zip(ids, marks, strict=True)]
     (folder / "split.csv").write_text("configs,mark\n" + "".join(rows))
     return Tiny(folder, frames, cohesive, eip)
+
+
+def make_forced(folder: Path) -> Tiny:
+    """The same with EMT's forces, and its stress where a frame is periodic; EIPs have these with an error."""
+    tiny = make_tiny(folder)
+    frames = ase.io.read(tiny.data["dft"], ":")
+    for atoms in frames:
+        energy = atoms.get_potential_energy()
+        emt = EMT()
+        forces = emt.get_forces(atoms)
+        more = {"stress": emt.get_stress(atoms)} if atoms.pbc.all() else {}
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, **more)
+    ase.io.write(tiny.data["dft"], frames, format="extxyz")
+    rng = np.random.default_rng(1)
+    index = read_index(folder / "labels")
+    arrays = {name: open_array(folder / "labels", name, index, "r+") for name in ("forces", "energies", "offsets")}
+    for row, atoms in enumerate(tiny.frames.values()):
+        part = slice(*arrays["offsets"][row : row + 2])
+        exact = EMT().get_forces(atoms)[:, None]
+        arrays["forces"][part] = exact + rng.normal(0, [[[0.05], [0.3], [1.0]]], (len(atoms), 3, 3))
+        arrays["forces"][part, np.isnan(arrays["energies"][row])] = np.nan
+    for array in arrays.values():
+        array.base.flush()
+    return tiny
 
 
 def stage_config(tiny: Tiny, stage: str, root: Path, **trainer) -> dict:

@@ -45,7 +45,8 @@ class Configurations(Dataset[Data]):
 
     Args:
         inputs: of the n configurations.
-        targets: name -> (n, ...), of N atoms (N, ...): those of `Targets`, and what else the module reads of a batch.
+        targets: name -> (n, ...), of N atoms (N, ...): those of `Targets`, what is added to predictions of them
+            (``zero``, ``zero_forces``, ...), and what else the module reads of a batch.
     """
 
     def __init__(self, inputs: InputSet, targets: dict[str, Tensor]) -> None:
@@ -67,7 +68,8 @@ class Configurations(Dataset[Data]):
         data = self.inputs[row]
         start, stop = self.inputs.structures.offsets[row : row + 2]
         for name, values in self.targets.items():
-            data[name] = values[start:stop] if name in PER_ATOM else values[row : row + 1]
+            of_atoms = name.removeprefix("zero_") in PER_ATOM
+            data[name] = values[start:stop] if of_atoms else values[row : row + 1]
         data.row = torch.tensor([row])
         data.weight = torch.tensor([float(index < len(self))])
         return data

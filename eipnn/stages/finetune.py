@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -15,7 +16,7 @@ from eipnn.potential import Potential
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import EVALUATED, Configurations, StageDataModule
-from eipnn.stages.module import SchedulerCallable, require_positive
+from eipnn.stages.module import SchedulerCallable, finite, require_positive
 from eipnn.stages.schedules import LinearDecay
 from eipnn.stages.source import DFT, selected
 from eipnn.stages.terms import EnergyError, EnergyTukey, ForceError, ForceTukey, StressError
@@ -50,6 +51,7 @@ class FinetuneModule(PotentialStage):
 
     head: EnergyHead
     stage = "finetune"
+    written = ("forces", "stress")
     measures = ("config_mae", "atom_mae", "force_mae", "stress_mae")
 
     def __init__(
@@ -115,8 +117,16 @@ class FinetuneModule(PotentialStage):
         }
 
     def outputs(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
-        """``n_atoms`` (B,) and ``prediction`` (B,): total energies in eV, on the DFT file's own zero."""
-        return {"n_atoms": batch.n_atoms, "prediction": predicted["energy"] + batch.zero}
+        """``n_atoms`` (B,); ``prediction`` (B,), total energies in eV, on the DFT file's own zero; ``forces`` (N, 3),
+        eV/A; ``stress`` (B, 3, 3), eV/A^3. Under delta learning those of the EIP are in them, or there are none."""
+        finite(predicted["forces"])
+        found = {"n_atoms": batch.n_atoms, "prediction": predicted["energy"] + batch.zero}
+        for name in self.written:
+            if (known := f"zero_{name}") in batch:
+                found[name] = predicted[name] + batch[known]
+            elif not self.zeros["dft"].get("eip"):
+                found[name] = predicted[name]
+        return found
 
     def truth(self, batch: Batch) -> dict[str, Tensor]:
         return {"energy": batch.energy.squeeze(1) + batch.zero}
@@ -192,19 +202,18 @@ class FinetuneDataModule(StageDataModule):
         frames = self.source.structures(list(self.chosen))
         targets = self.source.chosen(self.chosen, self.wanted)
         is_dft = np.zeros(len(frames), dtype=np.bool_)
-        return self.configurations(frames, targets | {"is_dft": is_dft, "zero": self._zeros(frames)})
+        return self.configurations(frames, targets | {"is_dft": is_dft} | self._zeros(frames))
 
     def targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
         targets = self.source.targets(frames, [DFT], self.wanted)
         if self.delta_eip:
             known = self.source.targets(frames, [self.delta_eip], self.wanted)
             targets = {name: values - known[name] for name, values in targets.items()}
-        return targets | {"is_dft": np.ones(len(frames), dtype=np.bool_), "zero": self._zeros(frames)}
+        return targets | {"is_dft": np.ones(len(frames), dtype=np.bool_)} | self._zeros(frames)
 
     def predict_targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
-        if self.delta_eip and self.structures:  # which the label store does not hold
-            return {"zero": self.source.zero.totals(frames) + self._calculated(frames)}
-        return {"zero": self._zeros(frames)}
+        # the label store does not hold structures of the user's
+        return self._zeros(frames, self._calculated(frames) if self.delta_eip and self.structures else None)
 
     def zero_record(self) -> dict[str, dict[str, Any]]:
         if self.delta_eip is None:
@@ -222,20 +231,26 @@ class FinetuneDataModule(StageDataModule):
         described = next(e for e in source.store.index["eips"] if e["name"] == name)
         return recorded.record(described, source.structures(ids), energies)
 
-    def _calculated(self, frames: StructureStore) -> np.ndarray:
-        """Aligned energies (n,), eV, of the EIP that the network is trained on top of, by its calculator."""
+    def _calculated(self, frames: StructureStore) -> dict[str, np.ndarray]:
+        """What the EIP that the network is trained on top of says, by its calculator; as `Source.targets`, S is 1."""
         assert self.delta_eip is not None
         calculator = recorded.restore(self.delta_record())
-        energies = []
+        found: list[dict[str, Any]] = []
         for atoms in frames:
             try:
-                energies.append(calculator.get_potential_energy(atoms))
+                calculator.calculate(atoms, ["stress"])
             except Exception as error:  # each potential has its own kinds
                 raise InputError(
                     f"{atoms.info['config_id']}: {self.delta_eip} gives no energy ({' '.join(str(error).split())}); "
                     f"remove it from {self.structures}"
                 ) from error
-        return np.array(energies) - self.source.reference(self.delta_eip).totals(frames)
+            found.append({"stress": np.full(6, np.nan)} | calculator.results)
+        energies = np.array([results["energy"] for results in found])
+        return {
+            "energy": (energies - self.source.reference(self.delta_eip).totals(frames))[:, None],
+            "forces": np.concatenate([results["forces"] for results in found])[:, None],
+            "stress": voigt_6_to_full_3x3_stress(np.array([results["stress"] for results in found]))[:, None],
+        }
 
     def _drop_unlabelled(self) -> None:
         """Leave out of the selection what its EIP gave no label for."""
@@ -248,15 +263,20 @@ class FinetuneDataModule(StageDataModule):
             )
             self.chosen = {i: eip for (i, eip), k in zip(self.chosen.items(), known, strict=True) if k}
 
-    def _zeros(self, frames: StructureStore) -> np.ndarray:
-        """What is taken off each DFT energy (n,), eV, float64: the reference, and the EIP of delta learning."""
+    def _zeros(self, frames: StructureStore, known: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """What is taken off DFT labels and added to predictions: ``zero`` (n,), eV, float64, the reference and the EIP
+        of delta learning, of which there are also ``zero_forces`` (N, 3), eV/A, and ``zero_stress`` (n, 3, 3), eV/A^3.
+
+        `known`: what that EIP says, as of `Source.targets`; by default as in the label store.
+        """
         zeros = self.source.zero.totals(frames)
         if self.delta_eip is None:
-            return zeros
-        energies = self.source.targets(frames, [self.delta_eip])["energy"][:, 0]
+            return {"zero": zeros}
+        known = known or self.source.targets(frames, [self.delta_eip], EVALUATED)
+        energies = known["energy"][:, 0]
         if len(lost := np.flatnonzero(np.isnan(energies))):
             raise InputError(
                 f"{frames.ids[lost[0]]}: {self.delta_eip} gave no label for it ({len(lost)} such structures), so that "
                 "delta learning cannot use it: take another EIP, or remove it from the split"
             )
-        return zeros + energies
+        return {"zero": zeros + energies, "zero_forces": known["forces"][:, 0], "zero_stress": known["stress"][:, 0]}

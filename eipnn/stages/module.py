@@ -58,6 +58,8 @@ class StageModule(LightningModule):
     mode: ClassVar[str]
     output: ClassVar[str] = "energy"
     """The property (see `properties`) that `forward` gives."""
+    written: ClassVar[Collection[str]] = ()
+    """Properties that test and prediction give beside `output`, labelled or not."""
     predictions: ClassVar[str] = "predictions.csv"
     """File that `eipnn predict` writes."""
     limit: float = math.inf
@@ -112,7 +114,10 @@ class StageModule(LightningModule):
 
     @abstractmethod
     def outputs(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
-        """What test and prediction give of each configuration, see `table`; `predicted` is that of `properties`."""
+        """What test and prediction give of each configuration, see `table`; `predicted` is that of `properties`.
+
+        Forces are those of their atoms; with them there is ``n_atoms``, see `PredictionWriter`.
+        """
 
     @abstractmethod
     def table(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
@@ -167,9 +172,9 @@ class StageModule(LightningModule):
         predicted, targets = self.properties(batch, wanted), Targets.of(batch)
         return {name: (predicted[name], targets) for name in wanted}
 
-    def evaluated(self, batch: Batch) -> Mapping[str, Any]:
-        """`properties` for validation, test and prediction."""
-        return self.properties(batch, {self.output})
+    def evaluated(self, batch: Batch, more: Collection[str] = ()) -> Mapping[str, Any]:
+        """`properties` for validation, test and prediction: `output` and these."""
+        return self.properties(batch, {self.output, *more})
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``loss``, the sum of the `terms`, each times its weight, and what they are functions of, without gradient.
@@ -183,9 +188,9 @@ class StageModule(LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True, sync_dist=True)
         return {"loss": loss} | {name: predicted.detach() for name, (predicted, _) in found.items()}
 
-    def validation_step(self, batch: Batch, index: int) -> Mapping[str, Any]:
-        """What is predicted, whose errors are added to the means."""
-        predicted = self.evaluated(batch)
+    def validation_step(self, batch: Batch, index: int, more: Collection[str] = ()) -> Mapping[str, Any]:
+        """What is predicted (see `evaluated`), whose errors are added to the means."""
+        predicted = self.evaluated(batch, more)
         finite(predicted[self.output])
         for mean, (values, weights) in zip(self.means, self.errors(predicted, Targets.of(batch)), strict=True):
             mean.update(values, weights)
@@ -193,11 +198,11 @@ class StageModule(LightningModule):
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """What `predict_step` gives, and the truth."""
-        return self._rows(batch, self.validation_step(batch, index)) | self.truth(batch)
+        return self._rows(batch, self.validation_step(batch, index, self.written)) | self.truth(batch)
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``row`` (B,) and ``weight`` (B,) of `Configurations`, and `outputs`."""
-        predicted = self.evaluated(batch)
+        predicted = self.evaluated(batch, self.written)
         finite(predicted[self.output])
         return self._rows(batch, predicted)
 

@@ -1,6 +1,6 @@
 """What the two stages that learn energies, forces and stress share: weights of the terms, phases, errors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -123,9 +123,9 @@ class PotentialStage(StageModule):
         known = [scores[names[name]] for name in self.trained if names[name] in scores]
         return torch.stack(known).log().mean().exp() if known else torch.tensor(torch.nan)
 
-    def evaluated(self, batch: Batch) -> Mapping[str, Any]:
+    def evaluated(self, batch: Batch, more: Collection[str] = ()) -> Mapping[str, Any]:
         """Energies, and forces and stress where labels are; Lightning's inference mode, which forbids them, is left."""
-        wanted = {name for name in PROPERTIES if name in batch} | {self.output}
+        wanted = {name for name in PROPERTIES if name in batch} | {self.output, *more}
         with torch.inference_mode(False), torch.no_grad():
             return self.properties(batch.clone(), wanted)
 
