@@ -85,5 +85,5 @@ class Targets:
         if name not in PER_ATOM:
             return known
         of = torch.arange(len(self.n_atoms), device=known.device).repeat_interleave(self.n_atoms)
-        lost = torch.zeros(len(self.n_atoms), known.shape[1], device=known.device).index_add(0, of, (~known).float())
-        return lost == 0
+        lost = torch.zeros(len(self.n_atoms), known.shape[1], dtype=torch.long, device=known.device)
+        return lost.index_add(0, of, (~known).long()) == 0

@@ -1,4 +1,4 @@
-"""The weights that two and three processes come to are those of one (gloo, CPU, float64)."""
+"""The weights that two and three processes come to are those of one (gloo, CPU, float64), with forces and stress."""
 
 from pathlib import Path
 
@@ -51,10 +51,10 @@ def weights(tiny, folder: Path, case: str, processes: int) -> dict[str, torch.Te
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_several_processes_come_to_the_weights_of_one(tiny, tmp_path, case):
-    one = weights(tiny, tmp_path / "1", case, 1)
+def test_several_processes_come_to_the_weights_of_one(forced, tmp_path, case):
+    one = weights(forced, tmp_path / "1", case, 1)
     for processes in (2, 3):
-        found = weights(tiny, tmp_path / str(processes), case, processes)
+        found = weights(forced, tmp_path / str(processes), case, processes)
         assert found.keys() == one.keys()
         for name, value in one.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)

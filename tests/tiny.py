@@ -156,26 +156,25 @@ def make_tiny(folder: Path) -> Tiny:
 
 
 def make_forced(folder: Path) -> Tiny:
-    """The same with EMT's forces, and its stress where a frame is periodic; EIPs have these with an error."""
+    """The tiny set with EMT's forces, and its stress where a frame is periodic; EIPs have these with an error."""
     tiny = make_tiny(folder)
     frames = ase.io.read(tiny.data["dft"], ":")
     for atoms in frames:
-        energy = atoms.get_potential_energy()
-        emt = EMT()
-        forces = emt.get_forces(atoms)
+        energy, emt = atoms.get_potential_energy(), EMT()
         more = {"stress": emt.get_stress(atoms)} if atoms.pbc.all() else {}
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, **more)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=emt.get_forces(atoms), **more)
     ase.io.write(tiny.data["dft"], frames, format="extxyz")
-    rng = np.random.default_rng(1)
-    index = read_index(folder / "labels")
-    arrays = {name: open_array(folder / "labels", name, index, "r+") for name in ("forces", "energies", "offsets")}
+    store, rng = Path(tiny.data["labels"]), np.random.default_rng(1)
+    index = read_index(store)
+    arrays = {name: open_array(store, name, index, "r+") for name in ("forces", "stress", "energies", "offsets")}
     for row, atoms in enumerate(tiny.frames.values()):
-        part = slice(*arrays["offsets"][row : row + 2])
-        exact = EMT().get_forces(atoms)[:, None]
-        arrays["forces"][part] = exact + rng.normal(0, [[[0.05], [0.3], [1.0]]], (len(atoms), 3, 3))
-        arrays["forces"][part, np.isnan(arrays["energies"][row])] = np.nan
-    for array in arrays.values():
-        array.base.flush()
+        part, emt, missing = slice(*arrays["offsets"][row : row + 2]), EMT(), np.isnan(arrays["energies"][row])
+        error = rng.normal(0, [[[0.05], [0.3], [1.0]]], (len(atoms), 3, 3))
+        arrays["forces"][part] = emt.get_forces(atoms)[:, None] + error
+        arrays["forces"][part, missing] = np.nan
+        if atoms.pbc.all():
+            arrays["stress"][row] = emt.get_stress(atoms) + rng.normal(0, 0.002, (3, 6))
+            arrays["stress"][row, missing] = np.nan
     return tiny
 
 
