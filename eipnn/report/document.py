@@ -266,11 +266,13 @@ class Report:
         table = pd.DataFrame(leaderboard(data.comparison, data.source.split))
         self.output.csv("leaderboard", table)
         yield "### EIP leaderboard"
-        yield markdown(tables.rounded(table[table["part"] == "all"].drop(columns="part")))
+        shown = table[table["part"] == "all"].drop(columns="part")
+        errors = ["config_mae", "atom_mae", "offset"]
+        yield markdown(tables.rounded(shown.assign(**1000 * shown[errors]), decimals=2))
         yield (
-            "All DFT frames; config_mae in eV, atom_mae and offset (mean of E_EIP - E_DFT) in eV/atom; best_share is "
+            "All DFT frames; config_mae in meV, atom_mae and offset (mean of E_EIP - E_DFT) in meV/atom; best_share is "
             "the share of frames on which no other EIP is closer to DFT. Energy zeros are those of the runs "
-            f"(split {data.fold.split}); `leaderboard.csv` has train + validation and test apart."
+            f"(split {data.fold.split}); `leaderboard.csv` (eV) has train + validation and test apart."
         )
 
     def _duplicates(self) -> Iterator[str]:

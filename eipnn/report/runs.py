@@ -47,7 +47,7 @@ class Training:
     strategy: str  # its name for `eipnn run`
     kind: Strategy
     alpha: float | None  # weight of the EIP labels; None without them
-    alphas: dict[str, float]  # validation config MAE (eV) of each weight that was tried
+    alphas: dict[str, float]  # validation error of each weight that was tried
     result: dict[str, Any]  # the `eipnn.metrics.METRICS`, epochs, gradient_steps, ...
 
     @property

@@ -139,7 +139,7 @@ def missing(experiment: Experiment, strategies: Sequence[str]) -> list[str]:
 
 
 def alpha_search(experiment: Experiment) -> pd.DataFrame:
-    """Validation config MAE (eV) for each alpha, where several were tried; one line a training."""
+    """The validation error for each alpha, where several were tried; one line a training."""
     searched = [t for s in experiment.strategies for t in experiment.row(s) if len(t.alphas) > 1]
     scores = pd.DataFrame([{float(a): score for a, score in t.alphas.items()} for t in searched])
     scores = rounded(scores[sorted(scores.columns)]).rename(columns=lambda a: f"alpha {a:g}")
