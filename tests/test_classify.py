@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from tiny import (
     EIPS,
     N_POOL,
     SMALL,
+    Tiny,
     attached,
     best,
     eipnn_stage,
+    give_forces,
+    make_tiny,
     mostly_gold,
     read_json,
     stage_config,
@@ -26,28 +26,62 @@ from eipnn import ClassifierDataModule, ClassifierModule
 from eipnn.errors import InputError
 from eipnn.potential.heads import ClassHead
 from eipnn.representations import SchNet
-from eipnn.stages.classify import best_eip_class
-
-energies = st.floats(-50, 50)
-labels = energies | st.just(np.nan) | st.just(np.inf)
+from eipnn.stages.classify import best_eip_class, distances, limits_of
 
 
-def brute_force(dft: float, eip: np.ndarray, n_atoms: int, c: float) -> int:
-    """argmin over the EIPs of the total-energy error; none where that error an atom exceeds c."""
-    best, smallest = len(eip), np.inf
-    for p, energy in enumerate(eip):
-        if np.isfinite(energy) and abs(energy - dft) < smallest:
-            best, smallest = p, abs(energy - dft)
-    return best if smallest / n_atoms <= c else len(eip)
+def brute_force(energy: np.ndarray, forces: np.ndarray, limits: dict[str, float]) -> int:
+    """argmin over the EIPs of the mean error over the limits, of one configuration; none where that exceeds 1."""
+    best, smallest = len(energy) - 1, np.inf
+    for p in range(1, len(energy)):
+        errors = []
+        if "energy" in limits:
+            errors.append(abs(energy[p] - energy[0]) / len(forces) / limits["energy"])
+        if "forces" in limits:
+            squares = [(atom[p, x] - atom[0, x]) ** 2 for atom in forces for x in range(3)]
+            errors.append((sum(squares) / len(squares)) ** 0.5 / limits["forces"])
+        if (error := sum(errors) / len(errors)) < smallest and error <= 1:
+            best, smallest = p - 1, error
+    return best
 
 
-@given(st.data(), st.integers(1, 12), st.integers(1, 5), st.floats(0.01, 5))
-def test_classes_are_those_of_a_plain_loop(data, n, eips, c):
-    dft = data.draw(arrays(np.float64, n, elements=energies))
-    eip = data.draw(arrays(np.float64, (n, eips), elements=labels))
-    n_atoms = data.draw(arrays(np.int64, n, elements=st.integers(1, 64)))
-    expected = [brute_force(*row, c) for row in zip(dft, eip, n_atoms, strict=True)]
-    assert best_eip_class(dft, eip, n_atoms, c).tolist() == expected
+@pytest.mark.parametrize("judge", ["energy", "forces", "both"])
+def test_classes_are_those_of_a_plain_loop(judge):
+    rng = np.random.default_rng(0)
+    limits = limits_of(judge, 0.5, 0.8)
+    for _ in range(100):
+        n, eips = rng.integers(1, [8, 6])
+        sizes = rng.integers(1, 4, n)
+        energy, forces = rng.normal(size=(n, 1 + eips)), rng.normal(size=(sizes.sum(), 1 + eips, 3))
+        energy[:, 1:][rng.random((n, eips)) < 0.2] = np.nan
+        forces[:, 1:][rng.random((len(forces), eips)) < 0.2] = rng.choice([np.nan, np.inf])
+        per_frame = np.split(forces, np.cumsum(sizes)[:-1])
+        expected = [brute_force(*row, limits) for row in zip(energy, per_frame, strict=True)]
+        found = best_eip_class(distances({"energy": energy, "forces": forces}, sizes, limits))
+        assert found.tolist() == expected
+
+
+def test_distances_by_hand():
+    """One atom, and two; the last EIP says nothing of the first configuration's forces."""
+    energy = np.array([[-1.0, -1.3, -1.1, -1.0], [-4.0, -4.1, -3.0, -4.0]])
+    forces = np.zeros((3, 4, 3))
+    forces[0, 1] = [3.0, 0.0, 0.0]
+    forces[0, 2] = [0.0, 0.3, -0.4]
+    forces[0, 3] = np.nan
+    forces[:, 0] += 1.0  # of DFT, and of all
+    forces[:, 1:] += 1.0
+    forces[1, 1] += [0.0, 0.0, 0.6]
+    forces[2, 2] -= [1.2, 0.0, 0.0]
+    targets, sizes = {"energy": energy, "forces": forces}, np.array([1, 2])
+    by_energy = np.array([[3.0, 1.0, 0.0], [0.5, 5.0, 0.0]])  # over c = 0.1 eV/atom
+    of_forces = np.array([[3 / 3**0.5, 0.5 / 3**0.5, np.nan], [0.6 / 6**0.5, 1.2 / 6**0.5, 0.0]])
+    np.testing.assert_allclose(distances(targets, sizes, {"energy": 0.1}), by_energy, atol=1e-12)
+    np.testing.assert_allclose(distances(targets, sizes, {"forces": 0.5}), 2 * of_forces, atol=1e-12)
+    both = distances(targets, sizes, {"energy": 0.1, "forces": 0.5})
+    np.testing.assert_allclose(both, (by_energy + 2 * of_forces) / 2, atol=1e-12)
+    assert best_eip_class(distances(targets, sizes, {"energy": 0.1})).tolist() == [2, 2]
+    assert best_eip_class(distances(targets, sizes, {"forces": 0.25})).tolist() == [3, 2]  # 0.289 eV/A is beyond
+    assert best_eip_class(both).tolist() == [1, 2]  # (1 + 0.577) / 2
+    assert best_eip_class(distances(targets, sizes, {"energy": 0.1, "forces": 0.25})).tolist() == [3, 2]
 
 
 @pytest.mark.parametrize(
@@ -62,8 +96,8 @@ def test_classes_are_those_of_a_plain_loop(data, n, eips, c):
     ],
 )
 def test_none_where_no_eip_is_within_c(eip, n_atoms, expected):
-    found = best_eip_class(np.array([0.0]), np.array([eip]), np.array([n_atoms]), 0.1)
-    assert found.tolist() == [expected]
+    distance = distances({"energy": np.array([[0.0, *eip]])}, np.array([n_atoms]), {"energy": 0.1})
+    assert best_eip_class(distance).tolist() == [expected]
 
 
 def module(**kwargs) -> ClassifierModule:
@@ -78,7 +112,7 @@ def test_targets_of_the_data_module(tiny, caplog):
     assert [int(data.train_set[k].label) for k in range(len(ids))] == expected
     assert set(expected) == {0, 1}
     assert data.train_set.ids == ids
-    message = f"classes: cu.1 {expected.count(0)}, au {expected.count(1)}, far 0, none 0"
+    message = f"classes by energy: cu.1 {expected.count(0)}, au {expected.count(1)}, far 0, none 0"
     assert message in caplog.text
 
 
@@ -91,6 +125,68 @@ def test_a_smaller_c_makes_more_of_them_none(tiny):
         expected.append(int(error.argmin()) if error.min() <= 0.02 else 3)
     assert found == expected
     assert 0 < found.count(3) < len(found)
+
+
+@pytest.fixture
+def copied(tmp_path) -> Tiny:
+    """The tiny set, to be changed."""
+    return make_tiny(tmp_path)
+
+
+def classes(data) -> list[int]:
+    return [int(data[k].label) for k in range(len(data))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gold", "copper"),
+    [
+        ({"judge": "energy"}, 1, 0),
+        ({"judge": "forces"}, 2, 2),  # 0.05 eV/A
+        ({"judge": "forces", "c_forces": 0.04}, 3, 3),
+        ({"judge": "both"}, 1, 3),  # (0.02 / 0.1 + 0.2 / 0.5) / 2, (0.02 / 0.1 + 1.2 / 0.5) / 2
+        ({}, 1, 3),
+        ({"c_forces": 0.8}, 1, 0),  # (0.2 + 1.5) / 2
+    ],
+)
+def test_the_judge_chooses(copied, arguments, gold, copper):
+    give_forces(copied, (1.2, 0.2, 0.05))
+    data = attached(ClassifierDataModule(**copied.arguments), module(**arguments))
+    expected = [gold if mostly_gold(copied.frames[name]) else copper for name in copied.ids("train")]
+    assert classes(data.train_set) == expected
+    assert len(data.val_set) == len(copied.ids("val"))
+
+
+def test_frames_without_forces_are_left_out(copied, caplog):
+    train, val = copied.ids("train"), copied.ids("val")
+    give_forces(copied, (0.2, 0.2, 0.2), without=[*train[1:7], val[0]])
+    data = attached(ClassifierDataModule(**copied.arguments), module())
+    assert data.train_set.ids == [train[0], *train[7:]]
+    assert data.val_set.ids == val[1:]
+    assert sum(batch.num_graphs for batch in data.train_dataloader()) == len(train) - 6  # three batches
+    said = [record.message for record in caplog.records if "left out" in record.message]
+    assert len(said) == 1
+    assert said[0].startswith(f"7 of 30 DFT frames, of which {train[1]} is the first, have no forces")
+    by_energy = attached(ClassifierDataModule(**copied.arguments), module(judge="energy"))
+    assert by_energy.train_set.ids == train
+
+
+@pytest.mark.parametrize("lacks", ["dft", "eip"])
+def test_forces_that_nothing_has(copied, lacks, caplog):
+    """Asked for they are an error, else the EIPs are judged by energies."""
+    caplog.set_level(logging.INFO)
+    give_forces(copied, (np.nan if lacks == "eip" else 0.2,) * 3, list(copied.frames) if lacks == "dft" else ())
+    for judge in ("forces", "both"):
+        with pytest.raises(InputError, match=r"dft.extxyz: dft_000000, as every training frame, has no forces of both"):
+            attached(ClassifierDataModule(**copied.arguments), module(judge=judge))
+    data = attached(ClassifierDataModule(**copied.arguments), module())
+    assert classes(data.train_set) == [1 if mostly_gold(copied.frames[name]) else 0 for name in copied.ids("train")]
+    assert "classes by energy: " in caplog.text
+
+
+def test_no_validation_frame_has_forces(copied):
+    give_forces(copied, (0.2, 0.2, 0.2), without=copied.ids("val"))
+    with pytest.raises(InputError, match=r"dft_000018, as every frame of its part of the split, has no DFT forces"):
+        attached(ClassifierDataModule(**copied.arguments), module())
 
 
 def silent(net):
@@ -173,6 +269,7 @@ def test_it_learns_and_selects_for_the_whole_pool(tiny, tmp_path):
     [
         ({"eips": []}, "the classifier needs at least one EIP"),
         ({"eips": ["a"], "c": 0.0}, "c must be positive, not 0.0 eV/atom"),
+        ({"eips": ["a"], "c_forces": -1.0}, "c_forces must be positive, not -1.0 eV/A"),
     ],
 )
 def test_arguments_that_cannot_be(arguments, message):

@@ -86,7 +86,7 @@ WEIGHED = EVERY | {
     "second_from": 0.6,
 }
 MODEL = {
-    "Classifier": EVERY | {"eips": ["au"], "c": 0.2},
+    "Classifier": EVERY | {"eips": ["au"], "judge": "forces", "c": 0.2, "c_forces": 0.3},
     "Pretrain": WEIGHED | {"eips": ["au"], "outlier": 50.0},
     "Finetune": WEIGHED | {"alpha": 0.7, "eip_loss": "mse", "huber": 0.5, "representation_rate": 0.3},
 }

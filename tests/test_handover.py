@@ -74,9 +74,15 @@ def test_the_commands_hand_it_over_and_write_it_nowhere(tiny, stage, tmp_path, c
 
 
 def test_limits_are_those_of_the_module(tiny):
-    assert module("Classifier", c=0.02).handover.limit == 0.02
-    assert module("Pretrain", outlier=17.0).handover.limit == 17.0
-    assert module("Finetune").handover.limit == float("inf")
+    given = {"c": 0.02, "c_forces": 0.7}
+    limits = {"energy": {"energy": 0.02}, "forces": {"forces": 0.7}, "both": {"energy": 0.02, "forces": 0.7}}
+    for judge, expected in limits.items():
+        handover = module("Classifier", judge=judge, **given).handover
+        assert (handover.limits, handover.optional) == (expected, ())
+    handover = module("Classifier", **given).handover
+    assert (handover.limits, handover.optional) == (limits["both"], ("forces",))
+    assert module("Pretrain", outlier=17.0).handover.limits == {"energy": 17.0}
+    assert module("Finetune").handover.limits == {}
 
 
 def test_elements_of_an_evaluation_are_told_with_their_first_configuration(tiny):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paper import FOLDER as PAPER
 from run_stages import fold
-from tiny import EIPS, N_POOL, N_TEST, N_TRAIN, N_VAL, eipnn_stage, read_json, stage_config
+from tiny import EIPS, N_POOL, N_TEST, N_TRAIN, N_VAL, eipnn_stage, give_forces, make_tiny, read_json, stage_config
 
 from eipnn.errors import InputError
 from eipnn.report.runs import defined
@@ -62,6 +62,39 @@ def test_labels_of_the_true_best_eip_and_of_dft(hidden, run, tmp_path, tiny):
     assert set(found["best"]) == {"cu.1", "au"}  # the classifier's answer was not copied
     models = [config(tmp_path, f"{row}/alpha-0.1")["model"] for row in ("la", "la-best", "la-dft")]
     assert models[0] == models[1] == models[2]
+
+
+def test_the_true_best_eip_is_that_of_the_classifiers_judge(hidden, run, tmp_path):
+    tiny = give_forces(make_tiny(tmp_path), (0.01, 0.3, 0.2))
+    hidden["data"] |= {name: tiny.data[name] for name in ("dft", "labels")}
+    found = {}
+    for judge in (None, "energy", "forces"):
+        hidden["classify"] = {"model": {"judge": judge, "c_forces": 0.02}}  # a tenth of an eV/atom is 0.02 eV/A
+        run(hidden, "--strategy", "la-best")
+        found[judge] = pd.read_csv(fold(tmp_path) / "selection-best.csv")["eip"].tolist()
+    assert set(found["energy"]) == {"cu.1", "au"}
+    assert set(found["forces"]) == {"cu.1"}
+    assert set(found[None]) == {"cu.1"}  # 0.6 / 0.1 + 0.01 / 0.02 against 0.02 / 0.1 + 0.3 / 0.02
+    give_forces(tiny, (0.01, 0.3, 0.2), without=tiny.ids("train")[8:9])
+    said = run(hidden, "--strategy", "la-best", status=1)
+    assert "dft_000008: eip_labels best needs its hidden DFT forces" in said
+
+
+def test_rows_of_energies_alone_have_a_classifier_of_their_own(experiment, run, fake, tmp_path):
+    experiment["strategies"] = {
+        "la-energies": {"label": "+LA (energies alone)", "eip_labels": "predicted", "energies_only": True},
+        "long-energies": {"label": "long (energies alone)", "long": True, "energies_only": True},
+    }
+    experiment["classify"] = {"model": {"judge": "both"}}
+    run(experiment, "--strategy", "long-energies", "la-energies", "la")
+    judges = {name: config(tmp_path, name)["model"]["init_args"]["judge"] for name in ("classify", "classify-energies")}
+    assert judges == {"classify": "both", "classify-energies": "energy"}
+    read = {
+        row: config(tmp_path, f"{row}/alpha-0.1")["data"]["init_args"]["selection"] for row in ("la", "la-energies")
+    }
+    assert read["la"] == str(fold(tmp_path) / "classify" / "selection.csv")
+    assert read["la-energies"] == str(fold(tmp_path) / "classify-energies" / "selection.csv")
+    assert [stage for stage, _ in fake.commands][:3] == ["classify-energies"] * 3  # for the steps of the long row
 
 
 def test_hidden_dft_is_needed_for_them(studied, run, fake):

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +175,18 @@ def make_forced(folder: Path) -> Tiny:
         if atoms.pbc.all():
             arrays["stress"][row] = emt.get_stress(atoms) + rng.normal(0, 0.002, (3, 6))
             arrays["stress"][row, missing] = np.nan
+    return tiny
+
+
+def give_forces(tiny: Tiny, eips: tuple[float, ...], without: Collection[str] = ()) -> Tiny:
+    """The same files with DFT forces of zero, but for some frames, and EIPs that are off by this in every component."""
+    frames = ase.io.read(tiny.data["dft"], ":")
+    for atoms in frames:
+        forces = {} if atoms.info["config_id"] in without else {"forces": np.zeros((len(atoms), 3))}
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), **forces)
+    ase.io.write(tiny.data["dft"], frames, format="extxyz")
+    labels = Path(tiny.data["labels"])
+    open_array(labels, "forces", read_index(labels), "r+")[:] = np.array(eips)[:, None]
     return tiny
 
 

@@ -248,7 +248,7 @@ class Report:
         if not chosen.all():
             yield (
                 "Where the classifier chose no EIP for any structure of the pool, +LA rows are trained on DFT alone: "
-                "it says that no EIP is close enough to DFT (`classify.model.c`, eV/atom)."
+                "it says that no EIP is close enough to DFT (`classify.model.c` and `c_forces`)."
             )
         if (table["eip"] == NONE).all():
             yield "It chose no EIP for any test configuration either."

@@ -22,7 +22,8 @@ from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
 from eipnn.run.experiment import ExperimentError
 from eipnn.run.plan import OUTPUTS, Late, Stage, digest_text, filled
-from eipnn.stages.source import DFT, compare, selected, source_of
+from eipnn.stages.classify import closest, distances, judged, limits_of
+from eipnn.stages.source import DFT, Source, compare, selected, source_of
 
 console = Console()
 
@@ -92,18 +93,26 @@ def settled(stage: Stage, bring: Callable[[Stage, str], str]) -> Stage:
                 file = Path(stage.data["selection"])
                 return digest_text(value(stage.written[file])) if file in stage.written else digest_file(file)
         chosen = selected(late.of.folder / OUTPUTS["predict"]) if late.of else None
-        return stage.batches(len(chosen or ())) if late.what == "steps" else _choose(stage.data, late.what, chosen)
+        if late.what == "steps":
+            return stage.batches(len(chosen or ()))
+        return _choose(stage.data, late.what, chosen, late.of.model if late.of else {})
 
     parts = {name: filled(getattr(stage, name), value) for name in ("inputs", "config", "about", "written")}
     return replace(stage, **parts)
 
 
-def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None) -> str:
+def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None, classifier: dict[str, Any]) -> str:
     """A selection that is not the classifier's: the best EIP for the whole pool (``single``), or, where the classifier
-    found an EIP, the one that is truly the closest (``best``) or DFT itself (``dft``).
+    found an EIP, the one that is truly the closest by what that judges by (``best``) or DFT itself (``dft``).
+
+    Args:
+        data: of the data module.
+        kind: which of these.
+        chosen: by the classifier.
+        classifier: arguments of its module.
 
     Raises:
-        ExperimentError: a selected structure has no DFT energy.
+        ExperimentError: a selected structure has no DFT energy, or no DFT forces to judge by.
     """
     source = source_of(data)
     ids = list(source.split.pool if chosen is None else chosen)
@@ -115,13 +124,25 @@ def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None) -> s
             f"structure of the pool has none in {source.config.dft}; take a pool of DFT frames alone, which the split "
             "marks as pretrain"
         )
+    elif kind == "dft":
+        labels = [DFT] * len(ids)
     else:
-        error = np.abs(source.energies(ids, source.store.eips) - source.energies(ids, [DFT]))
-        closest = np.where(np.isfinite(error), error, np.inf).argmin(axis=1)
-        labels = [DFT if kind == "dft" else source.store.eips[place] for place in closest]
+        labels = [source.store.eips[place] for place in _closest(source, ids, classifier)]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("config_id", "eip"), *zip(ids, labels, strict=True)])
     return text.getvalue()
+
+
+def _closest(source: Source, ids: list[str], classifier: dict[str, Any]) -> np.ndarray:
+    frames, eips = source.structures(ids), source.store.eips
+    given = limits_of(**{key: classifier[key] for key in ("judge", "c", "c_forces") if key in classifier})
+    limits = judged(source, eips, given, optional=given)  # the classifier has required what is required
+    if "forces" in limits and not (known := frames.labelled()["forces"]).all():
+        raise ExperimentError(
+            f"{frames.ids[known.argmin()]}: eip_labels best needs its hidden DFT forces, by which EIPs are judged: add "
+            "them, or set classify.model.judge: energy"
+        )
+    return closest(distances(source.targets(frames, [DFT, *eips], limits), frames.sizes, limits))
 
 
 def _write(stage: Stage) -> None:

@@ -59,6 +59,11 @@ class Stage:
         return self.config["data"]["init_args"]
 
     @property
+    def model(self) -> dict[str, Any]:
+        """The arguments of its module."""
+        return self.config["model"]["init_args"]
+
+    @property
     def best(self) -> Path:
         return self.folder / "checkpoints" / "best.ckpt"
 
@@ -168,9 +173,13 @@ class Plan:
         searched = alphas if self.experiment.rows[name].eip_labels else alphas[:1]
         return Row(self, name, [self.finetune(name, alpha) for alpha in searched])
 
-    def classify(self) -> Stage:
-        """Train the classifier, let it choose for the pool."""
-        return self._stage("classify", "classify", ("test", "predict"), model=self._eips("classify"))
+    def classify(self, energies_only: bool = False) -> Stage:
+        """Train the classifier, let it choose for the pool.
+
+        Rows that learn DFT energies alone have one of their own, which sees no DFT forces either.
+        """
+        folder, judge = ("classify-energies", {"judge": "energy"}) if energies_only else ("classify", {})
+        return self._stage("classify", folder, ("test", "predict"), model=self._eips("classify") | judge)
 
     def pretrain(self, kind: Pretraining = "all") -> Stage:
         """Pretrain on all EIPs, or on the single best.
@@ -195,8 +204,8 @@ class Plan:
             own["inputs"]["init_from"] = Late("fingerprint", pretrain)
         if labels := strategy.eip_labels:
             own["model"] |= {"alpha": alpha} | ({"eip_loss": strategy.loss} if strategy.loss != "tukey" else {})
-            classify = self.classify() if labels != "single" else None
-            file = self.folder / f"selection-{labels}.csv"
+            classify = self.classify(strategy.energies_only) if labels != "single" else None
+            file = self.folder / f"selection-{labels}{'-energies' if strategy.energies_only else ''}.csv"
             if classify and labels == "predicted":
                 file = classify.folder / OUTPUTS["predict"]
             else:
@@ -206,7 +215,7 @@ class Plan:
         if strategy.energies_only:
             own["model"]["weights"] = {"energy": 1.0}
         if strategy.long and "epoch_steps" not in self.experiment.stage("finetune", "data"):
-            own["data"]["epoch_steps"] = Late("steps", self.classify())
+            own["data"]["epoch_steps"] = Late("steps", self.classify(strategy.energies_only))
         if strategy.delta:
             own["data"]["delta_eip"] = Late("single_eip")
         if strategy.single:

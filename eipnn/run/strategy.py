@@ -29,7 +29,7 @@ class Strategy:
         loss: on the EIP labels.
         long: trained without EIP labels for as many gradient steps as label augmentation takes.
         delta: the network learns DFT minus the single best EIP.
-        energies_only: without forces and stress, where the frames have them.
+        energies_only: without DFT forces and stress, where the frames have them; nor does the classifier see these.
     """
 
     label: str = ""
@@ -96,7 +96,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = dict.fromkeys(("long", "delta", "energies_
 WORDS = {None: "null", True: "true", False: "false"}
 """As YAML has them."""
 
-RESERVED = ("classify", *PRETRAINING_FOLDERS.values())
+RESERVED = ("classify", "classify-energies", *PRETRAINING_FOLDERS.values())
 """Folders of other stages: a row's folder has its name."""
 
 

@@ -1,8 +1,7 @@
 """What the module and the data module of a stage tell each other, before the first step."""
 
-import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from eipnn.errors import InputError
@@ -43,8 +42,11 @@ class Handover:
     inputs: Inputs  # the representation's kind of model input
     cutoff: float  # of neighbours, A
     eips: list[str]  # those that the module knows
-    limit: float = math.inf
-    """Of an EIP label, eV/atom: classification, the largest error; pretraining, the largest energy."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """Of EIP labels by property, energy in eV/atom, forces in eV/A: classification, the largest errors; pretraining,
+    the largest energy."""
+    optional: Collection[str] = ()
+    """Those of `limits` that are left out where DFT, or every EIP, says nothing of any training configuration."""
     wanted: Collection[str] = ("energy",)  # the targets that the terms of its loss are functions of
     facts: Facts | None = None
 

@@ -1,6 +1,5 @@
 """What the three stages share: steps, optimiser, selection of the best checkpoint, and what a checkpoint records."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
@@ -62,8 +61,6 @@ class StageModule(LightningModule):
     """Properties that test and prediction give beside `output`, labelled or not."""
     predictions: ClassVar[str] = "predictions.csv"
     """File that `eipnn predict` writes."""
-    limit: float = math.inf
-    """See `Handover`."""
 
     def __init__(
         self,
@@ -78,6 +75,8 @@ class StageModule(LightningModule):
         super().__init__()
         self.representation = representation
         self.eips = list(eips)
+        self.limits: Mapping[str, float] = {}
+        self.optional: Collection[str] = ()
         if twice := {name for name in self.eips if self.eips.count(name) > 1}:
             raise InputError(f"eips: {min(twice)!r} is named twice; name each EIP once")
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -145,7 +144,7 @@ class StageModule(LightningModule):
     def handover(self) -> Handover:
         """For its data module."""
         inputs, wanted = self.representation.inputs, {self.output, *(term.needs for term in self.terms)}
-        return Handover(inputs, self.cutoff, self.eips, self.limit, wanted)
+        return Handover(inputs, self.cutoff, self.eips, self.limits, self.optional, wanted)
 
     def setup(self, stage: str) -> None:
         if stage != "fit":

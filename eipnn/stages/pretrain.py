@@ -53,7 +53,7 @@ class PretrainModule(PotentialStage):
         if not eips:
             raise InputError("pretraining needs at least one EIP")
         require_positive("outlier", outlier, "eV/atom")
-        self.outlier = self.limit = outlier
+        self.outlier, self.limits = outlier, {"energy": outlier}
         self.head = EnergyHead(representation.dim, len(self.eips))
         self.loss_terms = self.terms_of({"energy": EnergyError, "forces": ForceError, "stress": StressError})
 
@@ -135,7 +135,7 @@ class PretrainDataModule(StageDataModule):
     def targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
         targets = self.source.targets(frames, self.handover.eips, {"energy", *self.wanted})
         energy = targets["energy"]  # (n, |P|)
-        outliers = np.abs(energy) / frames.sizes[:, None] > self.handover.limit
+        outliers = np.abs(energy) / frames.sizes[:, None] > self.handover.limits["energy"]
         for name, values in targets.items():
             values[np.repeat(outliers, frames.sizes, axis=0) if name in PER_ATOM else outliers] = np.nan
         if (dropped := np.isnan(energy).sum(axis=0)).any():
