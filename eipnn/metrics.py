@@ -40,6 +40,10 @@ class Metric(NamedTuple):
         """A value in `unit` as people read it; nothing where there is none."""
         return "" if value is None else f"{self.factor * value:{self.form}}"
 
+    def with_unit(self, value: float) -> str:
+        """The same, with the unit."""
+        return f"{self.text(value)} {self.heading.partition('(')[2].rstrip(')')}"
+
 
 CONFIG = Metric("config_mae", "eV", "config MAE (meV)", 1000, ".1f")
 ATOM = Metric("atom_mae", "eV_per_atom", "atom MAE (meV/atom)", 1000, ".2f")

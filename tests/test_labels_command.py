@@ -55,7 +55,7 @@ def test_label_and_leaderboard(files: Path, capsys: pytest.CaptureFixture[str]) 
     output, text = capsys.readouterr()
     assert "55 of 60 labels" in text
     assert "5 x trouble: RuntimeError: cannot do" in text
-    assert "Best EIP, chosen on train + val: springs; test config MAE 0.0000 eV" in output
+    assert "Best EIP, chosen on train + val: springs; test config MAE 0.0 meV, atom MAE 0.00 meV/atom over 2" in output
     assert "WARNING" not in text
     store = LabelStore.open(files / "out")
     assert store.ids == tuple(f"s{i}" for i in range(20))

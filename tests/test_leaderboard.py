@@ -16,6 +16,7 @@ from eipnn.labels.leaderboard import (
     best_eip,
     compare,
     leaderboard,
+    readable,
     write_leaderboard,
 )
 from eipnn.reference import ZeroError
@@ -26,12 +27,17 @@ EIPS = ("good", "bad", "late")
 
 
 def planted() -> Comparison:
-    """Six frames; `good` errs by +0.1 eV, `bad` by -1 eV, `late` by 0 where it has a label at all."""
+    """Six frames; `good` errs by +0.1 eV, `bad` by -1 eV, `late` by 0 where it has a label at all.
+
+    Forces are off by what is written, in eV/A, stress in GPa.
+    """
     n_atoms = np.array([1, 2, 1, 2, 1, 2])
     dft = np.array([-1.0, -4.0, -1.5, -5.0, -2.0, -6.0])
     labels = np.stack([dft + 0.1, dft - 1.0, np.where(np.arange(6) % 2, dft, np.nan)], axis=1)
     elements = ("Ag", "Ag-Au", "Ag", "Ag-Au", "Ag", "Ag-Au")
-    return Comparison(tuple("abcdef"), elements, n_atoms, dft, EIPS, labels)
+    forces = np.array([[0.3, 1, np.nan], [0.6, 1, np.nan], [0.9, 1, np.nan], *[[np.nan] * 3] * 3])
+    stress = np.array([[1.0, 2, np.nan], [3.0, 2, np.nan], *[[np.nan] * 3] * 4])
+    return Comparison(tuple("abcdef"), elements, n_atoms, dft, EIPS, labels, forces, stress)
 
 
 SPLIT = Split(("a", "b"), ("c", "d"), ("e", "f"), ())
@@ -44,6 +50,9 @@ def test_planted_errors() -> None:
     assert list(everything) == ["late", "good", "bad"], "best config MAE first"
     assert good.config_mae == pytest.approx(0.1)
     assert good.atom_mae == pytest.approx(0.075)
+    assert good.force_mae == pytest.approx((0.3 + 2 * 0.6 + 0.9) / 4)  # frames of 1, 2, 1 atoms
+    assert (good.stress_mae, bad.force_mae, bad.stress_mae) == (2.0, 1.0, 2.0)
+    assert np.isnan([late.force_mae, late.stress_mae]).all()
     assert good.offset == pytest.approx(0.075)
     assert (good.frames, good.missing, late.frames, late.missing) == (6, 0, 3, 3)
     assert bad.offset == pytest.approx(-0.75)
@@ -107,8 +116,32 @@ def test_si_mini_as_its_authors_measured_it(tmp_path: Path) -> None:
     assert len(table) == len(standings) == 24
     assert table.best_share[table.part == "test"].sum() == pytest.approx(1.0)
     text = (tmp_path / "leaderboard.md").read_text()
-    assert "Best EIP, chosen on train + val: tersoff-t2; test config MAE 0.92" in text
+    assert "Best EIP, chosen on train + val: tersoff-t2; test config MAE 924.5 meV" in text
+    assert "| EIP " in text
+    assert "force MAE (eV/Å)" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_errors_of_forces_and_stress_are_those_of_components(tmp_path: Path) -> None:
+    """Against a plain loop over the bundled labels; the first frame is given no forces, and clusters have no stress."""
+    structures = read_structures("bundled:si_mini/dft.extxyz")[:60]
+    del structures[0].calc.results["forces"]
+    store = LabelStore.open("bundled:si_mini/labels")
+    comparison = compare(structures, store)
+    assert np.isnan(comparison.forces[0]).all()
+    forces: list[float] = []
+    stress: list[float] = []
+    for row, atoms in enumerate(structures):
+        name, of_eip = atoms.info["config_id"], store.eips.index("sw")
+        if row:
+            forces += np.abs(store.forces(name)[:, of_eip] - atoms.get_forces()).ravel().tolist()
+        if atoms.pbc.all():
+            labels = store.stress_of([name], ["sw"])[0, 0]
+            stress += np.abs(labels - atoms.get_stress(voigt=False)).ravel().tolist()
+    line = next(s for s in leaderboard(comparison) if s.eip == "sw")
+    assert 0 < len(stress) < 9 * len(structures)
+    assert line.force_mae == pytest.approx(np.mean(forces))
+    assert line.stress_mae == pytest.approx(np.mean(stress) * 160.21766208, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +208,8 @@ def test_an_eip_of_some_elements_is_missing_for_the_others(tmp_path: Path, mode:
     np.testing.assert_allclose(comparison.labels[:3, 0], [-2.0, -4.0, -6.0], atol=1e-12)
     assert np.isnan(comparison.labels[3:, 0]).all()
     assert np.isnan(comparison.labels[:, 1]).all()
+    assert np.isnan(comparison.forces).all()
+    assert "force MAE (eV/Å)" not in readable(leaderboard(comparison))
     lines = {s.eip: s for s in leaderboard(comparison) if s.elements == "all"}
     assert (lines["silver"].frames, lines["silver"].missing) == (3, 3)
     assert lines["silver"].config_mae == pytest.approx(0.0, abs=1e-12)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 from ase.data import chemical_symbols
 from rich.console import Console
 
@@ -24,6 +23,7 @@ from eipnn.labels.leaderboard import (
     best_eip,
     compare,
     leaderboard,
+    readable,
     sentence,
     write_leaderboard,
 )
@@ -34,11 +34,6 @@ from eipnn.structures import Options, Split, StructureStore, isolated_energies, 
 from eipnn.units import energy_warning, force_warning, label_references, sample, stress_warning, zeros_warning
 
 REASONS = 10  # of failure that are printed; the ledger has them all
-HEADINGS = {
-    "EIP": "", "frames": "", "failed": "", "config MAE": ".3f", "atom MAE": ".3f", "offset": "+.3f", "corr.": ".3f",
-    "best": ".0%",
-}  # fmt: skip
-"""Of the leaderboard, and the forms of its numbers."""
 
 
 def label(
@@ -144,9 +139,12 @@ def _report_comparison(comparison: Comparison, split: Split | None, folder: Path
     standings = leaderboard(comparison, split)
     write_leaderboard(folder, standings, best)
     for (part, elements), lines in groupby(standings, lambda line: (line.part, line.elements)):
-        print(f"\n{elements}, {part} frames (eV, eV/atom)")
-        table = pd.DataFrame([(eip, *numbers) for eip, _, _, *numbers in lines], columns=list(HEADINGS))
-        print(table.to_markdown(index=False, tablefmt="simple", floatfmt=tuple(HEADINGS.values())))
+        print(f"\n{elements}, {part} frames: MAEs in meV, meV/atom, eV/Å, GPa; offset in meV/atom")
+        table = readable(list(lines)).drop(columns=["elements", "part"])
+        table = table.rename(columns=lambda heading: heading.partition(" ")[0])
+        width = table["EIP"].str.len().max()
+        table["EIP"] = table["EIP"].str.ljust(width)
+        print(table.rename(columns={"EIP": "EIP".ljust(width)}).to_string(index=False))
     if best:
         print(sentence(best))
 

@@ -1,20 +1,22 @@
 """How each EIP stands against DFT frames, once both share an energy zero.
 
 "Config MAE" is the mean of |E_EIP - E_DFT| in eV, "atom MAE" that of |E_EIP - E_DFT| / n_atoms in eV/atom, as in Shui
-et al. (arXiv 2210.08047).
+et al. (arXiv 2210.08047). "Force MAE" and "stress MAE" are means over the components that both have.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from ase import Atoms
+from ase.units import GPa
 
 from eipnn.files import write_atomically
 from eipnn.labels.store import LabelError, LabelStore
+from eipnn.metrics import METRICS
 from eipnn.reference import fit_reference
 from eipnn.structures import Split, StructureStore
 
@@ -30,7 +32,7 @@ EVERYTHING = "all"
 
 
 class Comparison(NamedTuple):
-    """Aligned DFT and EIP energies of n frames."""
+    """Aligned DFT and EIP energies of n frames, and errors of the EIPs' forces and stress."""
 
     ids: tuple[str, ...]
     elements: tuple[str, ...]  # the elements of each frame, sorted and joined as in "Ag-Au"
@@ -38,6 +40,8 @@ class Comparison(NamedTuple):
     dft: np.ndarray  # (n,) eV
     eips: tuple[str, ...]
     labels: np.ndarray  # (n, n_eips) eV, NaN where a label is missing
+    forces: np.ndarray  # (n, n_eips) eV/A, mean of |F_EIP - F_DFT| over components, NaN where either is missing
+    stress: np.ndarray  # (n, n_eips) GPa, likewise
 
 
 class Standing(NamedTuple):
@@ -50,9 +54,27 @@ class Standing(NamedTuple):
     missing: int
     config_mae: float  # eV
     atom_mae: float  # eV/atom
+    force_mae: float  # eV/A, of frames where both have forces; NaN where there are none
+    stress_mae: float  # GPa, likewise
     offset: float  # eV/atom, mean of (E_EIP - E_DFT) / n_atoms
     correlation: float  # Pearson's, of energies per atom
-    best_share: float  # share of frames on which no other EIP is closer to DFT
+    best_share: float  # share of frames on which no other EIP is closer to DFT in energy
+
+
+HEADINGS = {metric.name: metric.heading for metric in METRICS} | {
+    "eip": "EIP",
+    "missing": "failed",
+    "offset": "offset (meV/atom)",
+    "correlation": "corr.",
+    "best_share": "best",
+}
+"""Of the fields of a `Standing` that have other names for people."""
+TEXTS: dict[str, Callable[[float], str]] = {metric.name: metric.text for metric in METRICS} | {
+    "offset": lambda value: f"{1000 * value:+.1f}",
+    "correlation": "{:.3f}".format,
+    "best_share": "{:.0%}".format,
+}
+"""And how these read."""
 
 
 class BestEIP(NamedTuple):
@@ -62,6 +84,8 @@ class BestEIP(NamedTuple):
     chosen_config_mae: float  # eV, on train + validation
     config_mae: float  # eV, on test
     atom_mae: float  # eV/atom, on test
+    force_mae: float  # eV/A, on test; NaN where none is known
+    stress_mae: float  # GPa, likewise
     frames: int  # of test that have its label
 
 
@@ -97,7 +121,16 @@ def compare(
     for zero in zeros:
         if zero.note:
             log.warning(zero.note)
-    return Comparison(given.ids, given.element_sets(), given.sizes, dft, store.eips, labels)
+    errors = derivative_errors(given, store)
+    return Comparison(given.ids, given.element_sets(), given.sizes, dft, store.eips, labels, **errors)
+
+
+def derivative_errors(frames: StructureStore, store: LabelStore) -> dict[str, np.ndarray]:
+    """``forces`` and ``stress`` of a `Comparison` of these frames, which the store has."""
+    of_atoms = np.abs(store.forces_of(frames.ids, store.eips) - frames.forces[:, None]).mean(axis=2)  # (N, n_eips)
+    sums = np.add.reduceat(of_atoms, frames.offsets[:-1]) if len(frames) else of_atoms
+    stress = np.abs(store.stress_of(frames.ids, store.eips) - frames.stresses[:, None]).mean(axis=(2, 3))
+    return {"forces": sums / frames.sizes[:, None], "stress": stress / GPa}
 
 
 def leaderboard(comparison: Comparison, split: Split | None = None) -> list[Standing]:
@@ -137,7 +170,8 @@ def best_eip(comparison: Comparison, split: Split) -> BestEIP:
     if test.empty:
         raise LabelError(f"no test frame has a label of the EIP {eip}")
     atom_mae = (test / comparison.n_atoms[test.index]).mean()
-    return BestEIP(eip, float(scores.min()), float(test.mean()), float(atom_mae), len(test))
+    derived = _derivative_maes(comparison, parts["test"], comparison.eips.index(eip))
+    return BestEIP(eip, float(scores.min()), float(test.mean()), float(atom_mae), *derived, len(test))
 
 
 def alignment_warning(
@@ -163,25 +197,46 @@ def alignment_warning(
     )
 
 
+def readable(standings: Sequence[Standing]) -> pd.DataFrame:
+    """As text in the units of the headings; without forces or stress where none are known."""
+    table = pd.DataFrame(standings, columns=Standing._fields)
+    table = table.drop(columns=[name for name in ("force_mae", "stress_mae") if table[name].isna().all()])
+    for name, text in TEXTS.items():
+        if name in table:
+            table[name] = ["-" if np.isnan(value) else text(value) for value in table[name]]
+    return table.rename(columns=HEADINGS)
+
+
 def write_leaderboard(folder: Path, standings: Sequence[Standing], best: BestEIP | None) -> None:
     """Write `leaderboard.csv` and `leaderboard.md` into `folder`, each whole or not at all."""
     table = pd.DataFrame(standings, columns=Standing._fields)
     write_atomically(folder / "leaderboard.csv", table.to_csv(index=False))
     note = f"\n\n{sentence(best)}" if best else ""
-    write_atomically(folder / "leaderboard.md", table.to_markdown(index=False, floatfmt=".4f") + note + "\n")
+    shown = readable(standings).to_markdown(index=False, disable_numparse=True)
+    write_atomically(folder / "leaderboard.md", shown + note + "\n")
 
 
 def sentence(best: BestEIP) -> str:
     """What is to be said about the best EIP."""
-    return (
-        f"Best EIP, chosen on train + val: {best.eip}; test config MAE {best.config_mae:.4f} eV, "
-        f"atom MAE {best.atom_mae:.4f} eV/atom over {best.frames} frames."
-    )
+    found = {metric: getattr(best, metric.name) for metric in METRICS}
+    errors = [
+        f"{m.heading.partition(' (')[0]} {m.with_unit(value)}" for m, value in found.items() if np.isfinite(value)
+    ]
+    return f"Best EIP, chosen on train + val: {best.eip}; test {', '.join(errors)} over {best.frames} frames."
 
 
 def _errors(labels: np.ndarray, dft: np.ndarray, eips: Sequence[str]) -> pd.DataFrame:
     """E_EIP - E_DFT, eV; a row a frame, a column an EIP."""
     return pd.DataFrame(labels - dft[:, None], columns=list(eips))
+
+
+def _derivative_maes(comparison: Comparison, use: np.ndarray, eip: int) -> tuple[float, float]:
+    """Force MAE in eV/A and stress MAE in GPa of an EIP over the frames of `use`; NaN where none is known."""
+    found = []
+    for errors, weights in ((comparison.forces, comparison.n_atoms), (comparison.stress, np.ones(len(use)))):
+        known = use & np.isfinite(errors[:, eip])
+        found.append(float(np.average(errors[known, eip], weights=weights[known])) if known.any() else np.nan)
+    return found[0], found[1]
 
 
 def _parts(comparison: Comparison, split: Split | None) -> dict[str, np.ndarray]:
@@ -197,6 +252,7 @@ def _standings(comparison: Comparison, use: np.ndarray, kind: str, part: str) ->
     errors = _errors(labels, dft, comparison.eips)
     per_atom = errors.div(n_atoms, axis=0)
     closest = errors.abs().dropna(how="all").idxmin(axis=1)
+    derived = [_derivative_maes(comparison, use, column) for column in range(len(comparison.eips))]
     lines = [
         Standing(
             eip=eip,
@@ -206,6 +262,8 @@ def _standings(comparison: Comparison, use: np.ndarray, kind: str, part: str) ->
             missing=int(errors[eip].isna().sum()),
             config_mae=errors[eip].abs().mean(),
             atom_mae=per_atom[eip].abs().mean(),
+            force_mae=derived[column][0],
+            stress_mae=derived[column][1],
             offset=per_atom[eip].mean(),
             correlation=pd.Series(labels[:, column] / n_atoms).corr(pd.Series(dft / n_atoms)),
             best_share=(closest == eip).mean(),

@@ -9,8 +9,8 @@ from ase.units import GPa
 
 from eipnn.eips import NONE
 from eipnn.labels import LabelError
-from eipnn.labels.leaderboard import best_eip, leaderboard
-from eipnn.metrics import ATOM, CONFIG, FORCE, STRESS, Metric
+from eipnn.labels.leaderboard import best_eip, leaderboard, readable
+from eipnn.metrics import ATOM, CONFIG, FORCE, STRESS
 from eipnn.report import folds, plots, tables
 from eipnn.report.duplicates import RADIUS, THRESHOLD, near_duplicates
 from eipnn.report.folds import FoldData, energy_zeros, read_data
@@ -120,7 +120,7 @@ class Report:
             best = found[data.fold.split]
             errors = {CONFIG.column: best.config_mae, ATOM.column: best.atom_mae}
             if any(FORCE.result in training.result for training in self.experiment.trainings):
-                errors |= folds.eip_force_errors(data, best.eip)
+                errors |= {FORCE.column: best.force_mae, STRESS.column: best.stress_mae}
             lines.append({"strategy": BEST, "split": data.fold.split, "seed": 0} | errors)
         return lines
 
@@ -184,7 +184,7 @@ class Report:
         frames = {self.names[s]: [atoms for t in row for atoms in folds.predicted_frames(t)] for s, row in rows.items()}
         for name, metric, unit in (("forces", FORCE, 1.0), ("stress", STRESS, GPa)):
             pairs = {row: folds.components(found, name) / unit for row, found in frames.items()}
-            if panels := {row: (p, _with_unit(metric, _mae(p))) for row, p in pairs.items() if len(p)}:
+            if panels := {row: (p, metric.with_unit(_mae(p))) for row, p in pairs.items() if len(p)}:
                 quantity = metric.heading.replace("MAE", "component")
                 text = f"Predicted against DFT {name}. {title}"
                 yield self.output.picture(f"parity_{name}", text, plots.parity, panels, quantity, title)
@@ -202,7 +202,7 @@ class Report:
             pairs.append(energies / n)
             sizes.append(n)
         per_atom, n = np.concatenate(pairs), np.concatenate(sizes)
-        return per_atom, f"{_with_unit(CONFIG, _mae(per_atom * n))}\n{_with_unit(ATOM, _mae(per_atom))}"
+        return per_atom, f"{CONFIG.with_unit(_mae(per_atom * n))}\n{ATOM.with_unit(_mae(per_atom))}"
 
     def _curves(self) -> Iterator[str]:
         found = {s: [*map(folds.learning_curve, self.experiment.row(s))] for s in MAIN_AND_LONG}
@@ -263,16 +263,14 @@ class Report:
         data = next((d for d in self.data if d.comparison is not None), None)
         if data is None or data.comparison is None:
             return
-        table = pd.DataFrame(leaderboard(data.comparison, data.source.split))
-        self.output.csv("leaderboard", table)
+        standings = leaderboard(data.comparison, data.source.split)
+        self.output.csv("leaderboard", pd.DataFrame(standings))
         yield "### EIP leaderboard"
-        shown = table[table["part"] == "all"].drop(columns="part")
-        errors = ["config_mae", "atom_mae", "offset"]
-        yield markdown(tables.rounded(shown.assign(**1000 * shown[errors]), decimals=2))
+        yield markdown(readable([line for line in standings if line.part == "all"]).drop(columns="part"))
         yield (
-            "All DFT frames; config_mae in meV, atom_mae and offset (mean of E_EIP - E_DFT) in meV/atom; best_share is "
-            "the share of frames on which no other EIP is closer to DFT. Energy zeros are those of the runs "
-            f"(split {data.fold.split}); `leaderboard.csv` (eV) has train + validation and test apart."
+            "All DFT frames; the offset is the mean of E_EIP - E_DFT; best is the share of frames on which no other "
+            f"EIP is closer to DFT in energy. Energy zeros are those of the runs (split {data.fold.split}); "
+            "`leaderboard.csv` (eV, eV/atom, eV/Å, GPa) has train + validation and test apart."
         )
 
     def _duplicates(self) -> Iterator[str]:
@@ -325,10 +323,6 @@ def provenance(experiment: Experiment) -> Iterator[str]:
 
 def _mae(pairs: np.ndarray) -> float:
     return float(np.abs(pairs[:, 1] - pairs[:, 0]).mean())
-
-
-def _with_unit(metric: Metric, value: float) -> str:
-    return f"{metric.text(value)} {metric.heading.partition('(')[2].rstrip(')')}"
 
 
 def _named(shown: Sequence[Fold]) -> str:

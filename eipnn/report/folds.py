@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from ase import Atoms
-from ase.units import GPa
 
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels.leaderboard import Comparison
-from eipnn.metrics import CONFIG, FORCE, METRICS, STRESS
+from eipnn.metrics import CONFIG, METRICS
 from eipnn.report.runs import AGAIN, Fold, ReportError, Training, damaged, read_config, usable
 from eipnn.structures import LABEL_KEYS, StructureError
 from eipnn.structures.extxyz import read_extxyz
@@ -164,20 +163,6 @@ def read_data(trainings: Sequence[Training]) -> FoldData:
             f"{fold.folder}: its structures, split or labels cannot be read ({error}); relative paths hold "
             "from the folder where `eipnn run` was called, so call `eipnn report` there"
         ) from error
-
-
-def eip_force_errors(data: FoldData, eip: str) -> dict[str, float]:
-    """Force and stress MAE of an EIP by their columns, over the components of test frames that both it and DFT have."""
-    from eipnn.stages.source import DFT
-
-    test = data.source.structures(data.source.split.test)
-    found = {}
-    for metric, name, unit in ((FORCE, "forces", 1.0), (STRESS, "stress", GPa)):
-        labels = data.source.targets(test, [DFT, eip], [name])[name]
-        errors = np.abs(labels[:, 1] - labels[:, 0])
-        if (known := np.isfinite(errors)).any():
-            found[metric.column] = float(errors[known].mean() / unit)
-    return found
 
 
 def energy_zeros(data: Sequence[FoldData]) -> pd.DataFrame:

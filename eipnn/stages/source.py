@@ -13,7 +13,7 @@ import pandas as pd
 from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
-from eipnn.labels.leaderboard import Comparison, alignment_warning
+from eipnn.labels.leaderboard import Comparison, alignment_warning, derivative_errors
 from eipnn.labels.ledger import require_labels
 from eipnn.reference import Mode, Reference, fit_reference
 from eipnn.structures import (
@@ -308,6 +308,7 @@ def compare(source: Source) -> Comparison:
         dft=source.energies(ids, [DFT])[:, 0],
         eips=source.store.eips,
         labels=source.energies(ids, source.store.eips),
+        **derivative_errors(frames, source.store),
     )
 
 
