@@ -205,7 +205,7 @@ class Report:
         return per_atom, f"{CONFIG.with_unit(_mae(per_atom * n))}\n{ATOM.with_unit(_mae(per_atom))}"
 
     def _curves(self) -> Iterator[str]:
-        found = {s: [*map(folds.learning_curve, self.experiment.row(s))] for s in MAIN_AND_LONG}
+        found = {s: [*map(folds.learning_curve, self.experiment.row(s))] for s in ("energies", *MAIN_AND_LONG)}
         curves = {s: given for s, all_ in found.items() if (given := [c for c in all_ if c is not None])}
         yield "### Learning curves"
         if not curves:

@@ -25,7 +25,7 @@ COLOURS |= dict.fromkeys(("mp+delta", "mp+delta-long"), "#888888")
 COLOURS["energies"] = "#8C564B"
 CURVES = (CONFIG, FORCE)
 """Of the learning curves."""
-CROWD = 2000
+CROWD = 1000
 """Points of a panel that are drawn small and faint, so that many show how dense they lie."""
 DOTS: dict[str, Any] = {"color": "white", "markeredgecolor": "black"}
 STYLE: dict[Any, Any] = {
@@ -55,9 +55,10 @@ def canvas(
 
 
 def log_ticks(axis: Axes) -> None:
-    """Few numbers without powers of ten on the vertical axis, which is made logarithmic."""
+    """Few numbers without powers of ten on the vertical axis, which is made logarithmic; call it when all is drawn."""
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_locator(NullLocator())
 
