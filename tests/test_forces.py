@@ -1,6 +1,7 @@
 """Training on forces and stress: what is learned, by which weights, and what chooses the best epoch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -72,7 +73,10 @@ def test_a_property_that_no_frame_has_is_an_error_where_it_was_asked_for(tiny, f
         ({"weights": {"energy": 1.0, "force": 1.0}}, "weights.force: there is no such property"),
         ({"weights": {"energy": 0.0}}, "weights.energy must be positive, not 0.0"),
         ({"weights": {}}, "nothing would be trained"),
-        ({"weights": {"energy": 1.0}, "second_weights": {"forces": 1.0}}, "must name what weights names: energy"),
+        (
+            {"weights": {"energy": 1.0}, "second_weights": {"forces": 1.0}},
+            "second_weights.forces: weights does not",
+        ),
         ({"second_from": 1.0}, "second_from must lie between 0 and 1"),
         ({"ema": 1.0}, "ema must lie between 0 and 1"),
         ({"patience": 0}, "patience must be at least 1"),
@@ -203,7 +207,7 @@ def tuned(forced, tmp_path_factory) -> Path:
 
 def settings() -> dict:
     weights = {"energy": 1.0, "forces": 5.0, "stress": 100.0}
-    second = {"energy": 50.0, "forces": 5.0, "stress": 10.0}
+    second = {"energy": 50.0, "stress": 10.0}
     return {"weights": weights, "second_weights": second, "second_from": 0.5, "ema": 0.8}
 
 
@@ -289,6 +293,21 @@ class EveryStep(Callback):
 
     def on_train_end(self, trainer, pl_module) -> None:
         torch.save(self.steps, Path(trainer.default_root_dir) / "steps.pt")
+
+
+def test_the_second_phase_has_other_weights():
+    net = network(**settings(), alpha=0.1)
+    found = {}
+    for epoch in (4, 5, 0):
+        net._trainer = SimpleNamespace(current_epoch=epoch, max_epochs=10)
+        net.on_train_epoch_start()
+        terms = {"dft": net.dft_terms, "eip": net.eip_terms}
+        found[epoch] = {kind: {n: term.weight for n, term in of.items()} for kind, of in terms.items()}
+    first = {"energy": 1.0, "forces": 5.0, "stress": 100.0}
+    second = {"energy": 50.0, "forces": 5.0, "stress": 10.0}
+    for epoch, weights in ((0, first), (4, first), (5, second)):
+        assert found[epoch]["dft"] == weights
+        assert found[epoch]["eip"] == pytest.approx({n: 0.1 * weights[n] for n in ("energy", "forces")})
 
 
 def test_the_pretrained_representation_has_a_rate_of_its_own(forced, tmp_path):

@@ -32,7 +32,7 @@ class PotentialStage(StageModule):
             some training label has is trained with `WEIGHTS`.
         energy_per: residuals of energies are totals (``configuration``, Eq. 3 and 4), or an ``atom``. Take the latter
             where the sizes of configurations differ by much.
-        second_weights: in place of `weights` from `second_from` on, for the same properties.
+        second_weights: in place of these from `second_from` on; what is not named keeps its weight.
         second_from: share of the epochs.
         **kwargs: see `StageModule`.
 
@@ -56,8 +56,8 @@ class PotentialStage(StageModule):
     ) -> None:
         for name, given in (("weights", weights), ("second_weights", second_weights)):
             check_weights(name, given)
-        if second_weights and set(second_weights) != set(weights or WEIGHTS):
-            raise InputError(f"second_weights must name what weights names: {', '.join(weights or WEIGHTS)}")
+        if strangers := set(second_weights or ()) - set(weights or WEIGHTS):
+            raise InputError(f"second_weights.{min(strangers)}: weights does not name it; give it a weight there too")
         if not 0 < second_from < 1:
             raise InputError(f"second_from must lie between 0 and 1, not {second_from}")
         self.weights, self.energy_per = weights, energy_per
@@ -104,8 +104,8 @@ class PotentialStage(StageModule):
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise InputError("trainer.max_epochs must be at least 1: second_from is a share of it")
-        first, second = self.weights or WEIGHTS, self.second_weights
-        now = second if self.current_epoch >= self.second_from * epochs else first
+        second = self.second_weights if self.current_epoch >= self.second_from * epochs else {}
+        now = (self.weights or WEIGHTS) | second
         for term in self.terms:
             term.weight = term.factor * now[term.needs]
 
