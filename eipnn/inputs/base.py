@@ -31,6 +31,8 @@ class AtomicGraph(NamedTuple):
     """What the inputs computed beforehand for each atom (N, F), such as SOAP; None where gradients are asked for."""
     cell: Tensor | None = None
     """Lattice vectors as rows (B, 3, 3), A, zero along open axes; for the volume alone, no representation reads it."""
+    curvature: bool = True
+    """Whether second derivatives in `vectors` may be asked for. A loss on forces needs those in the weights alone."""
 
 
 def graph_of(batch: Batch) -> AtomicGraph:

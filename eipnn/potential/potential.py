@@ -183,7 +183,7 @@ class Potential(nn.Module):
 
 def differentiable(graph: AtomicGraph) -> AtomicGraph:
     """The same, for `derivatives`. Features that were computed beforehand know no gradients: they are left out."""
-    return graph._replace(vectors=graph.vectors.detach().requires_grad_(), features=None)
+    return graph._replace(vectors=graph.vectors.detach().requires_grad_(), features=None, curvature=False)
 
 
 def derivatives(

@@ -35,23 +35,25 @@ class Radial(NamedTuple):
     envelope_slope: Tensor | None  # (P,)
 
 
-def filters(
-    radial: Radial, plain: Callable[[Tensor], Tensor], w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
-) -> Tensor:
+Plain = Callable[[Tensor], Tensor]
+
+
+def filters(radial: Radial, weights: tuple[Tensor, ...], plain: Plain | None) -> Tensor:
     """``(W_2 ssp(W_1 span basis + b_1) + b_2) * envelope``, (P, F).
 
-    With slopes they are differentiable in the distance, twice, and the first derivative in the weights: what the
-    gradient of a loss on forces takes.
+    With slopes they are differentiable in the distance, and this derivative in the weights: what the gradient of a loss
+    on forces takes.
 
     Args:
         radial: what they take of the distances.
-        plain: the same as a function of the distance, for derivatives of second order in it.
-        w1, b1, w2, b2: of the filter network, (F, G), (F,), (F, F), (F,).
+        weights: W_1, b_1, W_2 and b_2 of the filter network, (F, G), (F,), (F, F), (F,).
+        plain: the same as a function of the distance, for second derivatives in it; without it they are incomplete.
     """
     envelope, slope = (None if x is None else x.unsqueeze(-1) for x in (radial.envelope, radial.envelope_slope))
+    w1, *others = weights
     # in full precision: they are short of memory, not of time
     with torch.autocast(radial.distance.device.type, enabled=False):
-        values, slopes = Filters.apply(radial.basis, envelope, radial.basis_slope, slope, w1 @ radial.span, b1, w2, b2)
+        values, slopes = Filters.apply(radial.basis, envelope, radial.basis_slope, slope, w1 @ radial.span, *others)
     return values if slopes is None else AlongDistance.apply(values, slopes, radial.distance, plain)
 
 
@@ -189,7 +191,7 @@ class AlongDistance(Function):
     """Values (P, F) with their known slopes (P, F) in the distance (P,)."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, slopes: Tensor, distance: Tensor, plain: Callable) -> Tensor:
+    def forward(ctx: Any, values: Tensor, slopes: Tensor, distance: Tensor, plain: Plain | None) -> Tensor:
         ctx.save_for_backward(slopes, distance)
         ctx.plain = plain
         return values.view_as(values)
@@ -198,7 +200,7 @@ class AlongDistance(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         slopes, distance = ctx.saved_tensors
         to_distance = torch.linalg.vecdot(gradient, slopes)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and ctx.plain is not None:
             to_distance = to_distance + Curvature.apply(distance, gradient.detach(), ctx.plain)
         return gradient, None, to_distance, None
 
@@ -206,11 +208,11 @@ class AlongDistance(Function):
 class Curvature(Function):
     """Zero (P,), whose slope in the distance is that of ``sum_f gradient_f slopes_f``.
 
-    Training on forces does not ask for it: a backward pass for the weights alone passes it by.
+    By autograd through the plain form, at leisure.
     """
 
     @staticmethod
-    def forward(ctx: Any, distance: Tensor, gradient: Tensor, plain: Callable) -> Tensor:
+    def forward(ctx: Any, distance: Tensor, gradient: Tensor, plain: Plain) -> Tensor:
         ctx.save_for_backward(distance, gradient)
         ctx.plain = plain
         return torch.zeros_like(distance)

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from functools import partial
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -58,26 +59,28 @@ class SchNet(Representation):
         """-> features (N, dim)."""
         distance = graph.vectors.norm(dim=-1)  # (P,)
         features = self.embedding(graph.z)  # (N, F)
-        for block, weight in zip(self.blocks, self.filters(distance), strict=True):
+        for block, weight in zip(self.blocks, self.filters(distance, graph.curvature), strict=True):
             features = features + block(features, graph.edge_index, weight)
         return features
 
-    def filters(self, distance: Tensor) -> Iterator[Tensor]:
-        """The filters (P, filters) of one block after the other at these distances (P,) in A."""
+    def filters(self, distance: Tensor, curvature: bool = True) -> Iterator[Tensor]:
+        """The filters (P, filters) of one block after the other at these distances (P,) in A; see `AtomicGraph`."""
         networks = [block.get_submodule("filter") for block in self.blocks]
         plain = [partial(self.plain_filters, network) for network in networks]
         if torch.compiler.is_compiling():
             return (function(distance) for function in plain)
         radial = self._radial(distance)
-        return (filters(radial, function, *n.parameters()) for function, n in zip(plain, networks, strict=True))
+        weights = (tuple(network.parameters()) for network in networks)
+        return map(partial(filters, radial), weights, plain if curvature else repeat(None))
 
     def plain_filters(self, network: nn.Module, distance: Tensor) -> Tensor:
         """Those of one block, written down as they read."""
         return network(self.expansion(distance)) * cosine_cutoff(distance, self.cutoff).unsqueeze(-1)
 
     def _radial(self, distance: Tensor) -> Radial:
-        length, span = distance.detach(), self.span.to(distance)
+        length = distance.detach()
         expanded = self.expansion(length)
+        span = self.span.to(expanded)
         slopes: tuple[Tensor | None, Tensor | None] = (None, None)
         with torch.autocast(distance.device.type, enabled=False):
             basis = expanded @ span
