@@ -310,6 +310,7 @@ def test_arguments_that_cannot_be(tiny):
         FinetuneDataModule(**tiny.arguments, dft_fraction=1)
     with pytest.raises(InputError, match="batch_size and eval_batch_size must be at least 1"):
         FinetuneDataModule(**tiny.arguments | {"batch_size": 0})
+    assert FinetuneDataModule(**tiny.arguments | {"batch_size": 3, "eval_batch_size": None}).eval_batch_size == 3
 
 
 def test_test_errors_and_totals_are_those_of_the_predictions(tiny, trained, tmp_path):

@@ -99,7 +99,8 @@ class StageDataModule(LightningDataModule):
 
     Args:
         batch_size: configurations a training batch and process.
-        eval_batch_size: the same in validation, test and prediction.
+        eval_batch_size: the same in validation, test and prediction; default: `batch_size`. Forces need the memory of
+            a backward pass there too.
         seed: of the sample order.
         structures: file, pattern or list, with structures to predict, in place of the stage's default.
         num_workers: of each loader; up to 100,000 graphs stay in memory, so that 0 is often the fastest.
@@ -123,7 +124,7 @@ class StageDataModule(LightningDataModule):
     def __init__(
         self,
         batch_size: int = 32,
-        eval_batch_size: int = 128,
+        eval_batch_size: int | None = None,
         seed: int = 0,
         structures: str | list[str] | None = None,
         num_workers: int = 0,
@@ -132,6 +133,7 @@ class StageDataModule(LightningDataModule):
         **source: Any,
     ) -> None:
         super().__init__()
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         if batch_size < 1 or eval_batch_size < 1:
             raise InputError("batch_size and eval_batch_size must be at least 1")
         self.config = SourceConfig(**source)
