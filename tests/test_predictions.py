@@ -1,6 +1,7 @@
 """What was predicted, as files."""
 
 import io
+import shutil
 from pathlib import Path
 
 import ase.io
@@ -16,6 +17,7 @@ from tiny import best, eipnn_stage, read_json, stage_config
 
 from eipnn import EIPNNCalculator
 from eipnn.labels import LabelStore
+from eipnn.labels.store import open_array, read_index
 from eipnn.potential import Potential
 from eipnn.predictions import in_order, predicted
 from eipnn.structures import StructureError, StructureStore, read_structures
@@ -130,17 +132,24 @@ def test_predictions_of_a_file_are_those_of_the_calculator(tiny, trained, tmp_pa
         assert not {"dft_energy", "dft_forces"} & {*atoms.info, *atoms.arrays}
 
 
-def test_delta_predictions_hold_the_forces_of_the_eip(forced, tmp_path):
-    """Those of the label store; its EIPs have no stress, so that there is none of the sum."""
-    config = stage_config(forced, "Finetune", tmp_path, max_epochs=1)
-    config["data"]["init_args"] |= {"delta_eip": "cu.1", "eip_energy_zero": "least_squares"}
+@pytest.mark.parametrize("with_stress", [True, False])
+def test_delta_predictions_hold_the_labels_of_the_eip(forced, tmp_path, with_stress):
+    """Those of the label store; where it has no stress of the EIP, there is none of the sum."""
+    labels = shutil.copytree(forced.data["labels"], tmp_path / "labels")
+    if not with_stress:
+        open_array(labels, "stress", read_index(labels), "r+")[:] = np.nan
+    config = stage_config(forced, "Finetune", tmp_path / "run", max_epochs=1)
+    config["data"]["init_args"] |= {"delta_eip": "cu.1", "eip_energy_zero": "least_squares", "labels": str(labels)}
     root = eipnn_stage("fit", config)
     eipnn_stage("test", config, "--ckpt_path", best(root))
-    network, store = Potential.load(best(root)), LabelStore.open(forced.data["labels"])
+    network, store = Potential.load(best(root)), LabelStore.open(labels)
     errors = []
     for atoms in ase.io.read(root / "predictions_test.extxyz", ":"):
-        mine = network.predict(network.graph([atoms]), ("forces",)).forces.numpy()
-        assert atoms.get_forces() - mine == pytest.approx(store.forces(atoms.info["config_id"])[:, 0], abs=1e-5)
-        assert "stress" not in atoms.calc.results
+        mine, name = network.predict(network.graph([atoms]), ("forces", "stress")), atoms.info["config_id"]
+        assert atoms.get_forces() - mine.forces.numpy() == pytest.approx(store.forces(name)[:, 0], abs=1e-5)
+        assert ("stress" in atoms.calc.results) == with_stress
+        if with_stress:
+            eips = atoms.get_stress(voigt=False) - mine.stress[0].numpy()
+            assert eips == pytest.approx(store.stress_of([name], ["cu.1"])[0, 0], abs=1e-6)
         errors.append(np.abs(atoms.get_forces() - atoms.arrays["dft_forces"]).ravel())
     assert read_json(root / "test.json")["test_force_mae"] == pytest.approx(np.concatenate(errors).mean(), rel=1e-5)
