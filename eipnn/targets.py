@@ -75,7 +75,8 @@ class Targets:
             of_each = direction.repeat_interleave(self.n_atoms, dim=0) if name in PER_ATOM else direction
             whole = (self.known[name] | (of_each == 0)).all(dim=1) & (of_each != 0).any(dim=1)
             known[name] = whole[:, None]
-            values[name] = torch.einsum("ns,ns...->n...", of_each, self.values[name]).unsqueeze(1)
+            value = self.values[name]
+            values[name] = torch.einsum("ns,ns...->n...", of_each.to(value), value).unsqueeze(1)
         weight = self.weight[:, :1] * (direction != 0).sum(dim=1, keepdim=True)
         return type(self)(values, known, weight, self.is_dft, self.n_atoms)
 

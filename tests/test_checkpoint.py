@@ -72,6 +72,19 @@ def test_settings_of_the_stage_come_back(module, tmp_path):
     assert len(module.settings()) == {"classify": 4, "pretrain": 6, "finetune": 8}[module.stage]
 
 
+def test_fine_tunings_of_0_2_0_are_read(tiny, trained, tmp_path):
+    """They hold residuals of energies alone and a setting that is gone, and were trained on energies alone."""
+    file = best(trained["Finetune"])
+    content = torch.load(file, weights_only=True)
+    content["residuals"] = [torch.ones(3)]
+    content["eipnn"]["settings"] = {"alpha": 0.1, "eip_loss": "tukey", "tukey_per": "configuration"}
+    torch.save(content, tmp_path / "old.ckpt")
+    assert eipnn.FinetuneModule.load_from_checkpoint(tmp_path / "old.ckpt").weights == {"energy": 1.0}
+    net = start(tiny, None)
+    net.on_load_checkpoint(content)
+    assert net.eip_terms["energy"].earlier == content["residuals"]
+
+
 def refuse(command: str, config: dict, *arguments: str) -> str:
     """The message with which a command ends."""
     with pytest.raises(SystemExit) as stop:

@@ -159,15 +159,16 @@ def test_the_judge_chooses(copied, arguments, gold, copper):
 def test_frames_without_forces_are_left_out(copied, caplog):
     train, val = copied.ids("train"), copied.ids("val")
     give_forces(copied, (0.2, 0.2, 0.2), without=[*train[1:7], val[0]])
-    data = attached(ClassifierDataModule(**copied.arguments), module())
+    data = attached(ClassifierDataModule(**copied.arguments), module(judge="both"))
     assert data.train_set.ids == [train[0], *train[7:]]
     assert data.val_set.ids == val[1:]
     assert sum(batch.num_graphs for batch in data.train_dataloader()) == len(train) - 6  # three batches
     said = [record.message for record in caplog.records if "left out" in record.message]
     assert len(said) == 1
     assert said[0].startswith(f"7 of 30 DFT frames, of which {train[1]} is the first, have no forces")
-    by_energy = attached(ClassifierDataModule(**copied.arguments), module(judge="energy"))
-    assert by_energy.train_set.ids == train
+    for judge in ("energy", None):  # by default forces are not taken where some frames lack them
+        by_energy = attached(ClassifierDataModule(**copied.arguments), module(judge=judge))
+        assert by_energy.train_set.ids == train
 
 
 @pytest.mark.parametrize("lacks", ["dft", "eip"])
@@ -186,7 +187,7 @@ def test_forces_that_nothing_has(copied, lacks, caplog):
 def test_no_validation_frame_has_forces(copied):
     give_forces(copied, (0.2, 0.2, 0.2), without=copied.ids("val"))
     with pytest.raises(InputError, match=r"dft_000018, as every frame of its part of the split, has no DFT forces"):
-        attached(ClassifierDataModule(**copied.arguments), module())
+        attached(ClassifierDataModule(**copied.arguments), module(judge="both"))
 
 
 def silent(net):

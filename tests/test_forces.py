@@ -18,7 +18,7 @@ from eipnn.inputs import graph_of
 from eipnn.labels import LabelStore
 from eipnn.losses import tukey_biweight, tukey_scale
 from eipnn.representations import SchNet
-from eipnn.stages.pretrain import random_signs
+from eipnn.stages.pretrain import counted_labels, random_signs
 from eipnn.stages.terms import ForceError, ForceTukey
 from eipnn.targets import Targets
 
@@ -72,7 +72,8 @@ def test_a_property_that_no_frame_has_is_an_error_where_it_was_asked_for(tiny, f
     [
         ({"weights": {"energy": 1.0, "force": 1.0}}, "weights.force: there is no such property"),
         ({"weights": {"energy": 0.0}}, "weights.energy must be positive, not 0.0"),
-        ({"weights": {}}, "nothing would be trained"),
+        ({"weights": {"forces": 1.0}}, "weights must name energy"),
+        ({"patience": 2, "second_weights": {"energy": 2.0}}, "patience may end a training before second_weights come"),
         (
             {"weights": {"energy": 1.0}, "second_weights": {"forces": 1.0}},
             "second_weights.forces: weights does not",
@@ -168,6 +169,32 @@ def test_forces_of_eips_are_robust_over_the_mixed_batch(forced, tmp_path):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_an_eip_without_stress_leaves_the_others_theirs(forced):
+    """Every other epoch the combination is of those with stress; in between, the forces of all count."""
+    data = attached(PretrainDataModule(**forced.arguments), pretraining()).train_set
+    batch = batch_of(data)
+    batch.stress[:, 1] = torch.nan
+    targets = Targets.of(batch)
+    forces, stress = targets.known_of("forces"), targets.known_of("stress")
+    periodic = stress.any(dim=1)
+    even, odd = (counted_labels(targets, ["forces", "stress"], epoch) for epoch in (0, 1))
+    assert torch.equal(odd, forces)
+    assert torch.equal(even[periodic], (forces & stress)[periodic])
+    assert torch.equal(even[~periodic], forces[~periodic])
+    mixed = targets.along(random_signs(even, batch.row, 0))
+    assert torch.equal(mixed.known["stress"][:, 0], periodic)
+
+
+def test_forces_that_are_no_numbers_end_the_training(forced):
+    net = network()
+    data = attached(FinetuneDataModule(**forced.arguments), net)
+    predicted = net.evaluated(batch_of(data.val_set))
+    predicted = {**predicted, "forces": torch.full_like(predicted["forces"], torch.inf)}
+    net.evaluated = lambda *_: predicted
+    with pytest.raises(InputError, match="its training has diverged"):
+        net.validation_step(batch_of(data.val_set), 0)
+
+
 def test_huber_is_linear_from_there_on():
     term = ForceError(huber=0.5)
     forces = torch.tensor([[[0.3, 0.0, 0.0]], [[3.0, 0.0, 4.0]]])
@@ -260,7 +287,9 @@ def test_a_resumed_training_is_as_if_it_was_not_cut(forced, tmp_path, stage):
 def test_the_average_is_what_is_kept(forced, tmp_path):
     """The exponential average over the steps, written out; a checkpoint's weights, and what the module ends with."""
     config = stage_config(forced, "Finetune", tmp_path, max_epochs=2)
-    config["trainer"]["callbacks"] = [{"class_path": "test_forces.EveryStep"}]
+    light = {"save_weights_only": True, "filename": "light", "monitor": None}
+    light = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": light}
+    config["trainer"]["callbacks"] = [{"class_path": "test_forces.EveryStep"}, light]
     config["model"]["init_args"] |= {"ema": 0.8}
     root = eipnn_stage("fit", config)
     last = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
@@ -274,6 +303,9 @@ def test_the_average_is_what_is_kept(forced, tmp_path):
     raw = torch.cat([value.flatten() for value in last["unaveraged"].values()])
     torch.testing.assert_close(raw, steps[-1])
     assert not torch.allclose(raw, flat)
+    light = torch.load(root / "checkpoints" / "light.ckpt", weights_only=True)["state_dict"]
+    for name, value in last["state_dict"].items():
+        torch.testing.assert_close(light[name], value, rtol=0, atol=0)
 
 
 class EveryStep(Callback):

@@ -327,12 +327,15 @@ def test_an_experiment_gives_every_row_its_steps(experiment, run, fake, tmp_path
 def test_energies_alone_are_a_row_without_other_terms(experiment, run, fake, tmp_path):
     """It needs neither pool nor EIPs; other settings of the model hold for it too."""
     del experiment["data"]["labels"], experiment["data"]["pool"]
-    experiment["finetune"] = {"model": {"tukey_per": "atom", "weights": {"energy": 1.0, "forces": 10.0}}}
+    both = {"weights": {"energy": 1.0, "forces": 10.0}, "second_weights": {"energy": 5.0, "forces": 1.0}}
+    experiment["finetune"] = {"model": {"energy_per": "atom"} | both}
     run(experiment, "--strategy", "baseline", "energies")
     assert {stage for stage, _ in fake.taken()} == {"baseline", "energies"}
     baseline, energies = (config(tmp_path, row)["model"]["init_args"] for row in ("baseline", "energies"))
     assert baseline.pop("weights") == {"energy": 1.0, "forces": 10.0}
     assert energies.pop("weights") == {"energy": 1.0}
+    assert baseline.pop("second_weights") == {"energy": 5.0, "forces": 1.0}
+    assert energies.pop("second_weights") == {"energy": 5.0}
     assert baseline == energies
 
 

@@ -139,9 +139,11 @@ class LabelStore(Arrays):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the index and the energies."""
+        """SHA-256 over the index, the energies, the sums of the forces and the stress."""
         digest = hashlib.sha256((self.folder / INDEX).read_bytes())
-        digest.update(np.ascontiguousarray(self.energies).tobytes())
+        sums = self.force_sums() if self._force_sums is None else self._force_sums
+        for array in (self.energies, sums, self._stress):
+            digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     @cached_property

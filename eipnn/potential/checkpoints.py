@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from ase.data import atomic_numbers
 
+from eipnn.eips import recorded
 from eipnn.errors import InputError
 from eipnn.representations.base import Representation
 from eipnn.tensor_files import read_tensors
@@ -153,3 +154,25 @@ def _written_for_eipnn(module: str, name: str) -> bool:
     except (OSError, ValueError, ImportError):
         return False
     return {name, "eipnn"} <= set(re.findall(r"\w+", source))
+
+
+def current_settings(record: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a stage's record, of 0.2.0 too, which trained on energies alone and judged EIPs by these."""
+    before = {"classify": {"judge": "energy"}}.get(record["stage"], {"weights": {"energy": 1.0}})
+    return before | {name: value for name, value in record["settings"].items() if name != "tukey_per"}
+
+
+def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two zero records are equal to 1e-6 eV, and on top of the same EIP where there is one."""
+    x, y = ({(source, e): zero["energies"][e] for source, zero in r.items() for e in zero["energies"]} for r in (a, b))
+    equal = x.keys() == y.keys() and all(abs(x[k] - y[k]) < 1e-6 for k in x)
+    return equal and recorded.same(a.get("dft", {}).get("eip"), b.get("dft", {}).get("eip"))
+
+
+def zeros_text(record: dict[str, Any]) -> str:
+    """A zero record in one line, without the structures of an EIP's record."""
+    zeros = {source: zero["energies"] or zero["mode"] for source, zero in record.items()}
+    eip = record.get("dft", {}).get("eip")
+    if isinstance(eip, dict):
+        eip = " ".join(str(eip[key]) for key in ("name", "target", "arguments", "files") if eip.get(key))
+    return f"{zeros}" + (f" on top of {eip}" if eip else "")

@@ -22,6 +22,10 @@ CLASSES = {"classify": "Classifier", "pretrain": "Pretrain", "finetune": "Finetu
 OUTPUTS = {"test": "test.json", "predict": "selection.csv"}
 """What a command after the training leaves in the folder of the stage; only the classifier predicts."""
 
+GENERATION = 2
+"""Of trainings: one more where a default changes what is learned, so that no stage of before is taken as done.
+Since 2: forces and stress."""
+
 NOT_COMPARED = (
     "trainer.default_root_dir",
     "trainer.max_time",
@@ -101,6 +105,7 @@ class Stage:
         Where files lie does not enter, nor how long one process trains.
         """
         content = {
+            "generation": GENERATION,
             "config": without(self.config, NOT_COMPARED),
             "inputs": self.inputs,
             "after": self.after,
@@ -214,6 +219,9 @@ class Plan:
             own["inputs"]["selection"] = Late("selection", classify)
         if strategy.energies_only:
             own["model"]["weights"] = {"energy": 1.0}
+            if second := self.experiment.stage("finetune", "model").get("second_weights"):
+                energy = {name: weight for name, weight in second.items() if name == "energy"}
+                own["model"]["second_weights"] = energy or None
         if strategy.long and "epoch_steps" not in self.experiment.stage("finetune", "data"):
             own["data"]["epoch_steps"] = Late("steps", self.classify(strategy.energies_only))
         if strategy.delta:

@@ -35,9 +35,11 @@ class MovingAverage(Callback):
         self.average: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.average:
-            self.average = {name: p.detach().clone() for name, p in pl_module.named_parameters()}
-            self.steps = trainer.global_step
+        kept = self.average
+        parameters = dict(pl_module.named_parameters())
+        # a checkpoint is read on the CPU
+        self.average = {n: kept.get(n, p.detach()).to(p.device, copy=True) for n, p in parameters.items()}
+        self.steps = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self.steps:  # the first of several small batches
@@ -64,7 +66,8 @@ class MovingAverage(Callback):
                 self.average[name].copy_(parameter.detach())
                 parameter.data.copy_(mean)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def put_into(self, checkpoint: dict[str, Any]) -> None:
+        """The average in place of the weights; the module calls it for each kind of checkpoint."""
         if self.average:
             weights = checkpoint["state_dict"]
             checkpoint[RAW] = {name: weights[name] for name in self.average}
@@ -74,5 +77,4 @@ class MovingAverage(Callback):
         if RAW in checkpoint and trainer.training:
             raw = checkpoint[RAW]
             self.average = {name: checkpoint["state_dict"][name].to(raw[name]).clone() for name in raw}
-            self.steps = checkpoint["global_step"]
             pl_module.load_state_dict(checkpoint["state_dict"] | raw)

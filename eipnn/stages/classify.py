@@ -78,16 +78,19 @@ def best_eip_class(distance: np.ndarray) -> np.ndarray:
 def judged(
     source: Source, eips: Sequence[str], limits: Mapping[str, float], optional: Collection[str]
 ) -> dict[str, float]:
-    """The limits of what both DFT and some EIP say of some training frame.
+    """The limits of what both DFT and some EIP say of some training frame; what is `optional`, of every DFT frame.
 
     Raises:
         InputError: they say nothing of a property that is not `optional`.
     """
     train = source.structures(source.split.train)
+    every = source.structures([*source.split.train, *source.split.val, *source.split.test])
     found = {}
     for name, limit in limits.items():
-        targets = source.targets(train, [DFT, *eips], [name])
-        if np.isfinite(distances(targets, train.sizes, {name: limit})).any():
+        frames = every if name in optional else train
+        distance = distances(source.targets(frames, [DFT, *eips], [name]), frames.sizes, {name: limit})
+        known = np.isfinite(distance).any(axis=1)
+        if known.all() if name in optional else known.any():
             found[name] = limit
         elif name not in optional:
             raise InputError(
@@ -105,8 +108,8 @@ class ClassifierModule(StageModule):
         representation: f_rep.
         eips: names of the EIPs, columns of the label store.
         judge: which EIP is closest to DFT: by ``energy``, as in the paper, by ``forces``, or by ``both``, the mean of
-            the two errors over their limits (`distances`); null: both, or energy alone where the DFT frames or the
-            label store have no forces. By forces alone, EIPs are chosen whose energies may be far off. Frames without
+            the two errors over their limits (`distances`); null: both, or energy alone where a DFT frame or the label
+            store has no forces. By forces alone, EIPs are chosen whose energies may be far off. Frames without
             the forces that they are to be judged by are left out.
         c: limit of the energy's error, eV/atom: p_0 where no EIP is within it.
         c_forces: the same of the root mean square error of the components of the forces, eV/A.

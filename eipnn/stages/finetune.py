@@ -16,7 +16,8 @@ from eipnn.potential import Potential
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import EVALUATED, Configurations, StageDataModule
-from eipnn.stages.module import SchedulerCallable, finite, require_positive
+from eipnn.stages.handover import Training
+from eipnn.stages.module import SchedulerCallable, require_positive
 from eipnn.stages.schedules import LinearDecay
 from eipnn.stages.source import DFT, selected
 from eipnn.stages.terms import EnergyError, EnergyTukey, ForceError, ForceTukey, StressError
@@ -119,7 +120,6 @@ class FinetuneModule(PotentialStage):
     def outputs(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
         """``n_atoms`` (B,); ``prediction`` (B,), total energies in eV, on the DFT file's own zero; ``forces`` (N, 3),
         eV/A; ``stress`` (B, 3, 3), eV/A^3. Under delta learning those of the EIP are in them, or there are none."""
-        finite(predicted["forces"])
         found = {"n_atoms": batch.n_atoms, "prediction": predicted["energy"] + batch.zero}
         for name in self.written:
             if (known := f"zero_{name}") in batch:
@@ -145,8 +145,11 @@ class FinetuneModule(PotentialStage):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        for name, earlier in checkpoint.get("residuals", {}).items():
-            self.eip_terms[name].earlier = earlier
+        found = checkpoint.get("residuals", {})
+        # 0.2.0 had those of energies alone
+        for name, earlier in (found if isinstance(found, dict) else {"energy": found}).items():
+            if name in self.eip_terms:
+                self.eip_terms[name].earlier = earlier
 
 
 class FinetuneDataModule(StageDataModule):
@@ -189,13 +192,16 @@ class FinetuneDataModule(StageDataModule):
         return sorted({*self.chosen.values(), *delta} - {DFT})
 
     def train_parts(self) -> list[Configurations]:
+        self._drop_unlabelled()
+        parts = [self.labelled(self.source.split.train)]
+        return [*parts, self.augmented()] if self.chosen else parts
+
+    def _set_up_training(self) -> Training:
+        made = super()._set_up_training()
         train = self.source.structures(self.source.split.train)
         counts = ", ".join(f"{name} of {known.sum()}" for name, known in train.labelled().items())
-        left = ", ".join(sorted(set(EVALUATED) - set(self.wanted)))
-        log.info("DFT labels: %s training frames%s", counts, left and f"; not trained on: {left}")
-        self._drop_unlabelled()
-        parts = [self.labelled(train.ids)]
-        return [*parts, self.augmented()] if self.chosen else parts
+        log.info("DFT labels: %s training frames; trained on: %s", counts, ", ".join(sorted(self.wanted)))
+        return made
 
     def augmented(self) -> Configurations:
         """The pool structures that the classifier chose an EIP for, with that EIP's labels (or DFT's, see `DFT`)."""

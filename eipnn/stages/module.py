@@ -15,9 +15,16 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch_geometric.data import Batch
 from torchmetrics import MeanMetric
 
-from eipnn.eips import recorded
 from eipnn.errors import InputError
-from eipnn.potential.checkpoints import CheckpointError, build_representation, read_checkpoint, read_record
+from eipnn.potential.checkpoints import (
+    CheckpointError,
+    build_representation,
+    current_settings,
+    read_checkpoint,
+    read_record,
+    same_zeros,
+    zeros_text,
+)
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import UNITS
 from eipnn.representations.base import Representation
@@ -190,7 +197,7 @@ class StageModule(LightningModule):
     def validation_step(self, batch: Batch, index: int, more: Collection[str] = ()) -> Mapping[str, Any]:
         """What is predicted (see `evaluated`), whose errors are added to the means."""
         predicted = self.evaluated(batch, more)
-        finite(predicted[self.output])
+        require_finite(predicted[self.output], predicted.get("forces"))
         for mean, (values, weights) in zip(self.means, self.errors(predicted, Targets.of(batch)), strict=True):
             mean.update(values, weights)
         return predicted
@@ -202,7 +209,7 @@ class StageModule(LightningModule):
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``row`` (B,) and ``weight`` (B,) of `Configurations`, and `outputs`."""
         predicted = self.evaluated(batch, self.written)
-        finite(predicted[self.output])
+        require_finite(predicted[self.output], predicted.get("forces"))
         return self._rows(batch, predicted)
 
     def _rows(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -303,6 +310,9 @@ class StageModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["eipnn"] = self.record()
+        for callback in self.callbacks:
+            if isinstance(callback, MovingAverage):
+                callback.put_into(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         file = getattr(self._trainer, "ckpt_path", None) or "the checkpoint"
@@ -340,7 +350,7 @@ class StageModule(LightningModule):
         record = read_record(content, checkpoint_path, cls.stage)
         representation = build_representation(record["representation"])
         try:
-            module = cls(representation, **record["settings"])
+            module = cls(representation, **current_settings(record))
             module.load_state_dict(content["state_dict"])
         except Exception as error:
             raise CheckpointError(
@@ -364,31 +374,15 @@ class StageModule(LightningModule):
         self.representation.load_state_dict(weights)
 
 
-def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two zero records are equal to 1e-6 eV, and on top of the same EIP where there is one."""
-    x, y = ({(source, e): zero["energies"][e] for source, zero in r.items() for e in zero["energies"]} for r in (a, b))
-    equal = x.keys() == y.keys() and all(abs(x[k] - y[k]) < 1e-6 for k in x)
-    return equal and recorded.same(a.get("dft", {}).get("eip"), b.get("dft", {}).get("eip"))
-
-
-def zeros_text(record: dict[str, Any]) -> str:
-    """A zero record in one line, without the structures of an EIP's record."""
-    zeros = {source: zero["energies"] or zero["mode"] for source, zero in record.items()}
-    eip = record.get("dft", {}).get("eip")
-    if isinstance(eip, dict):
-        eip = " ".join(str(eip[key]) for key in ("name", "target", "arguments", "files") if eip.get(key))
-    return f"{zeros}" + (f" on top of {eip}" if eip else "")
-
-
 def require_positive(name: str, value: float, unit: str = "") -> None:
     """Raise `InputError` where a setting is not positive, infinite or NaN."""
     if not 0 < value < float("inf"):
         raise InputError(f"{name} must be positive, not {value} {unit}".rstrip())
 
 
-def finite(output: Tensor) -> None:
+def require_finite(*outputs: Tensor | None) -> None:
     """Raise `InputError` for NaN and infinite values of a network, which means would hide or carry on."""
-    if not output.isfinite().all():
+    if not all(output is None or output.isfinite().all() for output in outputs):
         raise InputError(
             "the network gives NaN or infinite values: its training has diverged; "
             "lower the learning rate (model.init_args.optimizer.init_args.lr)"

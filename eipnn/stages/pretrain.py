@@ -93,7 +93,8 @@ class PretrainModule(PotentialStage):
         graph, atoms, energy = self._energies(batch, bool(derived))
         found = {"energy": (energy, targets)}
         if derived:
-            direction = random_signs(targets.known_of(derived[0]), batch.row, self.current_epoch).to(atoms)
+            counted = counted_labels(targets, derived, self.current_epoch)
+            direction = random_signs(counted, batch.row, self.current_epoch).to(atoms)
             combined = (atoms * direction[graph.batch]).sum()
             forces, virial = derivatives(combined, graph, create_graph=True)
             both, mixed = {"forces": forces, "stress": stress_of(virial, batch.cell)}, targets.along(direction)
@@ -142,6 +143,17 @@ class PretrainDataModule(StageDataModule):
             counts = ", ".join(f"{n} {d}" for n, d in zip(self.handover.eips, dropped, strict=True) if d)
             log.warning("of %d configurations, labels left out as missing or outliers: %s", len(frames), counts)
         return targets
+
+
+def counted_labels(targets: Targets, derived: Sequence[str], epoch: int) -> Tensor:
+    """The labels of which a combination is made (B, S).
+
+    The stress of a combination is known if each label in it has one. Where some have forces alone, it is made of those
+    with both in every other epoch.
+    """
+    known = [targets.known_of(name) for name in derived]
+    both = known[0] & known[-1]
+    return torch.where(both.any(dim=1, keepdim=True), both, known[0]) if epoch % 2 == 0 else known[0]
 
 
 def random_signs(known: Tensor, row: Tensor, epoch: int) -> Tensor:

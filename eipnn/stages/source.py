@@ -182,6 +182,9 @@ class Source:
         dft = {"energy": structures.energies, "forces": structures.forces, "stress": structures.stresses}
         found = {}
         for name in wanted:
+            if DFT not in sources:
+                found[name] = self._of_eips(name, structures, eips)
+                continue
             both = [dft[name][:, None], self._of_eips(name, structures, eips)] if eips else [dft[name][:, None]]
             found[name] = np.concatenate(both, axis=1)[:, columns]
         if "energy" in found:

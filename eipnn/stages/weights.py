@@ -63,6 +63,8 @@ class PotentialStage(StageModule):
         self.weights, self.energy_per = weights, energy_per
         self.second_weights, self.second_from = second_weights, second_from
         super().__init__(representation, eips, **kwargs)  # which asks for the names of the metrics
+        if self.patience and second_weights:
+            raise InputError("patience may end a training before second_weights come: give one of the two")
 
     def settings(self) -> dict[str, Any]:
         names = ("weights", "energy_per", "second_weights", "second_from")
@@ -134,8 +136,8 @@ def check_weights(name: str, weights: dict[str, float] | None) -> None:
     """Raise `InputError` for weights that cannot be."""
     if weights is None:
         return
-    if not weights:
-        raise InputError(f"{name} is empty: nothing would be trained")
+    if name == "weights" and "energy" not in weights:
+        raise InputError("weights must name energy: forces and stress alone leave it open")
     for key, value in weights.items():
         if key not in PROPERTIES:
             raise InputError(f"{name}.{key}: there is no such property; name some of {', '.join(PROPERTIES)}")
