@@ -22,13 +22,14 @@ from eipnn.structures import Split, read_split, read_structures, write_split
 from eipnn.structures.paths import PUBLISHED as NAMES
 
 ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "experiments" / "paper"
+SETS = [ROOT / "experiments" / name for name in ("si_mini", "al_mini", "agau_mini")]
 BASES = sorted((ROOT / "experiments" / "base").glob("*.yaml"))
 # Those of the published sets have a test of their own: test_published_experiments.py.
 PUBLISHED = [ROOT / "experiments" / name.replace("-", "_") / "schnet.yaml" for name in NAMES]
-STRATEGY_FILE = ROOT / "experiments" / "paper" / "strategies.yaml"
-OTHERS = {*BASES, *PUBLISHED, STRATEGY_FILE}
+OTHERS = {*BASES, *PUBLISHED, *(folder / "data.yaml" for folder in SETS), PAPER / "strategies.yaml"}
 EXPERIMENTS = sorted(set((ROOT / "experiments").rglob("*.yaml")) - OTHERS)
-STUDIES = sorted(set((ROOT / "experiments" / "paper").glob("*.yaml")) - OTHERS)
+STUDIES = sorted(set(PAPER.glob("*.yaml")) - OTHERS)
 README = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
@@ -95,8 +96,18 @@ def shrunk(experiment: Experiment, toys) -> dict:
 
 
 def test_there_are_experiments():
-    assert "schnet.yaml" in {file.name for file in EXPERIMENTS}
     assert "schnet.yaml" in {file.name for file in BASES}
+    table_1 = {folder / net.name for name in SETS for folder in (name, PAPER / name.name) for net in BASES}
+    assert table_1 < set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("file", [*EXPERIMENTS, *PUBLISHED], ids=lambda file: str(file.relative_to(ROOT)))
+def test_what_redraws_the_paper_learns_energies_alone(file):
+    experiment = read_experiment(file)
+    alone = PAPER in file.parents or file in PUBLISHED
+    learned = [experiment.stage(stage, "model").get("weights") for stage in ("pretrain", "finetune")]
+    assert learned == [{"energy": 1.0} if alone else None] * 2
+    assert experiment.stage("classify", "model").get("judge") == ("energy" if alone else None)
 
 
 @pytest.mark.parametrize("file", BASES, ids=lambda file: file.name)
@@ -122,7 +133,13 @@ def test_a_base_is_trained_by_its_path(file, toy, tmp_path):
 TABLE = sorted(set(EXPERIMENTS) - set(STUDIES))
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def some(files: list[Path], *quick: Path) -> list:
+    """Those outside of the folders `quick` are slow tests: they differ in elements alone, or in what is learned."""
+    marks = ([] if file.parent in quick else pytest.mark.slow for file in files)
+    return [pytest.param(f, marks=m, id=str(f.relative_to(ROOT))) for f, m in zip(files, marks, strict=True)]
+
+
+@pytest.mark.parametrize("file", some(EXPERIMENTS, *SETS, PAPER))
 def test_the_stages_of_an_experiment_can_be_made(file, tmp_path):
     experiment = read_experiment(file)
     build(build_representation, experiment.representation)  # or skip it
@@ -131,15 +148,7 @@ def test_the_stages_of_an_experiment_can_be_made(file, tmp_path):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        # the other data sets differ in elements alone
-        pytest.param(file, marks=[] if file.parent.name == "si_mini" else pytest.mark.slow)
-        for file in TABLE
-    ],
-    ids=[str(file.relative_to(ROOT)) for file in TABLE],
-)
+@pytest.mark.parametrize("file", some(TABLE, SETS[0]))
 def test_an_experiment_trains(file, toys, tmp_path, monkeypatch):
     experiment = read_experiment(file)
     assert experiment.data.get("labels") or experiment.eips
@@ -163,7 +172,7 @@ def test_a_study_of_the_paper_is_run_and_reported(file, toys, tmp_path, monkeypa
     """
     experiment = read_experiment(file)
     content = shrunk(experiment, toys)
-    content["classify"] = {"model": {"c": 10.0}}  # so that an EIP is chosen after one epoch
+    content["classify"]["model"]["c"] = 10.0  # so that an EIP is chosen after one epoch
     content["run"] |= {"split": [1]}
     frames = content["run"].get("frames")
     if frames:

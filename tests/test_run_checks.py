@@ -85,13 +85,14 @@ def test_settings_that_would_do_nothing(tmp_path, change, message):
         read_experiment(tmp_path / "silicon.yaml")
 
 
-def test_a_representation_may_have_a_file_of_its_own(tmp_path):
+def test_data_and_representation_may_have_files_of_their_own(tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "base" / "net.yaml").write_text(yaml.safe_dump(REPRESENTATION))
+    (tmp_path / "mine" / "data.yaml").write_text(yaml.safe_dump(DATA))
     file = tmp_path / "mine" / "silicon.yaml"
-    file.write_text(yaml.safe_dump({"data": DATA, "representation": "../base/net.yaml"}))
-    assert read_experiment(file).representation == REPRESENTATION
+    file.write_text(yaml.safe_dump({"data": "data.yaml", "representation": "../base/net.yaml"}))
+    assert (read_experiment(file).data, read_experiment(file).representation) == (DATA, REPRESENTATION)
     file.write_text(yaml.safe_dump({"data": DATA, "representation": "net.yaml"}))
     with pytest.raises(ExperimentError, match=r"names .*mine/net\.yaml, and there is no"):
         read_experiment(file)

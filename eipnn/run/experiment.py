@@ -30,7 +30,11 @@ is said of ``data`` and ``trainer`` holds for those of each stage too."""
 ALL = "all"
 """In place of a number of DFT frames: all of the split."""
 
-BY_PATH = {"representation": "class_path and init_args", "strategies": "names and their fields"}
+BY_PATH = {
+    "data": "dft, energy_zero, ...",
+    "representation": "class_path and init_args",
+    "strategies": "names and their fields",
+}
 """What may lie in a file of its own, and its keys."""
 
 
@@ -58,13 +62,12 @@ class Experiment:
     Args:
         data: arguments of every data module: dft, energy_zero, and usually pool and labels
             (see `eipnn.stages.data.StageDataModule`). Without ``labels``, `eipnn label` makes them in the run's folder.
-        representation: ``class_path`` and ``init_args`` of f_rep, or the path of a YAML file that holds them, relative
-            to the experiment file.
+        representation: ``class_path`` and ``init_args`` of f_rep. It, ``data`` and ``strategies`` may each be the path
+            of a YAML file that holds them, relative to the experiment file.
         splits: CSV path with ``{split}`` in it, or ``random``: seeded random splits by the paper's rule.
         eips: named set, YAML file or list of entries to label with, where ``data.labels`` is not given.
         alpha: weight of the EIP labels (Eq. 3); several are searched on the validation split.
-        strategies: name -> row of one's own beside `STRATEGIES`, or the path of a YAML file of them, relative to the
-            experiment file (see `own_strategies`).
+        strategies: name -> row of one's own beside `STRATEGIES` (see `own_strategies`).
         run: what `eipnn run` trains where its options do not say: ``strategy``, ``split``, ``seed``, ``frames``, each
             one value or a list.
         trainer: arguments of the Lightning Trainer for every stage.
