@@ -79,7 +79,9 @@ def test_validate_gives_what_training_found(tiny, trained, tmp_path, capsys):
 
 # Every argument of every stage, with a value that is not its default.
 EVERY = {"ema": 0.9, "patience": 3}
-WEIGHED = EVERY | {
+WEIGHED = {
+    "ema": 0.9,
+    "patience": None,  # which does not go with a second phase
     "weights": {"energy": 2.0, "forces": 3.0},
     "energy_per": "atom",
     "second_weights": {"energy": 20.0, "forces": 0.3},
