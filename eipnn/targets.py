@@ -9,6 +9,8 @@ from torch_geometric.data import Batch
 
 PER_ATOM = ("forces",)
 PER_CONFIGURATION = ("energy", "stress", "label")
+PROPERTIES = ("energy", "forces", "stress")
+"""What a potential learns and is tested on."""
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,9 @@ from eipnn.stages.handover import Facts, Handover, Training
 from eipnn.stages.sampling import BatchPlan, EvaluationSampler, MixedSampler, plan_batches
 from eipnn.stages.source import Source, SourceConfig
 from eipnn.structures import StructureStore, open_structures
-from eipnn.targets import PER_ATOM
+from eipnn.targets import PER_ATOM, PROPERTIES
 
 log = logging.getLogger("eipnn")
-
-EVALUATED = ("energy", "forces", "stress")
 
 KEPT = 100_000
 """Configurations up to which a data set keeps each `Data` that it made: some kB each, and no work from the second
@@ -185,7 +183,7 @@ class StageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """In a test, errors of all that there are labels of; in a training, of what is trained."""
-        self.wanted = self.handover.wanted if stage == "fit" else EVALUATED
+        self.wanted = self.handover.wanted if stage == "fit" else PROPERTIES
         training = self._set_up_training() if stage == "fit" else None
         if stage in ("fit", "validate"):
             evaluated = self.val_set = self.labelled(self.source.split.val)

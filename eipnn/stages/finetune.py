@@ -15,7 +15,7 @@ from eipnn.inputs import graph_of
 from eipnn.potential import Potential
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
-from eipnn.stages.data import EVALUATED, Configurations, StageDataModule
+from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.handover import Training
 from eipnn.stages.module import SchedulerCallable, require_positive
 from eipnn.stages.schedules import LinearDecay
@@ -23,7 +23,7 @@ from eipnn.stages.source import DFT, selected
 from eipnn.stages.terms import EnergyError, EnergyTukey, ForceError, ForceTukey, StressError
 from eipnn.stages.weights import PotentialStage, mean_error
 from eipnn.structures import StructureStore
-from eipnn.targets import Targets
+from eipnn.targets import PROPERTIES, Targets
 
 log = logging.getLogger("eipnn")
 
@@ -211,11 +211,11 @@ class FinetuneDataModule(StageDataModule):
         return self.configurations(frames, targets | {"is_dft": is_dft} | self._zeros(frames))
 
     def targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
-        targets = self.source.targets(frames, [DFT], self.wanted)
+        targets, known = self.source.targets(frames, [DFT], self.wanted), None
         if self.delta_eip:
-            known = self.source.targets(frames, [self.delta_eip], self.wanted)
+            known = self.source.targets(frames, [self.delta_eip], PROPERTIES)
             targets = {name: values - known[name] for name, values in targets.items()}
-        return targets | {"is_dft": np.ones(len(frames), dtype=np.bool_)} | self._zeros(frames)
+        return targets | {"is_dft": np.ones(len(frames), dtype=np.bool_)} | self._zeros(frames, known)
 
     def predict_targets(self, frames: StructureStore) -> dict[str, np.ndarray]:
         # the label store does not hold structures of the user's
@@ -278,7 +278,7 @@ class FinetuneDataModule(StageDataModule):
         zeros = self.source.zero.totals(frames)
         if self.delta_eip is None:
             return {"zero": zeros}
-        known = known or self.source.targets(frames, [self.delta_eip], EVALUATED)
+        known = known or self.source.targets(frames, [self.delta_eip], PROPERTIES)
         energies = known["energy"][:, 0]
         if len(lost := np.flatnonzero(np.isnan(energies))):
             raise InputError(

@@ -12,9 +12,8 @@ from eipnn.errors import InputError
 from eipnn.representations.base import Representation
 from eipnn.stages.module import StageModule
 from eipnn.stages.terms import Per, Term
-from eipnn.targets import Targets
+from eipnn.targets import PROPERTIES, Targets
 
-PROPERTIES = ("energy", "forces", "stress")
 WEIGHTS = {"energy": 1.0, "forces": 10.0, "stress": 100.0}
 """Where none are given, of the properties that some training label has. Residuals in eV, eV/A and eV/A^3."""
 
@@ -71,9 +70,14 @@ class PotentialStage(StageModule):
         return {name: getattr(self, name) for name in names}
 
     @property
+    def first_weights(self) -> dict[str, float]:
+        """Those of the first phase."""
+        return self.weights or WEIGHTS
+
+    @property
     def trained(self) -> list[str]:
         """The properties with a weight."""
-        return [name for name in PROPERTIES if name in (self.weights or WEIGHTS)]
+        return [name for name in PROPERTIES if name in self.first_weights]
 
     def terms_of(self, kinds: Mapping[str, Callable[..., Term]], factor: float = 1.0, **options: Any) -> Any:
         """The terms of the trained properties that have one of these kinds, by property, as a `ModuleDict`.
@@ -84,7 +88,7 @@ class PotentialStage(StageModule):
         for name in self.trained:
             if name in kinds:
                 per: Per = self.energy_per if name == "energy" else "configuration"
-                term = made[name] = kinds[name](factor * (self.weights or WEIGHTS)[name], per=per, **options)
+                term = made[name] = kinds[name](factor * self.first_weights[name], per=per, **options)
                 term.factor = factor
         return made
 
@@ -107,7 +111,7 @@ class PotentialStage(StageModule):
         if epochs is None or epochs < 1:
             raise InputError("trainer.max_epochs must be at least 1: second_from is a share of it")
         second = self.second_weights if self.current_epoch >= self.second_from * epochs else {}
-        now = (self.weights or WEIGHTS) | second
+        now = self.first_weights | second
         for term in self.terms:
             term.weight = term.factor * now[term.needs]
 
