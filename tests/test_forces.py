@@ -169,6 +169,21 @@ def test_forces_of_eips_are_robust_over_the_mixed_batch(forced, tmp_path):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_without_dft_forces_the_eips_still_teach_theirs(forced, tmp_path):
+    selection = forced.select(tmp_path / "selection.csv", dict.fromkeys(forced.ids("pool")[:4], EIPS[0]))
+    arguments = forced.arguments | {"selection": str(selection), "energies_only": True}
+    net = network(weights={"energy": 1e-9, "forces": 1.0})
+    data = attached(FinetuneDataModule(**arguments), net)
+    dft, eip = data.train_set.datasets
+    assert dft.targets["forces"].isnan().all()
+    assert eip.targets["forces"].isfinite().all()
+    assert "forces" not in data.val_set.targets
+    net.train()
+    assert net.training_step(Batch.from_data_list([dft[0], dft[1], eip[0]]), 0)["loss"] > 1e-4
+    data.setup("test")
+    assert data.test_set.targets["forces"].isfinite().all()
+
+
 def test_an_eip_without_stress_leaves_the_others_theirs(forced):
     """Every other epoch the combination is of those with stress; in between, the forces of all count."""
     data = attached(PretrainDataModule(**forced.arguments), pretraining()).train_set

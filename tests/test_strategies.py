@@ -95,6 +95,20 @@ def test_rows_of_energies_alone_have_a_classifier_of_their_own(experiment, run, 
     assert read["la"] == str(fold(tmp_path) / "classify" / "selection.csv")
     assert read["la-energies"] == str(fold(tmp_path) / "classify-energies" / "selection.csv")
     assert [stage for stage, _ in fake.commands][:3] == ["classify-energies"] * 3  # for the steps of the long row
+    augmented, long = config(tmp_path, "la-energies/alpha-0.1"), config(tmp_path, "long-energies")
+    assert augmented["data"]["init_args"]["energies_only"] is True  # the EIP labels keep their forces
+    assert "weights" not in augmented["model"]["init_args"]
+    assert long["model"]["init_args"]["weights"] == {"energy": 1.0}
+
+
+def test_pretraining_on_energies_alone(experiment, run, fake, tmp_path):
+    experiment["strategies"] = {"mp-alone": {"label": "+MP (energies of EIPs)", "pretraining": "energies"}}
+    experiment["pretrain"] = {"model": {"weights": {"energy": 2.0, "forces": 5.0}, "second_weights": {"forces": 9.0}}}
+    run(experiment, "--strategy", "mp", "mp-alone", "--frames", "10")
+    models = {name: config(tmp_path, name)["model"]["init_args"] for name in ("pretrain", "pretrain-energies")}
+    assert models["pretrain-energies"] == models["pretrain"] | {"weights": {"energy": 1.0}, "second_weights": None}
+    start = config(tmp_path, "frames-10/mp-alone")["model"]["init_args"]["init_from"]
+    assert start == str(fold(tmp_path) / "pretrain-energies" / "checkpoints" / "best.ckpt")
 
 
 def test_hidden_dft_is_needed_for_them(studied, run, fake):

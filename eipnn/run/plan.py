@@ -187,16 +187,18 @@ class Plan:
         return self._stage("classify", folder, ("test", "predict"), model=self._eips("classify") | judge)
 
     def pretrain(self, kind: Pretraining = "all") -> Stage:
-        """Pretrain on all EIPs, or on the single best.
+        """Pretrain on all EIPs, on their energies alone, or on the single best.
 
-        It needs no DFT energy: all numbers of DFT frames share the pretraining on all EIPs. Where the zeros of the EIPs
+        On all it needs no DFT energy: all numbers of DFT frames share it. Where the zeros of the EIPs
         are fitted to DFT it does, and each number has its own.
         """
         fitted = "least_squares" in zero_modes(self.experiment.data.get("eip_energy_zero", "none"))
-        if self.frames is not None and kind == "all" and not fitted:
-            return replace(self, folder=self.folder.parent, frames=None).pretrain()
-        eips = self._eips("pretrain") if kind == "all" else {"eips": [Late("single_eip")]}
-        return self._stage("pretrain", PRETRAINING_FOLDERS[kind], (), model=eips)
+        if self.frames is not None and kind != "single" and not fitted:
+            return replace(self, folder=self.folder.parent, frames=None).pretrain(kind)
+        model: dict[str, Any] = {"eips": [Late("single_eip")]} if kind == "single" else dict(self._eips("pretrain"))
+        if kind == "energies":
+            model |= self._energy_weights("pretrain")
+        return self._stage("pretrain", PRETRAINING_FOLDERS[kind], (), model=model)
 
     def finetune(self, name: str, alpha: float) -> Stage:
         """Train the potential."""
@@ -217,11 +219,10 @@ class Plan:
                 own["written"][file] = Late(labels, classify)
             own["data"]["selection"] = str(file)
             own["inputs"]["selection"] = Late("selection", classify)
-        if strategy.energies_only:
-            own["model"]["weights"] = {"energy": 1.0}
-            if second := self.experiment.stage("finetune", "model").get("second_weights"):
-                energy = {name: weight for name, weight in second.items() if name == "energy"}
-                own["model"]["second_weights"] = energy or None
+        if strategy.energies_only and strategy.eip_labels:
+            own["data"]["energies_only"] = True
+        elif strategy.energies_only:
+            own["model"] |= self._energy_weights("finetune")
         if strategy.long and "epoch_steps" not in self.experiment.stage("finetune", "data"):
             own["data"]["epoch_steps"] = Late("steps", self.classify(strategy.energies_only))
         if strategy.delta:
@@ -257,6 +258,13 @@ class Plan:
         about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames} | own.get("about", {})
         written = ({Path(self.split_path): text} if text else {}) | own.get("written", {})
         return Stage(root, config, digests | own.get("inputs", {}), after, about, written, self.parts)
+
+    def _energy_weights(self, stage: str) -> dict[str, Any]:
+        """Arguments with which the energies alone are trained."""
+        weights: dict[str, Any] = {"weights": {"energy": 1.0}}
+        if second := self.experiment.stage(stage, "model").get("second_weights"):
+            weights["second_weights"] = {name: value for name, value in second.items() if name == "energy"} or None
+        return weights
 
     def _eips(self, stage: str) -> dict[str, list[str]]:
         """The EIPs that the experiment names for a stage, or all that there are.

@@ -8,10 +8,14 @@ from typing import Any, Literal, get_args
 from eipnn.errors import InputError
 
 Labels = Literal["predicted", "best", "dft", "single"]
-Pretraining = Literal["all", "single"]
+Pretraining = Literal["all", "single", "energies"]
 Loss = Literal["tukey", "mse"]
 
-PRETRAINING_FOLDERS: dict[Pretraining, str] = {"all": "pretrain", "single": "pretrain-single"}
+PRETRAINING_FOLDERS: dict[Pretraining, str] = {
+    "all": "pretrain",
+    "single": "pretrain-single",
+    "energies": "pretrain-energies",
+}
 """Where a pretraining lies in the folder of its split and seed."""
 
 
@@ -25,11 +29,12 @@ class Strategy:
         eip_labels: where the labels of label augmentation come from: the classifier's choice; for the same structures
             the EIP that is truly the closest, or DFT itself (both need DFT energies of the pool, which are hidden from
             all other rows); for the whole pool the single best EIP.
-        pretraining: on all EIPs, or on the single best.
+        pretraining: on all EIPs, on the single best, or on the energies of all EIPs without their forces and stress.
         loss: on the EIP labels.
         long: trained without EIP labels for as many gradient steps as label augmentation takes.
         delta: the network learns DFT minus the single best EIP.
         energies_only: without DFT forces and stress, where the frames have them; nor does the classifier see these.
+            EIP labels keep their forces.
     """
 
     label: str = ""

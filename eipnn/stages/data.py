@@ -109,6 +109,8 @@ class StageDataModule(LightningDataModule):
 
     wanted: Collection[str] = ("energy",)
     """Names of the targets (see `Targets`) that are read; set when it is set up."""
+    fitting = False
+    """Whether it is set up for a training."""
     train_set: Dataset[Data]
     val_set: Configurations
     test_set: Configurations
@@ -183,8 +185,9 @@ class StageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """In a test, errors of all that there are labels of; in a training, of what is trained."""
-        self.wanted = self.handover.wanted if stage == "fit" else PROPERTIES
-        training = self._set_up_training() if stage == "fit" else None
+        self.fitting = stage == "fit"
+        self.wanted = self.handover.wanted if self.fitting else PROPERTIES
+        training = self._set_up_training() if self.fitting else None
         if stage in ("fit", "validate"):
             evaluated = self.val_set = self.labelled(self.source.split.val)
         elif stage == "test":
