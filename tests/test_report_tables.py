@@ -15,7 +15,7 @@ def row(name, *errors, steps=10, **given):
     filled = [(*each, *[None] * (len(ERRORS) - len(each))) for each in errors]
     measured = [place | dict(zip(ERRORS, each, strict=True)) for place, each in zip(places, filled, strict=True)]
     numbers = {"gradient_steps": steps, "epochs": None, "alpha": None, "pretraining_steps": None} | given
-    return pd.DataFrame(measured).assign(strategy=name, **numbers).astype(TYPES)
+    return pd.DataFrame(measured).assign(strategy=name, seconds=np.nan, **numbers).astype(TYPES)
 
 
 def lines(*rows, baseline="none"):
@@ -64,6 +64,11 @@ def test_summary_has_means_sample_deviations_and_counts():
     assert table["n"].tolist() == [2, 2]
 
 
+def test_summary_has_the_mean_time():
+    table = lines(row("SchNet", (1.0, 0.1), (2.0, 0.3)).assign(seconds=[100.0, 301.0]))
+    assert readable(table)["time (s)"].tolist() == ["200"]
+
+
 def test_summary_without_a_baseline_invents_no_improvement():
     assert np.isnan(lines(row("+LA", (0.5, 0.05)))["improvement_percent"][0])
 
@@ -71,7 +76,7 @@ def test_summary_without_a_baseline_invents_no_improvement():
 def test_an_eip_has_no_steps_and_no_improvement():
     eip = row("Best EIP (sw)", (1.0, 0.1), steps=None)
     text = readable(lines(eip, row("SchNet", (1.0, 0.1)), baseline="SchNet"))
-    assert text.iloc[0].tolist() == ["Best EIP (sw)", "1000.0", "100.00", "-", "1", *("-" * 4)]
+    assert text.iloc[0].tolist() == ["Best EIP (sw)", "1000.0", "100.00", "-", "1", *("-" * 5)]
 
 
 def test_counts_that_differ_are_a_range():

@@ -13,7 +13,7 @@ PLACE = ["split", "seed"]
 ENERGIES = [CONFIG.column, ATOM.column]
 """The errors of which the paper's improvement is."""
 IMPROVED = {"improvement": ENERGIES, "force_improvement": [FORCE.column]}
-MEANS = {"n": ("split", "size")}
+MEANS = {"n": ("split", "size"), "seconds": ("seconds", "mean")}
 for metric in METRICS:
     MEANS |= {metric.column: (metric.column, "mean"), metric.deviation: (metric.column, "std")}
 """Of the lines of a strategy."""
@@ -122,6 +122,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             heading = f"{name.replace('_', ' ')} (%)"
             columns[heading] = _spread(table, f"{name}_percent", f"{name}_sd", "{:.1f}".format)
     columns["n"] = table["n"].astype(str)
+    columns["time (s)"] = [NOTHING if pd.isna(seconds) else f"{seconds:.0f}" for seconds in table["seconds"]]
     for name in ("gradient_steps", "epochs", "pretraining_steps", "alpha"):
         columns[name.replace("_", " ")] = table[name].replace("", NOTHING)
     return pd.DataFrame(columns)
