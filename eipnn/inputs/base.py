@@ -32,7 +32,8 @@ class AtomicGraph(NamedTuple):
     cell: Tensor | None = None
     """Lattice vectors as rows (B, 3, 3), A, zero along open axes; for the volume alone, no representation reads it."""
     curvature: bool = True
-    """Whether second derivatives in `vectors` may be asked for. A loss on forces needs those in the weights alone."""
+    """Whether second derivatives in `vectors` may be asked for. A loss on forces needs those in the weights alone: with
+    False, once forces were made with ``create_graph=True`` later derivatives in `vectors` may be incomplete."""
 
 
 def graph_of(batch: Batch) -> AtomicGraph:

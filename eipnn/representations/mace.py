@@ -10,11 +10,12 @@ from typing import Any, Self
 
 import torch
 from ase.data import atomic_numbers
-from torch import Tensor, nn
+from torch import Tensor
 
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph
 from eipnn.representations.base import MAX_Z, Representation
+from eipnn.representations.tensor_convolution import TensorConvolution
 
 UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 CALIBRATION_BATCHES = 32
@@ -24,9 +25,10 @@ CALIBRATION_BATCHES = 32
 class MACE(Representation):
     """Equivariant message passing with many-body messages; the features are the scalars of all layers.
 
-    Embedding, interactions and products are the library's own, put together as in its ``MACE``; its readouts and
-    atomic energies are left out. Needs the extra: ``pip install 'eipnn[mace]'``. The defaults suit a CPU; larger is the
-    library's own ``max_ell=3, correlation=3``, and 128 channels.
+    Embedding, interactions and products are the library's own, put together as in its ``MACE``, but for the sum over
+    neighbours within an interaction, which is a `TensorConvolution`; its readouts and atomic energies are left out.
+    Needs the extra: ``pip install 'eipnn[mace]'``. The defaults suit a CPU; larger is the library's own
+    ``max_ell=3, correlation=3``, and 128 channels.
 
     Args:
         elements: symbols of all elements that may occur.
@@ -101,8 +103,9 @@ class MACE(Representation):
         for block in self.interactions:
             del block.avg_num_neighbors  # a plain number, which no checkpoint would keep
             block.register_buffer("avg_num_neighbors", torch.tensor(1.0))
-            # The radial network sees each pair once; its output serves i-j and j-i.
-            block.conv_tp_weights.register_forward_hook(twice)
+            # the library's place for a convolution that takes features of atoms and gives messages to atoms
+            block.conv_fusion = True
+            block.conv_tp.forward = TensorConvolution(block.conv_tp)
         self.register_buffer("mean", torch.zeros(self.dim))
         self.register_buffer("spread", torch.ones(self.dim))
         self.mean: Tensor
@@ -126,15 +129,15 @@ class MACE(Representation):
                 f"an atom of atomic number {stranger} is none of {', '.join(self.elements)}: "
                 "name every element in the representation's `elements`"
             )
-        vectors = graph.vectors
-        edge_index = torch.cat([graph.edge_index, graph.edge_index.flip(0)], dim=1)  # (2, 2P)
-        edge_attrs = self.spherical_harmonics(torch.cat([vectors, -vectors]))  # (2P, (ell + 1)^2)
-        distance = vectors.norm(dim=-1, keepdim=True)  # (P, 1)
-        edge_feats, _ = self.radial_embedding(distance, node_attrs, edge_index, graph.z)  # (P, bessel)
+        pairs = graph.edge_index
+        harmonics = self.spherical_harmonics(graph.vectors)  # (P, (ell + 1)^2)
+        distance = graph.vectors.norm(dim=-1, keepdim=True)  # (P, 1)
+        radial, _ = self.radial_embedding(distance, node_attrs, pairs, graph.z)  # (P, bessel)
         features = self.node_embedding(node_attrs)  # (N, channels)
         scalars = []
         for interaction, product in zip(self.interactions, self.products, strict=True):
-            message, residual = interaction(node_attrs, features, edge_attrs, edge_feats, edge_index)
+            interaction.conv_tp.forward.curvature = graph.curvature
+            message, residual = interaction(node_attrs, features, harmonics, radial, pairs)
             features = product(message, residual, node_attrs)  # (N, channels * (L + 1)^2)
             scalars.append(features[:, : self.channels])
         return torch.cat(scalars, dim=-1)
@@ -162,11 +165,6 @@ class MACE(Representation):
         for name, value in self._constants.items():
             self.get_buffer(name).copy_(value)
         return self
-
-
-def twice(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    """(P, K) -> (2P, K)."""
-    return torch.cat([output, output])
 
 
 def one_hot_rows(elements: list[str]) -> Tensor:

@@ -54,7 +54,11 @@ def ours(representation: Representation, frames: list[Atoms]) -> Prepared:
     batch = Batch.from_data_list([representation.inputs(atoms) for atoms in frames])
     with torch.no_grad():
         representation.calibrate([graph_of(batch)])
-    return Prepared(representation, lambda: representation(graph_of(batch)), representation.dim, batch.pos)
+
+    def features() -> Tensor:
+        return representation(graph_of(batch)._replace(curvature=False))  # as in training
+
+    return Prepared(representation, features, representation.dim, batch.pos)
 
 
 @dataclass(frozen=True)
