@@ -11,14 +11,17 @@ class NeighbourList:
 
     Args:
         cutoff: in A.
-        skin: A. With one the list reaches so much further and is kept between calls until an atom has moved by half of
-            it or the cell has changed; its pairs beyond the cutoff are part of what is returned.
+        skin: A. With one, candidates that reach so much further are kept between calls until an atom has moved by more
+            than half of it, or cell, periodic axes or the number of atoms have changed. What is returned is the same
+            but for the order of pairs.
     """
 
     def __init__(self, cutoff: float, skin: float = 0.0) -> None:
-        import vesin  # which imports torch: seconds that commands without it need not wait for
+        self.cutoff, self.skin = cutoff, skin
+        self._renew(np.zeros((3, 3)))
 
-        self._finder = vesin.NeighborList(cutoff=cutoff, full_list=False, sorted=True, skin=skin, n_threads=1)
+    def __reduce__(self) -> tuple[type["NeighbourList"], tuple[float, float]]:
+        return NeighbourList, (self.cutoff, self.skin)  # copies begin with no candidates: vesin's cannot be copied
 
     def __call__(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pairs of one configuration.
@@ -31,8 +34,26 @@ class NeighbourList:
         Returns:
             i and j (2, P), int64, and the lattice translation of j in whole cells (P, 3).
         """
-        i, j, shift = self._finder.compute(positions, cell, pbc, quantities="ijS")
-        return np.stack([i, j]).astype(np.int64), shift
+        return self._find(positions, cell, pbc, "PS")
+
+    def vectors(self, atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
+        """i and j (2, P), int64, and the vectors from i to the image of j (P, 3), A, float64."""
+        return self._find(atoms.positions, complete_cell(atoms), atoms.pbc, "PD")
+
+    def _find(
+        self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, quantities: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # vesin 0.6.2 keeps candidates in a cell that changes little, and loses pairs of atoms many cells apart
+        if self.skin and not np.array_equal(cell, self._cell):
+            self._renew(cell)
+        pairs, found = self._finder.compute(positions, cell, pbc, quantities=quantities)
+        return pairs.T.astype(np.int64, order="C"), found
+
+    def _renew(self, cell: np.ndarray) -> None:
+        import vesin  # which imports torch: seconds that commands without it need not wait for
+
+        self._cell = cell.copy()
+        self._finder = vesin.NeighborList(cutoff=self.cutoff, full_list=False, sorted=True, skin=self.skin, n_threads=1)
 
 
 def pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

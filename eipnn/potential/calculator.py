@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
@@ -12,8 +13,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from eipnn.eips.in_cell import InCell
 from eipnn.eips.recorded import restore
 from eipnn.errors import InputError
+from eipnn.inputs import AtomicGraph
+from eipnn.neighbours import NeighbourList, complete_cell
 from eipnn.potential.potential import Potential
 from eipnn.structures.check import value_problem
+
+SKIN = 1.0
+"""A by which the neighbour list reaches further, to be kept until an atom has moved by half of it."""
 
 
 class EIPNNCalculator(Calculator):
@@ -68,6 +74,7 @@ class EIPNNCalculator(Calculator):
         self.cohesive = cohesive
         potential = potential.to(device=device, dtype=getattr(torch, dtype))
         self.potential = potential.requires_grad_(False)
+        self.neighbours = NeighbourList(potential.cutoff, SKIN)
         if tabulate:
             self.potential.representation = self.potential.representation.tabulate()
 
@@ -81,7 +88,7 @@ class EIPNNCalculator(Calculator):
         current: Atoms = self.atoms  # type: ignore[assignment]
         if problem := value_problem(current):
             raise InputError(f"the potential has no energy of these atoms: {problem}")
-        graph = self.potential.graph([current])
+        graph = self._graph(current)
         # The stress comes with the forces at little cost; molecular dynamics at constant pressure asks for it later.
         found = self.potential.predict(graph, ("forces", "stress"), cohesive=self.cohesive)
         assert found.forces is not None
@@ -101,6 +108,25 @@ class EIPNNCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
         if self.eip is not None:
             self._add_eip(current)
+
+    def _graph(self, atoms: Atoms) -> AtomicGraph:
+        """What `Potential.graph` gives, from the list that is kept, without features, which know no gradients.
+
+        The vectors are found in float64: float32 would lose digits of an atom that is a long way out of the cell.
+        """
+        self.potential.check_elements(set(atoms.symbols))
+        index, vectors = self.neighbours.vectors(atoms)
+        z = torch.from_numpy(atoms.numbers.astype(np.int64))
+        cell = torch.from_numpy(complete_cell(atoms)).unsqueeze(0)
+        weight = self.potential.head.scale
+        return AtomicGraph(
+            z=z.to(weight.device),
+            edge_index=torch.from_numpy(index).to(weight.device),
+            vectors=torch.from_numpy(vectors).to(weight),
+            batch=torch.zeros_like(z, device=weight.device),
+            size=1,
+            cell=cell.to(weight),
+        )
 
     def _add_eip(self, atoms: Atoms) -> None:
         """Add energy, forces and stress of the EIP, energies on the aligned zero. Without its stress there is none."""
