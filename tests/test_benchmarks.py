@@ -51,6 +51,20 @@ def test_tabulated_filters_reports_errors_and_speed(benchmark, tmp_path, monkeyp
     assert script.speed(checkpoint, 64, options)["faster by"] > 0
 
 
+def test_md_speed_reports_ratios(benchmark, monkeypatch):
+    """With eipnn alone; the other libraries are no dependencies."""
+    script = benchmark("md_speed")
+    calculators = sys.modules["contenders.calculators"]
+    monkeypatch.setattr(script, "CELLS", {8: 1})
+    monkeypatch.setattr(calculators, "base", lambda name, cutoff: script_net(4))
+    chosen = {name: make for name, make in script.CALCULATORS["SchNet"].items() if name.startswith("eipnn")}
+    monkeypatch.setitem(script.CALCULATORS, "SchNet", chosen)
+    rows = list(script.compare("SchNet", 8, argparse.Namespace(rounds=2, seconds=0.01)))
+    assert [row["calculator"] for row in rows] == ["eipnn", "eipnn, tabulate=True"]
+    assert rows[0]["most"] == 1
+    assert all(row["ms/step"] > 0 and row["moved by A"] < 0.5 for row in rows)
+
+
 def script_net(size):
     from eipnn.representations import SchNet
 

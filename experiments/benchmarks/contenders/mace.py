@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from contenders.prepared import Contender, Prepared, base, full_graph, ours
+from eipnn.representations import Representation
 from eipnn.representations.mace import import_mace
 
 
@@ -17,30 +18,7 @@ def eipnn(frames: list[Atoms], cutoff: float) -> Prepared:
 
 
 def library(frames: list[Atoms], cutoff: float) -> Prepared:
-    modules = import_mace()
-    from e3nn.o3 import Irreps
-
-    sizes = network_for(frames, cutoff).hparams
-    hidden = [(sizes.channels, (order, (-1) ** order)) for order in range(sizes.max_L + 1)]
-    network = modules.ScaleShiftMACE(
-        atomic_inter_scale=1.0,
-        atomic_inter_shift=0.0,
-        r_max=cutoff,
-        num_bessel=sizes.bessel,
-        num_polynomial_cutoff=sizes.envelope,
-        max_ell=sizes.max_ell,
-        interaction_cls=modules.RealAgnosticResidualInteractionBlock,
-        interaction_cls_first=modules.RealAgnosticInteractionBlock,
-        num_interactions=sizes.interactions,
-        num_elements=len(sizes.elements),
-        hidden_irreps=Irreps(hidden),
-        MLP_irreps=Irreps("16x0e"),
-        atomic_energies=torch.zeros(len(sizes.elements)),
-        avg_num_neighbors=28.0,
-        atomic_numbers=[atomic_numbers[symbol] for symbol in sizes.elements],
-        correlation=sizes.correlation,
-        gate=torch.nn.functional.silu,
-    )
+    network = library_network(network_for(frames, cutoff))
     graph = full_graph(frames, cutoff)
     counts = torch.tensor([len(atoms) for atoms in frames])
     given = {
@@ -57,6 +35,34 @@ def library(frames: list[Atoms], cutoff: float) -> Prepared:
         lambda: network(given, training=True, compute_force=False)["node_energy"].float()[:, None],
         1,
         graph.pos,
+    )
+
+
+def library_network(like: Representation) -> torch.nn.Module:
+    """`ScaleShiftMACE` at the sizes of one of eipnn's."""
+    modules = import_mace()
+    from e3nn.o3 import Irreps
+
+    sizes = like.hparams
+    hidden = [(sizes.channels, (order, (-1) ** order)) for order in range(sizes.max_L + 1)]
+    return modules.ScaleShiftMACE(
+        atomic_inter_scale=1.0,
+        atomic_inter_shift=0.0,
+        r_max=sizes.cutoff,
+        num_bessel=sizes.bessel,
+        num_polynomial_cutoff=sizes.envelope,
+        max_ell=sizes.max_ell,
+        interaction_cls=modules.RealAgnosticResidualInteractionBlock,
+        interaction_cls_first=modules.RealAgnosticInteractionBlock,
+        num_interactions=sizes.interactions,
+        num_elements=len(sizes.elements),
+        hidden_irreps=Irreps(hidden),
+        MLP_irreps=Irreps("16x0e"),
+        atomic_energies=torch.zeros(len(sizes.elements)),
+        avg_num_neighbors=28.0,
+        atomic_numbers=[atomic_numbers[symbol] for symbol in sizes.elements],
+        correlation=sizes.correlation,
+        gate=torch.nn.functional.silu,
     )
 
 

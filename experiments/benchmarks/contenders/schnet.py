@@ -121,17 +121,29 @@ def dgl_kernels(frames: list[Atoms], cutoff: float) -> Prepared:
     return Prepared(network, lambda: network(graph, edges), FEATURES, graph.pos)
 
 
-def schnetpack(frames: list[Atoms], cutoff: float) -> Prepared:
-    if not hasattr(dataloader, "T_co"):  # schnetpack 2.1.1 imports the name, which newer torch has not
+def import_schnetpack() -> None:
+    """Let schnetpack 2.1.1 import: it takes a name from torch that newer versions have under another."""
+    if not hasattr(dataloader, "T_co"):
         dataloader.T_co = dataloader._T_co
-    from schnetpack import properties
+    import schnetpack  # noqa: F401
+
+
+def schnetpack_network(cutoff: float) -> nn.Module:
+    """Its SchNet, with eipnn's width of the Gaussians."""
+    import_schnetpack()
     from schnetpack.nn import CosineCutoff, GaussianRBF
     from schnetpack.representation.schnet import SchNet as Peer
 
-    graph = full_graph(frames, cutoff)
     radial = GaussianRBF(GAUSSIANS, cutoff)
     radial.widths.fill_((2 * GAMMA) ** -0.5)
-    network = Peer(FEATURES, BLOCKS, radial, CosineCutoff(cutoff))
+    return Peer(FEATURES, BLOCKS, radial, CosineCutoff(cutoff))
+
+
+def schnetpack(frames: list[Atoms], cutoff: float) -> Prepared:
+    network = schnetpack_network(cutoff)
+    from schnetpack import properties
+
+    graph = full_graph(frames, cutoff)
 
     def features() -> Tensor:
         given = {
