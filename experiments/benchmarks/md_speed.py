@@ -25,7 +25,6 @@ import pandas as pd
 import torch
 from ase import Atoms, units
 from ase.build import bulk
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from contenders.calculators import CALCULATORS
 
@@ -109,7 +108,8 @@ def crystal(number: int) -> Atoms:
 def dynamics(number: int) -> VelocityVerlet:
     """Of atoms that have no calculator yet."""
     atoms = crystal(number)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    width = np.sqrt(units.kB * 300 * atoms.get_masses())[:, None]  # of Maxwell and Boltzmann
+    atoms.set_momenta(width * np.random.default_rng(0).normal(size=(number, 3)))
     return VelocityVerlet(atoms, timestep=1.0 * units.fs)
 
 
