@@ -201,9 +201,11 @@ def derivatives(
         retain_graph: whether another energy of the same graph follows.
     """
     vectors, (i, j) = graph.vectors, graph.edge_index
-    (slope,) = torch.autograd.grad(
-        energy, vectors, create_graph=create_graph, retain_graph=create_graph or retain_graph, allow_unused=True
-    )
+    # outside of autocast, which would round products of a backward pass as well
+    with torch.autocast(vectors.device.type, enabled=False):
+        (slope,) = torch.autograd.grad(
+            energy, vectors, create_graph=create_graph, retain_graph=create_graph or retain_graph, allow_unused=True
+        )
     slope = torch.zeros_like(vectors) if slope is None else slope
     forces = vectors.new_zeros(graph.z.shape[0], 3).index_add(0, i, slope).index_add(0, j, -slope)
     vectors = vectors if create_graph else vectors.detach()
