@@ -12,6 +12,7 @@ import torch
 from backbones import FRAMES, batch_of
 from torch import Tensor
 
+from eipnn import FinetuneModule
 from eipnn.inputs import graph_of
 from eipnn.potential import Potential
 from eipnn.potential.potential import Properties, volumes
@@ -122,3 +123,21 @@ def test_float32_leaves_the_gradient_of_a_loss_on_forces_its_digits(trained):
         gradients.append(torch.cat([p.grad.double().flatten() for p in single.parameters() if p.grad is not None]))
     exact, found = gradients
     assert (found - exact).norm() < 1e-4 * exact.norm()
+
+
+def test_a_step_finds_gradients_of_trained_weights_alone(trained, batch):
+    """Neither of what a loss is a function of besides, nor of frozen weights; others as ever."""
+    net = FinetuneModule(trained.representation)
+    frozen, other = next(net.parameters()).requires_grad_(False), torch.ones((), requires_grad=True)
+
+    def loss() -> torch.Tensor:
+        return other * in_training(trained, batch).forces.square().mean()
+
+    loss().backward()
+    expected = {name: p.grad for name, p in net.named_parameters()}
+    net.zero_grad()
+    other.grad = None
+    net.backward(loss())
+    assert other.grad is None
+    assert frozen.grad is None
+    torch.testing.assert_close({name: p.grad for name, p in net.named_parameters()}, expected)

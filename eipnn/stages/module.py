@@ -194,6 +194,11 @@ class StageModule(LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True, sync_dist=True)
         return {"loss": loss} | {name: predicted.detach() for name, (predicted, _) in found.items()}
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradients of the weights alone, not of the pairs' vectors that forces are slopes in."""
+        weights = [p for p in self.parameters() if p.requires_grad]
+        loss.backward(*args, **kwargs | {"inputs": weights})
+
     def validation_step(self, batch: Batch, index: int, more: Collection[str] = ()) -> Mapping[str, Any]:
         """What is predicted (see `evaluated`), whose errors are added to the means."""
         predicted = self.evaluated(batch, more)
