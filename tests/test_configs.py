@@ -28,7 +28,8 @@ SETS = [ROOT / "experiments" / name for name in ("si_mini", "al_mini", "agau_min
 BASES = sorted((ROOT / "experiments" / "base").glob("*.yaml"))
 # Those of the published sets have a test of their own: test_published_experiments.py.
 PUBLISHED = [ROOT / "experiments" / name.replace("-", "_") / "schnet.yaml" for name in NAMES]
-OTHERS = {*BASES, *PUBLISHED, *(folder / "data.yaml" for folder in SETS), PAPER / "strategies.yaml"}
+ROWS = {folder / "strategies.yaml" for folder in (PAPER, PAPER.parent)}
+OTHERS = {*BASES, *PUBLISHED, *ROWS, *(folder / "data.yaml" for folder in SETS)}
 EXPERIMENTS = sorted(set((ROOT / "experiments").rglob("*.yaml")) - OTHERS)
 STUDIES = sorted(set(PAPER.glob("*.yaml")) - OTHERS)
 README = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -93,6 +94,7 @@ def shrunk(experiment: Experiment, toys) -> dict:
     for section in (content, *(content.get(stage, {}) for stage in STAGES)):
         section.setdefault("trainer", {})
         section["trainer"] |= {"max_epochs": 1, "enable_progress_bar": False}
+        section.get("data", {}).pop("epoch_steps", None)
     return content
 
 
