@@ -2,10 +2,13 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+
+from eipnn.representations import GemNet
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
 
@@ -69,3 +72,12 @@ def script_net(size):
     from eipnn.representations import SchNet
 
     return SchNet(features=size, filters=size, gaussians=16, interactions=1)
+
+
+def test_gemnet_memory_takes_a_step_on_forces(benchmark, monkeypatch):
+    script = benchmark("gemnet_memory")
+    monkeypatch.setattr(script, "CUTOFF", 3.4)  # the twelve nearest neighbours
+    monkeypatch.setattr("eipnn.representations.GemNet", partial(GemNet, interactions=1))
+    row = script.measure("cpu", True, triplet_cutoff=3.4, batch=1, checkpointing=True, cells=1)
+    assert row["pairs_a_cell"] == 108 * 12 / 2
+    assert row["cpu_seconds_a_cell"] > 0
