@@ -49,7 +49,8 @@ class GemNet(Representation):
         radial: number of radial functions, an order; at least 2.
         interactions: number of interaction blocks.
         checkpointing: keep only the inputs of each block for the backward pass and compute the block again in it:
-            the same results in about a third more time, and about a third of the memory.
+            the same results in about a third more time and two thirds of the memory; where forces are trained, which
+            are derived twice, in three quarters of it.
 
     Raises:
         InputError: a triplet cutoff that is not positive, fewer than two neighbours or radial functions.
