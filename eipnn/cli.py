@@ -10,8 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jsonargparse
 import lightning
 import torch
+from docstring_parser import DocstringStyle
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar, Timer
@@ -35,6 +37,8 @@ from eipnn.settings import in_one_line
 NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")
 """Lightning's messages that tell a user nothing: advertisements, and the checkpoint callback that a stage brings."""
 
+jsonargparse.set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE)  # else each is read in four styles
+
 MAX_EPOCHS = 100
 """Where a configuration does not say."""
 
@@ -43,7 +47,7 @@ class SaveConfig(SaveConfigCallback):
     """Writes the whole configuration into the root folder, as ``fit.yaml`` and so on, and hands it to the loggers."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_none=False, skip_validation=True)  # it was valid when it was read
         name = TrainerFn(stage).value
         write_atomically(Path(trainer.default_root_dir) / f"{name}.yaml", text)
         for logger in trainer.loggers:
@@ -171,6 +175,10 @@ class EipnnCLI(LightningCLI):
             if self.parser.refused is None:
                 raise
             raise self.parser.refused from None
+
+    def _dump_config(self) -> None:
+        """What a module that calls `save_hyperparameters` keeps. Lightning writes YAML and reads it again: slow."""
+        self.config_dump = self.config.get(self.config.get("subcommand", ""), self.config).as_dict()
 
     def before_instantiate_classes(self) -> None:
         """W&B writes below the root folder too, not into the working directory, its own default."""

@@ -7,9 +7,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Nothing that a test starts reaches for the network.
 os.environ["WANDB_MODE"] = "offline"
 
+from functools import cache
+
 import pytest
 from backbones import BACKBONES, make_potential
 from hypothesis import settings
+from jsonargparse import _signatures
 from run_stages import experiment, fake, run  # noqa: F401 (fixtures)
 from tiny import Tiny, eipnn_stage, make_forced, make_tiny, stage_config
 
@@ -17,6 +20,9 @@ from tiny import Tiny, eipnn_stage, make_forced, make_tiny, stage_config
 settings.register_profile("unhurried", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("unhurried")
+
+# Stages in this process start sooner where the signatures of their classes are read once.
+_signatures.get_signature_parameters = cache(_signatures.get_signature_parameters)
 
 STAGES = ("Classifier", "Pretrain", "Finetune")
 

@@ -131,6 +131,7 @@ def test_every_key_reaches_its_object(tiny, tmp_path, stage):
         data |= {
             "dft_fraction": 0.5,
             "epoch_steps": 7,
+            "energies_only": True,
             "delta_eip": None,  # has DFT labels alone
             "selection": str(tiny.select(tmp_path / "s.csv", {"pool_000001": "au"})),
         }
@@ -169,6 +170,7 @@ def test_every_key_reaches_its_object(tiny, tmp_path, stage):
     if stage == "Finetune":
         assert made.datamodule.dft_fraction == 0.5
         assert made.datamodule.epoch_steps == 7
+        assert made.datamodule.energies_only is True
         assert made.datamodule.chosen == {"pool_000001": "au"}
 
 
@@ -500,12 +502,14 @@ def test_usage(capsys):
         eipnn("lable")
 
 
-@pytest.mark.parametrize("command", ["label", "eips", "generate"])
-def test_commands_without_a_network_start_without_torch(command):
+def test_commands_without_a_network_start_without_torch():
     code = (
-        f"import sys; from eipnn.__main__ import main; sys.argv = ['eipnn', '{command}', '--help']\n"
-        "try: main()\nexcept SystemExit: pass\n"
-        "print('torch' in sys.modules)"
+        "import sys; from eipnn.__main__ import main\n"
+        "for command in ('label', 'eips', 'generate', 'inspect', 'report'):\n"
+        "    sys.argv = ['eipnn', command, '--help']\n"
+        "    try: main()\n    except SystemExit: pass\n"
+        "    print(command, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
+    ends = [line.split() for line in done.stdout.splitlines() if line.endswith((" True", " False"))]
+    assert ends == [[command, "False"] for command in ("label", "eips", "generate", "inspect", "report")]

@@ -18,7 +18,7 @@ from eipnn.report.frames import fewer_frames
 from eipnn.report.page import Output
 from eipnn.report.runs import Experiment, Fold, ReportError, Training
 from eipnn.report.tables import markdown
-from eipnn.run.execute import COMMANDS
+from eipnn.run.experiment import COMMANDS
 from eipnn.run.strategy import MAIN, MAIN_AND_LONG, STRATEGIES
 
 BEST = "best EIP"

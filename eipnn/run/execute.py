@@ -20,15 +20,12 @@ from eipnn.labels.leaderboard import best_eip
 from eipnn.potential import Potential
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
-from eipnn.run.experiment import ExperimentError
+from eipnn.run.experiment import COMMANDS, ExperimentError
 from eipnn.run.plan import OUTPUTS, Late, Stage, digest_text, filled
 from eipnn.stages.classify import closest, distances, judged, limits_of
 from eipnn.stages.source import DFT, Source, compare, selected, source_of
 
 console = Console()
-
-COMMANDS = "commands.txt"
-"""In the folder of a run: the commands that were given for it."""
 
 
 class StageError(InputError):

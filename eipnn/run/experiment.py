@@ -16,6 +16,9 @@ from eipnn.reference import MODES
 from eipnn.run.strategy import STRATEGIES, Strategy, own_strategies
 from eipnn.structures import StructureStore, open_dft_and_pool, options_of, resolve_all, without_isolated_atoms
 
+COMMANDS = "commands.txt"
+"""In the folder of a run: the commands that were given for it."""
+
 STAGES = ("classify", "pretrain", "finetune")
 
 OWN = {
