@@ -109,11 +109,28 @@ def unequal(tiny, root: Path) -> dict:
     return config
 
 
+def backbone_configs(tiny, root: Path) -> list[dict]:
+    """An epoch of fine-tuning with every representation whose library is installed, a folder each."""
+    configs = []
+    for cls in BACKBONES:
+        try:
+            small(cls)
+        except pytest.skip.Exception:
+            continue
+        config = stage_config(tiny, "Finetune", root / cls.__name__, max_epochs=1)
+        config["model"]["init_args"]["representation"] = {
+            "class_path": f"{cls.__module__}.{cls.__qualname__}",
+            "init_args": arguments(cls, ["Au", "Cu"], cutoff=3.5),
+        }
+        configs.append(written(config, "Weights"))
+    return configs
+
+
 @pytest.fixture(scope="module")
 def pairs(tiny, forced, trained, tmp_path_factory) -> Path:
     """Everything that the tests below look at, made by one pair of processes.
 
-    ``fit-STAGE``: a training; ``two-STAGE``: evaluations of the trained checkpoint.
+    ``fit-STAGE``: a training; ``two-STAGE``: evaluations of the trained checkpoint; ``backbones/NAME``: fine-tuning.
     """
     root = tmp_path_factory.mktemp("pairs")
     commands = []
@@ -129,6 +146,7 @@ def pairs(tiny, forced, trained, tmp_path_factory) -> Path:
     commands.append(command_of("predict", config, best(trained["Classifier"])))
     config = unequal(tiny, root / "two-Finetune")
     commands.append(command_of("predict", config, best(trained["Finetune"])))
+    commands += [command_of("fit", config) for config in backbone_configs(tiny, root / "backbones")]
     driver = root / "driver.py"
     driver.write_text(DRIVER.format(commands=commands))
     run_to_end([sys.executable, str(driver)])
@@ -232,34 +250,12 @@ def test_forces_of_two_processes_are_those_of_one(tiny, trained, pairs, tmp_path
             assert theirs.calc.results[name] == pytest.approx(value, abs=1e-5)
 
 
-@pytest.fixture(scope="module")
-def every_backbone(tiny, tmp_path_factory) -> Path:
-    """An epoch of fine-tuning with every representation, a folder each, by one pair of processes."""
-    root = tmp_path_factory.mktemp("backbones")
-    commands = []
-    for cls in BACKBONES:
-        try:
-            small(cls)
-        except pytest.skip.Exception:  # its library is not installed
-            continue
-        config = stage_config(tiny, "Finetune", root / cls.__name__, max_epochs=1)
-        config["model"]["init_args"]["representation"] = {
-            "class_path": f"{cls.__module__}.{cls.__qualname__}",
-            "init_args": arguments(cls, ["Au", "Cu"], cutoff=3.5),
-        }
-        commands.append(command_of("fit", written(config, "Weights")))
-    driver = root / "driver.py"
-    driver.write_text(DRIVER.format(commands=commands))
-    run_to_end([sys.executable, str(driver)])
-    return root
-
-
-def test_both_processes_hold_the_same(every_backbone):
+def test_both_processes_hold_the_same(pairs):
     """Weights, running means and what was calibrated, as the checkpoint has them too."""
-    trained = [backbone for backbone in BACKBONES if (every_backbone / backbone.__name__).exists()]
+    trained = [backbone for backbone in BACKBONES if (pairs / "backbones" / backbone.__name__).exists()]
     assert len(trained) >= 4
     for backbone in trained:
-        folder = every_backbone / backbone.__name__
+        folder = pairs / "backbones" / backbone.__name__
         files = (folder / "weights-0.pt", folder / "weights-1.pt", folder / "checkpoints" / "last.ckpt")
         first, second, kept = (torch.load(file, weights_only=True) for file in files)
         assert first.keys() == second.keys() == kept["state_dict"].keys()
