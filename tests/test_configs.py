@@ -77,6 +77,11 @@ def toy(toys) -> Path:
     return toys("si_mini", "random")
 
 
+def small_sizes(representation: dict) -> None:
+    sizes = representation["init_args"]
+    sizes |= {name: min(value, 8) for name, value in sizes.items() if type(value) is int}
+
+
 def shrunk(experiment: Experiment, toys) -> dict:
     """An experiment with its own settings, but with toy sizes and data, for one epoch."""
     content = asdict(experiment) | {"alpha": list(experiment.alpha)}
@@ -89,8 +94,7 @@ def shrunk(experiment: Experiment, toys) -> dict:
         data["pool"] = str(toy / "pool.extxyz")
     content.pop("eips", None)  # labelled already
     content["splits"] = str(toy / "split_{split}.csv")
-    sizes = content["representation"]["init_args"]
-    sizes |= {name: min(value, 8) for name, value in sizes.items() if type(value) is int}
+    small_sizes(content["representation"])
     for section in (content, *(content.get(stage, {}) for stage in STAGES)):
         section.setdefault("trainer", {})
         section["trainer"] |= {"max_epochs": 1, "enable_progress_bar": False}
@@ -148,6 +152,7 @@ def some(files: list[Path], *quick: Path) -> list:
 def test_the_stages_of_an_experiment_can_be_made(file, tmp_path):
     experiment = read_experiment(file)
     build(build_representation, experiment.representation)  # or skip it
+    small_sizes(experiment.representation)
     plan = Plan(experiment, tmp_path, 1, 0)
     check_rows([plan.row(name, experiment.alpha) for name in experiment.run.get("strategy", MAIN)])
     assert not list(tmp_path.rglob("*.ckpt"))
