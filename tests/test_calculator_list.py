@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.geometry import find_mic
 from tiny import best
+from torch_geometric.data import Data
 
 from eipnn import EIPNNCalculator
+from eipnn.inputs import Graph
 from eipnn.neighbours import NeighbourList
 from eipnn.potential import Potential
 
@@ -98,3 +101,23 @@ def test_a_calculator_can_be_copied(checkpoint, copied):
     twin.calc = copied(atoms.calc)
     twin.calc.reset()
     assert twin.get_potential_energy() == pytest.approx(energy, abs=1e-6)
+
+
+class Shorter(Graph):
+    """Inputs of a network of one's own: no pairs beyond 2.5 A."""
+
+    def __call__(self, atoms: Atoms, dtype: torch.dtype = torch.float32) -> Data:
+        return Graph(2.5)(atoms, dtype)
+
+
+def test_a_network_with_inputs_of_its_own_has_them(checkpoint, monkeypatch):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = EIPNNCalculator(checkpoint, dtype="float64")
+    usual = atoms.get_potential_energy()
+    network = type(atoms.calc.potential.representation)
+    monkeypatch.setattr(network, "inputs", property(lambda self: Shorter(self.cutoff)))
+    atoms.calc.reset()
+    expected = atoms.calc.potential.predict(atoms.calc.potential.graph([atoms]), ()).energy.item()
+    assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-10)
+    assert abs(expected - usual) > 1e-3

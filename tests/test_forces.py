@@ -178,10 +178,20 @@ def test_without_dft_forces_the_eips_still_teach_theirs(forced, tmp_path):
     assert dft.targets["forces"].isnan().all()
     assert eip.targets["forces"].isfinite().all()
     assert "forces" not in data.val_set.targets
+    assert set(data.wanted) == {"energy", "forces"}
     net.train()
     assert net.training_step(Batch.from_data_list([dft[0], dft[1], eip[0]]), 0)["loss"] > 1e-4
     data.setup("test")
     assert data.test_set.targets["forces"].isfinite().all()
+
+
+def test_weights_may_name_what_is_left_aside(forced, tmp_path):
+    """Where the classifier chose no EIP too."""
+    selection = forced.select(tmp_path / "selection.csv", {})
+    net = network(weights={"energy": 1.0, "forces": 5.0, "stress": 7.0})
+    data = attached(FinetuneDataModule(**forced.arguments, selection=str(selection), energies_only=True), net)
+    net.setup("fit")
+    assert set(data.wanted) == {"energy"}
 
 
 def test_an_eip_without_stress_leaves_the_others_theirs(forced):

@@ -1,10 +1,15 @@
 """The numbers of the tables."""
 
+import io
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from eipnn.metrics import METRICS
+from eipnn.report.command import printed
 from eipnn.report.tables import TYPES, improvements, markdown, readable, summary
 
 ERRORS = [metric.column for metric in METRICS]
@@ -14,8 +19,14 @@ def row(name, *errors, steps=10, **given):
     places = [{"split": split, "seed": 0} for split in range(1, len(errors) + 1)]
     filled = [(*each, *[None] * (len(ERRORS) - len(each))) for each in errors]
     measured = [place | dict(zip(ERRORS, each, strict=True)) for place, each in zip(places, filled, strict=True)]
-    numbers = {"gradient_steps": steps, "epochs": None, "alpha": None, "pretraining_steps": None} | given
-    return pd.DataFrame(measured).assign(strategy=name, seconds=np.nan, **numbers).astype(TYPES)
+    numbers = {
+        "gradient_steps": steps,
+        "epochs": None,
+        "alpha": None,
+        "pretraining_steps": None,
+        "seconds": np.nan,
+    } | given
+    return pd.DataFrame(measured).assign(strategy=name, **numbers).astype(TYPES)
 
 
 def lines(*rows, baseline="none"):
@@ -88,3 +99,15 @@ def test_counts_that_differ_are_a_range():
 def test_markdown_leaves_text_as_it_is():
     text = markdown(pd.DataFrame({"": ["a"], "b": ["1.10"]}))
     assert "| 1.10 |" in " ".join(text.split())
+
+
+def test_the_printed_table_fits_a_terminal():
+    errors = [(0.1234, 0.0345, 0.161, 1.28)] * 3
+    rows = [row(name, *errors, steps=24600, seconds=95.0) for name in ("SchNet", "SchNet+MP", "SchNet+MP+LA")]
+    report = SimpleNamespace(
+        table=lines(*rows, baseline="SchNet"), experiment=SimpleNamespace(backbone="SchNet", dft="dft.extxyz")
+    )
+    console = Console(width=80, file=io.StringIO())
+    console.print(printed(report))
+    assert "…" not in console.file.getvalue()
+    assert "SchNet+MP+LA" in console.file.getvalue()

@@ -18,6 +18,7 @@ from tiny import EIPS, N_POOL, N_TEST, N_TRAIN, N_VAL, eipnn_stage, give_forces,
 from eipnn.errors import InputError
 from eipnn.report.runs import defined
 from eipnn.run.experiment import ExperimentError, read_experiment
+from eipnn.run.plan import Plan
 from eipnn.run.strategy import STRATEGIES, Strategy
 from eipnn.stages.finetune import FinetuneModule
 from eipnn.stages.source import source_of
@@ -84,6 +85,7 @@ def test_rows_of_energies_alone_have_a_classifier_of_their_own(experiment, run, 
     experiment["strategies"] = {
         "la-energies": {"label": "+LA (energies alone)", "eip_labels": "predicted", "energies_only": True},
         "long-energies": {"label": "long (energies alone)", "long": True, "energies_only": True},
+        "dft-energies": {"label": "+LA (DFT energies)", "eip_labels": "dft", "energies_only": True},
     }
     experiment["classify"] = {"model": {"judge": "both"}}
     run(experiment, "--strategy", "long-energies", "la-energies", "la")
@@ -99,6 +101,9 @@ def test_rows_of_energies_alone_have_a_classifier_of_their_own(experiment, run, 
     assert augmented["data"]["init_args"]["energies_only"] is True  # the EIP labels keep their forces
     assert "weights" not in augmented["model"]["init_args"]
     assert long["model"]["init_args"]["weights"] == {"energy": 1.0}
+    plan = Plan(read_experiment(tmp_path / "experiment.yaml"), tmp_path, 1, 0)
+    dft = plan.finetune("dft-energies", 0.1)  # its labels are DFT's, whose forces are left aside
+    assert dft.model["weights"] == {"energy": 1.0}
 
 
 def test_pretraining_on_energies_alone(experiment, run, fake, tmp_path):

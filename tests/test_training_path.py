@@ -15,7 +15,7 @@ from torch import Tensor
 from eipnn import FinetuneModule
 from eipnn.inputs import graph_of
 from eipnn.potential import Potential
-from eipnn.potential.potential import Properties, volumes
+from eipnn.potential.potential import Properties, derivatives, differentiable, volumes
 
 CRYSTAL, CLUSTER = FRAMES["sheared, outside its cell"], FRAMES["molecule"]
 STEP = 2e-5
@@ -34,6 +34,22 @@ def batch(trained):
     if "features" in made:
         del made.features
     return made
+
+
+def test_mixed_precision_does_not_round_the_products_of_forces(potential):
+    """What autocast rounds in the energy is enough: forces made within it and after it are the same."""
+    single = deepcopy(potential).potential.float().train()
+    found = []
+    for within in (True, False):
+        graph = differentiable(graph_of(batch_of(single.representation, CRYSTAL)))
+        with torch.autocast("cpu", torch.bfloat16):
+            energy = single(graph).sum()
+            if within:
+                found += derivatives(energy, graph, create_graph=True)
+        if not within:
+            found += derivatives(energy, graph, create_graph=True)
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])
 
 
 def in_training(potential: Potential, batch) -> Properties:

@@ -13,7 +13,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from eipnn.eips.in_cell import InCell
 from eipnn.eips.recorded import restore
 from eipnn.errors import InputError
-from eipnn.inputs import AtomicGraph
+from eipnn.inputs import AtomicGraph, Graph
+from eipnn.inputs.soap import Soap
 from eipnn.neighbours import NeighbourList, complete_cell
 from eipnn.potential.potential import Potential
 from eipnn.structures.check import value_problem
@@ -112,8 +113,11 @@ class EIPNNCalculator(Calculator):
     def _graph(self, atoms: Atoms) -> AtomicGraph:
         """What `Potential.graph` gives, from the list that is kept, without features, which know no gradients.
 
-        The vectors are found in float64: float32 would lose digits of an atom that is a long way out of the cell.
+        The vectors are found in float64: float32 would lose digits of an atom that is a long way out of the cell. A
+        network with inputs of its own has those.
         """
+        if type(self.potential.representation.inputs) not in (Graph, Soap):
+            return self.potential.graph([atoms])
         self.potential.check_elements(set(atoms.symbols))
         index, vectors = self.neighbours.vectors(atoms)
         z = torch.from_numpy(atoms.numbers.astype(np.int64))

@@ -197,7 +197,8 @@ def derivatives(
     Args:
         energy: of all configurations together, a scalar in eV.
         graph: of `differentiable`.
-        create_graph: whether the results are to be differentiated again.
+        create_graph: whether the results are to be differentiated again. After that, other energies of a `graph`
+            without `curvature` have wrong slopes.
         retain_graph: whether another energy of the same graph follows.
     """
     vectors, (i, j) = graph.vectors, graph.edge_index

@@ -63,7 +63,7 @@ def write_report(runs: Sequence[Path], output: Path) -> list[Report]:
 
 def printed(report: Report) -> Table:
     """The main table, narrow enough for a terminal of 80 columns."""
-    left_out = ["epochs", "pretraining steps", "alpha", STRESS.heading, "force improvement (%)"]
+    left_out = ["time (s)", "epochs", "pretraining steps", "alpha", STRESS.heading, "force improvement (%)"]
     shown = tables.readable(report.table).drop(columns=left_out, errors="ignore")
     title = f"{report.experiment.backbone} on {report.experiment.dft}: test errors"
     table = Table(title=Text(title), box=box.SIMPLE, pad_edge=False, collapse_padding=True)

@@ -39,9 +39,9 @@ ALONE = (
     "backbone on energies alone."
 )
 STEPS = (
-    "Gradient steps and epochs are those of the row's own training; +MP rows start from a pretraining whose steps "
-    "stand apart. A +LA epoch is one pass over the EIP-labelled structures, so that at equal epochs +LA rows take "
-    "more steps than the baseline."
+    "Gradient steps, epochs and time are those of the row's own training, without the classifier; +MP rows start from "
+    "a pretraining whose steps stand apart. A +LA epoch is one pass over the EIP-labelled structures, so that at equal "
+    "epochs +LA rows take more steps than the baseline."
 )
 BEST_EIP = (
     "The best EIP is the one with the lowest config MAE on train and validation, each split for itself; its test "

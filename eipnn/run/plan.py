@@ -219,7 +219,7 @@ class Plan:
                 own["written"][file] = Late(labels, classify)
             own["data"]["selection"] = str(file)
             own["inputs"]["selection"] = Late("selection", classify)
-        if strategy.energies_only and strategy.eip_labels:
+        if strategy.energies_only and labels and labels != "dft":
             own["data"]["energies_only"] = True
         elif strategy.energies_only:
             own["model"] |= self._energy_weights("finetune")

@@ -34,7 +34,7 @@ class Strategy:
         long: trained without EIP labels for as many gradient steps as label augmentation takes.
         delta: the network learns DFT minus the single best EIP.
         energies_only: without DFT forces and stress, where the frames have them; nor does the classifier see these.
-            EIP labels keep their forces.
+            EIP labels keep their forces, those of DFT (``eip_labels: dft``) do not.
     """
 
     label: str = ""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -200,10 +201,15 @@ class FinetuneDataModule(StageDataModule):
         return [*parts, self.augmented()] if self.chosen else parts
 
     def _set_up_training(self) -> Training:
+        if self.energies_only:
+            self.wanted = [name for name in self.wanted if name != "stress"]  # EIP labels have no term of it
         made = super()._set_up_training()
+        if self.energies_only:  # weights may name what is left aside
+            made = replace(made, known=frozenset(PROPERTIES))
         train = self.source.structures(self.source.split.train)
         counts = ", ".join(f"{name} of {known.sum()}" for name, known in train.labelled().items())
-        log.info("DFT labels: %s training frames; trained on: %s", counts, ", ".join(sorted(self.wanted)))
+        aside = "; DFT forces and stress are left aside" if self.energies_only else ""
+        log.info("DFT labels: %s training frames; trained on: %s%s", counts, ", ".join(sorted(self.wanted)), aside)
         return made
 
     def augmented(self) -> Configurations:
