@@ -297,7 +297,7 @@ def test_rows_of_ones_own_are_trained_and_reported(experiment, run, fake, tmp_pa
         ("a: {label: x, long: 1}", "a.long must be one of true, false, not 1"),
         (
             "a: {label: x, pretraining: [all]}",
-            "a.pretraining must be one of all, single, null, not ['all']",
+            "a.pretraining must be one of all, single, energies, null, not ['all']",
         ),
         ("a: {label: x, loss: mse}", "a: loss is that on EIP labels, and there are none"),
         (
