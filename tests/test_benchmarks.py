@@ -58,7 +58,7 @@ def test_md_speed_reports_ratios(benchmark, monkeypatch):
     """With eipnn alone; the other libraries are no dependencies."""
     script = benchmark("md_speed")
     calculators = sys.modules["contenders.calculators"]
-    monkeypatch.setattr(script, "CELLS", {8: 1})
+    monkeypatch.setitem(script.CELLS, 8, 1)
     monkeypatch.setattr(calculators, "base", lambda name, cutoff: script_net(4))
     chosen = {name: make for name, make in script.CALCULATORS["SchNet"].items() if name.startswith("eipnn")}
     monkeypatch.setitem(script.CALCULATORS, "SchNet", chosen)

@@ -15,23 +15,21 @@ have them.
 
 import argparse
 import os
-import time
 from collections.abc import Iterable
+from functools import partial
 from itertools import product
 from statistics import median
 
 import numpy as np
 import pandas as pd
 import torch
-from ase import Atoms, units
-from ase.build import bulk
+from ase import units
 from ase.md.verlet import VelocityVerlet
 from contenders.calculators import CALCULATORS
+from turns import CELLS, as_they_come, faster_by, silicon, take_turns, timed
 
 from eipnn.errors import InputError
 
-CELLS = {64: 2, 512: 4}
-"""Atoms, and the cubic cells of eight along each axis."""
 WARM_UP = 3
 """Steps before the clock starts."""
 
@@ -45,11 +43,8 @@ def main() -> None:
         f"torch {torch.__version__}, {options.rounds} rounds of {options.seconds} s a calculator, "
         f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
-    rows = []
-    for network, atoms in product(options.networks, options.atoms):
-        for row in compare(network, atoms, options):
-            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            rows.append(row)
+    cases = product(options.networks, options.atoms)
+    rows = as_they_come(row for network, atoms in cases for row in compare(network, atoms, options))
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
 
 
@@ -74,50 +69,30 @@ def compare(network: str, number: int, options: argparse.Namespace) -> Iterable[
             del runs[name]
             print(f"{network}: {name} is left out: {error}")
             continue
-        timed(runs[name], WARM_UP)
-        steps[name] = max(1, round(options.seconds / timed(runs[name], WARM_UP)))
+        timed(runs[name].run, WARM_UP)
+        steps[name] = max(1, round(options.seconds / timed(runs[name].run, WARM_UP)))
     if not runs:  # the extra of this network is not installed
         return
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.rounds):
-        for name, run in runs.items():
-            seconds[name].append(timed(run, steps[name]))
-    own, start = next(iter(runs)), crystal(number)
+    seconds = take_turns({name: partial(timed, run.run, steps[name]) for name, run in runs.items()}, options.rounds)
+    own, start = next(iter(runs)), silicon(number)
     for name, times in seconds.items():
-        ratios = [theirs / mine for mine, theirs in zip(seconds[own], times, strict=True)]
         yield {
             "network": network,
             "atoms": number,
             "calculator": name,
             "ms/step": 1000 * median(times),
-            "eipnn is faster by": median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
+            **faster_by(seconds[own], times),
             "steps": runs[name].nsteps,
             "moved by A": np.linalg.norm(runs[name].atoms.positions - start.positions, axis=1).max(),
         }
 
 
-def crystal(number: int) -> Atoms:
-    """Rattled silicon."""
-    atoms = bulk("Si", "diamond", 5.43, cubic=True).repeat(CELLS[number])
-    atoms.rattle(0.1, seed=0)
-    return atoms
-
-
 def dynamics(number: int) -> VelocityVerlet:
     """Of atoms that have no calculator yet."""
-    atoms = crystal(number)
+    atoms = silicon(number)
     width = np.sqrt(units.kB * 300 * atoms.get_masses())[:, None]  # of Maxwell and Boltzmann
     atoms.set_momenta(width * np.random.default_rng(0).normal(size=(number, 3)))
     return VelocityVerlet(atoms, timestep=1.0 * units.fs)
-
-
-def timed(run: VelocityVerlet, steps: int) -> float:
-    """Seconds of processor time a step."""
-    start = time.process_time()
-    run.run(steps)
-    return (time.process_time() - start) / steps
 
 
 if __name__ == "__main__":

@@ -14,18 +14,18 @@ process's own processor time, which other processes do not run up, and a ratio i
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import pandas as pd
 import torch
 from ase import Atoms, units
-from ase.build import bulk
 from ase.md.verlet import VelocityVerlet
 from torch import Tensor
 from torch_geometric.data import Batch
+from turns import CELLS, faster_by, silicon, take_turns, timed
 
 from eipnn import EIPNNCalculator, FinetuneModule, Potential
 from eipnn.inputs import graph_of
@@ -34,8 +34,6 @@ from eipnn.representations import SchNet
 from eipnn.structures import read_structures
 
 POINTS = (250, 500, 1000, 2000, 4000)
-CELLS = {64: 2, 512: 4}
-"""Atoms, and the cubic cells of eight along each axis."""
 
 
 def main() -> None:
@@ -111,35 +109,22 @@ def row(points: str, dtype: str, found: tuple[Tensor, ...], exact: tuple[Tensor,
 
 def speed(checkpoint: str | Path, atoms: int, options: argparse.Namespace) -> dict:
     """Steps a second with exact and tabulated filters."""
-    exact, table = (dynamics(checkpoint, atoms, tabulate) for tabulate in (False, True))
-    times = [(timed(exact, options.steps), timed(table, options.steps)) for _ in range(options.rounds)]
-    ratios = [a / b for a, b in times]
+    runs = {name: dynamics(checkpoint, atoms, name == "tabulated") for name in ("exact", "tabulated")}
+    seconds = take_turns({name: partial(timed, run, options.steps) for name, run in runs.items()}, options.rounds)
     return {
         "atoms": atoms,
-        "exact, steps/s": 1 / median(a for a, _ in times),
-        "tabulated, steps/s": 1 / median(b for _, b in times),
-        "faster by": median(ratios),
-        "least": min(ratios),
-        "most": max(ratios),
+        **{f"{name}, steps/s": 1 / median(times) for name, times in seconds.items()},
+        **faster_by(seconds["tabulated"], seconds["exact"], "faster by"),
     }
 
 
 def dynamics(checkpoint: str | Path, number: int, tabulate: bool) -> Callable[[int], None]:
     """A run of so many steps of 1 fs, goes on where it ended."""
-    atoms = bulk("Si", "diamond", 5.43, cubic=True).repeat(CELLS[number])
-    assert len(atoms) == number
-    atoms.rattle(0.1, seed=0)  # starts at rest
+    atoms = silicon(number)  # starts at rest
     atoms.calc = EIPNNCalculator(checkpoint, tabulate=tabulate)
     run = VelocityVerlet(atoms, timestep=1.0 * units.fs).run
     run(1)
     return run
-
-
-def timed(run: Callable[[int], None], steps: int) -> float:
-    """Seconds of processor time a step."""
-    start = time.process_time()
-    run(steps)
-    return (time.process_time() - start) / steps
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -40,6 +41,7 @@ from ase import Atoms
 from ase.build import bulk
 from contenders import CONTENDERS, Contender, Prepared
 from torch import nn
+from turns import as_they_come, faster_by, take_turns
 
 from eipnn.errors import InputError
 
@@ -89,11 +91,8 @@ def main() -> None:
         f"thread(s), {options.rounds} rounds of {options.seconds} s a contender, load {os.getloadavg()[0]:.1f} on "
         f"{os.cpu_count()} cores"
     )
-    rows = []
-    for backbone, system in product(options.backbones, options.systems):
-        for row in compare(backbone, system, options):
-            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            rows.append(row)
+    cases = product(options.backbones, options.systems)
+    rows = as_they_come(row for backbone, system in cases for row in compare(backbone, system, options))
     print(f"load at the end {os.getloadavg()[0]:.1f}")
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g", intfmt=","))
 
@@ -124,22 +123,16 @@ def compare(backbone: str, system: str, options: argparse.Namespace) -> Iterable
     if not steps:  # the extra of this backbone is not installed
         return
     counts = {name: turns(step, options.seconds) for name, step in steps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(options.rounds):
-        for name, step in steps.items():
-            seconds[name].append(timed(step, counts[name]))
+    seconds = take_turns({name: partial(timed, step, counts[name]) for name, step in steps.items()}, options.rounds)
     own = next(iter(steps))
     for name, times in seconds.items():
-        ratios = [theirs / mine for mine, theirs in zip(seconds[own], times, strict=True)]
         yield {
             "backbone": backbone,
             "system": f"{chosen.batch_size} x {system}, {chosen.cutoff} A",
             "network": name,
             "weights": weights[name],
             "steps/s": 1 / median(times),
-            "eipnn is faster by": median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
+            **faster_by(seconds[own], times),
             "peak MiB": measured_memory(backbone, name, system, options),
         }
 

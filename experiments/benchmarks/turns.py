@@ -1,0 +1,50 @@
+"""What the benchmarks of speed share: contenders that take turns, ratios within a round, and silicon for dynamics."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from statistics import median
+
+from ase import Atoms
+from ase.build import bulk
+
+CELLS = {64: 2, 512: 4}
+"""Atoms of `silicon`, and the cubic cells of eight along each axis."""
+
+
+def silicon(number: int) -> Atoms:
+    """A rattled crystal of so many atoms."""
+    atoms = bulk("Si", "diamond", 5.43, cubic=True).repeat(CELLS[number])
+    assert len(atoms) == number
+    atoms.rattle(0.1, seed=0)
+    return atoms
+
+
+def timed(run: Callable[[int], object], steps: int) -> float:
+    """Seconds of processor time a step."""
+    start = time.process_time()
+    run(steps)
+    return (time.process_time() - start) / steps
+
+
+def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each contender in each round; other load on the machine meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            seconds[name].append(contender())
+    return seconds
+
+
+def faster_by(mine: Iterable[float], theirs: Iterable[float], heading: str = "eipnn is faster by") -> dict[str, float]:
+    """Columns of a table: their seconds over mine within a round, the median, the least and the most."""
+    ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
+    return {heading: median(ratios), "least": min(ratios), "most": max(ratios)}
+
+
+def as_they_come(rows: Iterable[dict]) -> list[dict]:
+    """The rows, each printed as soon as it is measured."""
+    found = []
+    for row in rows:
+        print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        found.append(row)
+    return found
