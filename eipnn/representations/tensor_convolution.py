@@ -144,7 +144,8 @@ def to_couplings(
     tensor: TensorConvolution, pairs: Tensor, message: Tensor, h: Tensor, _: Any, radial: Tensor
 ) -> Tensor:
     result = h.new_zeros(radial.shape[0], message.shape[1], h.shape[1])
-    for part, source, target, sign, weight in directions(tensor, pairs, torch.ones_like(result), radial):
+    ones = h.new_ones(1, 1, 1).expand(*result.shape[:2], 1)  # what is left of couplings: the sign of a direction
+    for part, source, target, sign, weight in directions(tensor, pairs, ones, radial):
         weighted = message.index_select(0, target).mul_(weight)
         result[part].addcmul_(torch.bmm(weighted, h.index_select(0, source).mT), sign)
     return result
