@@ -35,22 +35,28 @@ def pairs() -> torch.Tensor:
     return index
 
 
+def in_library_s_order(features: torch.Tensor, irreps) -> torch.Tensor:
+    """(N, M, C) -> (N, M * C), with the components of a channel side by side within an order."""
+    parts = features.split([part.ir.dim for part in irreps], dim=1)
+    return torch.cat([part.mT.flatten(1) for part in parts], dim=1)
+
+
 def the_four(tensor: TensorConvolution) -> list[torch.Tensor]:
-    rows, messages = map(sum, tensor.sizes)
+    _, messages, rows = tensor.table.value.shape
     shapes = [(ATOMS, messages, 3), (ATOMS, rows, 3), (PAIRS, messages, rows), (PAIRS, tensor.paths, 3)]
     return [random(*shape) for shape in shapes]
 
 
 def test_it_is_the_library_s_sum_over_directed_edges(product):
     tensor, index = TensorConvolution(product), pairs()
-    features = random(ATOMS, product.irreps_in1.dim)
+    features = random(ATOMS, 9, 3)
     signs = torch.cat([torch.full((2 * order + 1,), (-1.0) ** order) for order in range(3)])
     harmonics, radial = random(PAIRS, 9), random(PAIRS, product.weight_numel)
-    ours = tensor(features, harmonics, radial, index)
+    ours = in_library_s_order(tensor(features, harmonics, radial, index), product.irreps_out)
     i, j = index
     theirs = torch.zeros_like(ours)
     for source, target, y in ((i, j, harmonics), (j, i, harmonics * signs)):
-        messages = type(product).forward(product, features[source], y, radial)
+        messages = product(in_library_s_order(features, product.irreps_in1)[source], y, radial)
         theirs = theirs.index_add(0, target, messages)
     torch.testing.assert_close(ours, theirs)
     direction, inputs = torch.randn_like(ours), [features, harmonics, radial]
@@ -60,7 +66,7 @@ def test_it_is_the_library_s_sum_over_directed_edges(product):
 @pytest.mark.parametrize("slot", range(4))
 def test_derivatives_are_those_of_finite_differences(slot):
     net = build(MACE, ["Si"], channels=3, max_L=1, max_ell=1).double()
-    tensor, index = net.interactions[1].conv_tp.forward, pairs()
+    tensor, index = net.layers[1].convolution, pairs()
     given = the_four(tensor)
     given[slot] = None
 

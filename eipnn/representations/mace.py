@@ -15,7 +15,7 @@ from torch import Tensor
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph
 from eipnn.representations.base import MAX_Z, Representation
-from eipnn.representations.tensor_convolution import TensorConvolution
+from eipnn.representations.mace_layers import CORRELATIONS, Harmonics, Layer
 
 UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 CALIBRATION_BATCHES = 32
@@ -25,8 +25,8 @@ CALIBRATION_BATCHES = 32
 class MACE(Representation):
     """Equivariant message passing with many-body messages; the features are the scalars of all layers.
 
-    Embedding, interactions and products are the library's own, put together as in its ``MACE``, but for the sum over
-    neighbours within an interaction, which is a `TensorConvolution`; its readouts and atomic energies are left out.
+    Weights, embedding and radial functions are the library's own, put together as in its ``MACE``; interactions and
+    products are those of `eipnn.representations.mace_layers`; its readouts and atomic energies are left out.
     Needs the extra: ``pip install 'eipnn[mace]'``. The defaults suit a CPU; larger is the library's own
     ``max_ell=3, correlation=3``, and 128 channels.
 
@@ -36,7 +36,7 @@ class MACE(Representation):
         channels: width of each kind of feature; `dim` is channels * interactions.
         max_L: largest order of the features between layers: 0 for scalars, 1 for vectors too, and so on.
         max_ell: largest order of the spherical harmonics of directions.
-        correlation: number of neighbours that one message correlates (body order less one).
+        correlation: number of neighbours that one message correlates (body order less one), 3 at most.
         interactions: number of layers.
         bessel: number of radial functions.
         envelope: power of the polynomial that takes them to zero at the cutoff, with two derivatives.
@@ -60,6 +60,8 @@ class MACE(Representation):
         super().__init__()
         self.save_hyperparameters()
         self.require_positive("max_L", "max_ell")
+        if correlation not in CORRELATIONS:
+            raise InputError(f"correlation must be 1, 2 or 3, not {correlation}")
         self.elements, self.cutoff, self.channels = list(elements), cutoff, channels
         self.dim = channels * interactions
         self.register_buffer("one_hot", one_hot_rows(self.elements), persistent=False)
@@ -92,7 +94,7 @@ class MACE(Representation):
             )
         self.node_embedding = model.node_embedding
         self.radial_embedding = model.radial_embedding
-        self.spherical_harmonics = model.spherical_harmonics
+        self.spherical_harmonics = Harmonics(model.spherical_harmonics)
         self.interactions = model.interactions
         self.products = model.products
         for part in self.modules():  # a mark of e3nn's, for copying modules by way of TorchScript
@@ -103,9 +105,7 @@ class MACE(Representation):
         for block in self.interactions:
             del block.avg_num_neighbors  # a plain number, which no checkpoint would keep
             block.register_buffer("avg_num_neighbors", torch.tensor(1.0))
-            # the library's place for a convolution that takes features of atoms and gives messages to atoms
-            block.conv_fusion = True
-            block.conv_tp.forward = TensorConvolution(block.conv_tp)
+        self.layers = [Layer(*blocks) for blocks in zip(self.interactions, self.products, strict=True)]
         self.register_buffer("mean", torch.zeros(self.dim))
         self.register_buffer("spread", torch.ones(self.dim))
         self.mean: Tensor
@@ -130,16 +130,14 @@ class MACE(Representation):
                 "name every element in the representation's `elements`"
             )
         pairs = graph.edge_index
-        harmonics = self.spherical_harmonics(graph.vectors)  # (P, (ell + 1)^2)
         distance = graph.vectors.norm(dim=-1, keepdim=True)  # (P, 1)
+        harmonics = self.spherical_harmonics(graph.vectors / distance)  # (P, (ell + 1)^2)
         radial, _ = self.radial_embedding(distance, node_attrs, pairs, graph.z)  # (P, bessel)
-        features = self.node_embedding(node_attrs)  # (N, channels)
+        features = self.node_embedding(node_attrs).unsqueeze(1)  # (N, 1, channels)
         scalars = []
-        for interaction, product in zip(self.interactions, self.products, strict=True):
-            interaction.conv_tp.forward.curvature = graph.curvature
-            message, residual = interaction(node_attrs, features, harmonics, radial, pairs)
-            features = product(message, residual, node_attrs)  # (N, channels * (L + 1)^2)
-            scalars.append(features[:, : self.channels])
+        for layer in self.layers:
+            features = layer(features, node_attrs, harmonics, radial, pairs, graph.curvature)
+            scalars.append(features[:, 0])
         return torch.cat(scalars, dim=-1)
 
     def calibrate(self, graphs: Iterable[AtomicGraph]) -> None:

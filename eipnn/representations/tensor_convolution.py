@@ -23,7 +23,7 @@ PAIRS = 256
 class TensorConvolution:
     """The sum over the neighbours of each atom; each pair stands once and serves both directions.
 
-    Any number of times differentiable. Inside, features (N, M1, C) and messages (N, M3, C) have 2 l + 1 rows for each
+    Any number of times differentiable. Features (N, M1, C) and messages (N, M3, C) have 2 l + 1 rows for each
     order l, the messages for each path. A pair has the couplings ``sum_m <l1 m1 l2 m | l3 m3> Y_m`` between their rows.
 
     Args:
@@ -31,53 +31,66 @@ class TensorConvolution:
             (``uvu``), each with weights and rows of the message of its own.
     """
 
-    curvature = True
-    """See `AtomicGraph`."""
-
     def __init__(self, product: Any) -> None:
         from e3nn.o3 import wigner_3j
 
         irreps = product.irreps_in1, product.irreps_in2, product.irreps_out
         first, second, out = ([part.ir for part in parts] for parts in irreps)
         self.channels: int = product.irreps_in1[0].mul
-        self.sizes = [ir.dim for ir in first], [ir.dim for ir in out]
         h, y, m = (slices([ir.dim for ir in orders]) for orders in (first, second, out))
-        self.table = torch.zeros(y[-1].stop, m[-1].stop, h[-1].stop, dtype=torch.float64)
-        """Couplings of the harmonics ((ell + 1)^2, M3, M1)."""
-        self.paths = len(product.instructions)
-        self.path = torch.zeros(m[-1].stop, dtype=torch.int64)
-        """Of each row of the messages (M3,)."""
-        self.sign = torch.zeros(m[-1].stop, 1)
-        """Of each row of the messages where the pair is seen from its other atom (M3, 1)."""
+        table = torch.zeros(y[-1].stop, m[-1].stop, h[-1].stop, dtype=torch.float64)
+        path = torch.zeros(m[-1].stop, dtype=torch.int64)
+        sign = torch.zeros(m[-1].stop, 1, dtype=torch.float64)
         for k, i in enumerate(product.instructions):
             a, b, c = first[i.i_in1].l, second[i.i_in2].l, out[i.i_out].l
             coefficients = i.path_weight * wigner_3j(a, b, c, dtype=torch.float64)
-            self.table[y[i.i_in2], m[i.i_out], h[i.i_in1]] = coefficients.permute(1, 2, 0)
-            self.path[m[i.i_out]] = k
-            self.sign[m[i.i_out]] = (-1.0) ** b
+            table[y[i.i_in2], m[i.i_out], h[i.i_in1]] = coefficients.permute(1, 2, 0)
+            path[m[i.i_out]] = k
+            sign[m[i.i_out]] = (-1.0) ** b
+        self.paths = len(product.instructions)
+        self.table = Exact(table)
+        """Couplings of the harmonics ((ell + 1)^2, M3, M1)."""
+        self.path = Exact(path)
+        """Of each row of the messages (M3,)."""
+        self.sign = Exact(sign)
+        """Of each row of the messages where the pair is seen from its other atom (M3, 1)."""
 
-    def __call__(self, features: Tensor, harmonics: Tensor, radial: Tensor, pairs: Tensor) -> Tensor:
-        """Features and messages are in the layout of e3nn.
+    def __call__(
+        self, features: Tensor, harmonics: Tensor, radial: Tensor, pairs: Tensor, curvature: bool = True
+    ) -> Tensor:
+        """The messages (N, M3, C).
 
         Args:
-            features: (N, irreps_in1).
+            features: (N, M1, C).
             harmonics: of the vectors from i to j, (P, (ell + 1)^2).
             radial: R of the paths and channels, (P, paths * C).
             pairs: i and j, (2, P).
-
-        Returns:
-            (N, irreps_out).
+            curvature: see `AtomicGraph`.
         """
-        parts = features.split([self.channels * size for size in self.sizes[0]], dim=1)
-        h = torch.cat([x.unflatten(1, (self.channels, -1)).mT for x in parts], dim=1)  # (N, M1, C)
-        table = self.table.to(harmonics)
+        table = self.table(harmonics)
         couplings = (harmonics @ table.flatten(1)).unflatten(1, table.shape[1:])  # (P, M3, M1)
-        given = None, h, couplings, radial.unflatten(1, (-1, self.channels))
+        given = None, features, couplings, radial.unflatten(1, (-1, self.channels))
         if torch.compiler.is_compiling():
-            message = to_message(self, pairs, *given)
-        else:
-            message = Contraction.apply(MESSAGE, self, pairs, self.curvature, False, *given)  # (N, M3, C)
-        return torch.cat([x.mT.flatten(1) for x in message.split(self.sizes[1], dim=1)], dim=1)
+            return to_message(self, pairs, *given)
+        return Contraction.apply(MESSAGE, self, pairs, curvature, False, *given)
+
+
+class Exact:
+    """A constant, in float64 or of indices, that is asked for in the precision and on the device of other tensors.
+
+    Rounded to float32 it would spoil float64. The last form that was asked for is kept.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = self.kept = value.clone(memory_format=torch.contiguous_format)  # no views in files
+
+    def __call__(self, like: Tensor) -> Tensor:
+        dtype = like.dtype if self.value.is_floating_point() else self.value.dtype
+        if torch.compiler.is_compiling():  # what is kept there is no tensor of numbers
+            return self.value.to(like.device, dtype)
+        if self.kept.device != like.device or self.kept.dtype != dtype:
+            self.kept = self.value.to(like.device, dtype)
+        return self.kept
 
 
 def slices(sizes: list[int]) -> list[slice]:
@@ -157,7 +170,7 @@ def to_radial(
     result = h.new_zeros(couplings.shape[0], tensor.paths, h.shape[2])
     for part, source, target, a, _ in directions(tensor, pairs, couplings):
         products = torch.bmm(a, h.index_select(0, source)).mul_(message.index_select(0, target))
-        result[part].index_add_(1, tensor.path.to(pairs), products)
+        result[part].index_add_(1, tensor.path(pairs), products)
     return result
 
 
@@ -170,7 +183,7 @@ def directions(
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Any]]:
     """Parts of the pairs, first seen from j, then from i: which, their sources, targets, couplings, and radial
     (P, paths, C) at the rows of the messages (n, M3, C)."""
-    sign, path = tensor.sign.to(couplings), tensor.path.to(pairs)
+    sign, path = tensor.sign(couplings), tensor.path(pairs)
     for part in parts(pairs):
         i, j = pairs[:, part]
         weight = None if radial is None else radial[part].index_select(1, path)
