@@ -1,10 +1,15 @@
-"""EIP sets: a YAML list of potentials, each an OpenKIM model or an ASE calculator by class path.
+"""EIP sets: a YAML list of potentials, each an OpenKIM model, an ASE calculator by class path or a potential of eipnn.
 
 - {name: sw, kim: MO_405512056662}                      # any installed version, the newest
 - {name: sw5, kim: SW_StillingerWeber_1985_Si__MO_405512056662_005}
 - {name: emt, ase: ase.calculators.emt.EMT}
 - {name: emt-asap, ase: ase.calculators.emt.EMT, arguments: {asap_cutoff: true}}
 - {name: eam, ase: ase.calculators.eam.EAM, arguments: {potential: Al.eam.alloy}}
+- {name: mine, eipnn: runs/al/potential.pt}             # or a checkpoint of fine-tuning
+- {name: ensemble, eipnn: [a.pt, b.pt], arguments: {device: cuda}}  # the mean of several
+
+A potential of eipnn is asked for energies on the aligned zero, as OpenKIM models are: free atoms at 0 eV, where it was
+trained with `isolated_atoms`.
 
 An argument that names a file is, as all paths, relative to the folder in which the command is given. A label store and
 a checkpoint keep it as it is written, with a checksum of the file: they can be moved, and another file is found out.
@@ -31,7 +36,8 @@ from eipnn.files import digest_file, read_yaml
 from eipnn.own_code import source_digests
 
 SETS = Path(str(files("eipnn.eips"))) / "sets"
-SOURCES = ("kim", "ase")
+SOURCES = ("kim", "ase", "eipnn")
+OURS = "eipnn.EIPNNCalculator"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 NONE = "none"
 """Name of the classifier's class p_0, no EIP is close to DFT; so no EIP may have it."""
@@ -42,7 +48,8 @@ EXAMPLE = "'- {name: sw, kim: MO_405512056662}'"
 class EIP:
     """One potential: `target` is the full KIM id (`source` "kim") or the class path (`source` "ase").
 
-    In a label store of published energies `source` is "published"; there is nothing to calculate with then.
+    A potential of eipnn is one of these, `OURS`. In a label store of published energies `source` is "published"; there
+    is nothing to calculate with then.
     """
 
     name: str
@@ -146,10 +153,10 @@ def _entries(given: str | Path) -> Any:
 
 def _eip(entry: Any) -> EIP:
     if not isinstance(entry, dict) or set(entry) - {"name", "arguments", *SOURCES}:
-        raise EIPError(f"{entry!r} must have the keys name, kim or ase, arguments only")
+        raise EIPError(f"{entry!r} must have the keys name, kim, ase or eipnn, arguments only")
     name, arguments = entry.get("name"), entry.get("arguments", {})
     if len(entry.keys() & set(SOURCES)) != 1:
-        raise EIPError(f"must have either kim or ase, as in {EXAMPLE}")
+        raise EIPError(f"must have either kim, ase or eipnn, as in {EXAMPLE}")
     if not isinstance(name, str) or not NAME.fullmatch(name) or name == NONE:
         raise EIPError(f"name {name!r} must be letters, digits and _ . + - only, and not {NONE!r}")
     if "kim" in entry:
@@ -158,8 +165,18 @@ def _eip(entry: Any) -> EIP:
         return EIP(name, "kim", _kim_id(str(entry["kim"])))
     if not _plain(arguments):
         raise EIPError(f"arguments must be a mapping of plain values, not {arguments!r}")
+    if "eipnn" in entry:
+        return EIP(name, "ase", OURS, {"checkpoint": _potential_files(entry["eipnn"]), "cohesive": True} | arguments)
     _class(str(entry["ase"]))
     return EIP(name, "ase", str(entry["ase"]), arguments)
+
+
+def _potential_files(given: Any) -> str | list[str]:
+    """What `OURS` takes as checkpoint: the path of a file, or a list of them."""
+    for file in given if isinstance(given, list) and given else [given]:
+        if not isinstance(file, str) or not Path(file).is_file():
+            raise EIPError(f"eipnn: {file!r} is no file; give the path of a potential or a checkpoint of fine-tuning")
+    return given
 
 
 def _plain(arguments: Any) -> bool:

@@ -71,15 +71,14 @@ class InCell(Calculator):
 def wrapped(atoms: Atoms) -> Atoms:
     """Species, positions, cell and periodicity alone, wrapped into the cell along the periodic axes.
 
-    KIM needs a full cell where an axis is periodic: open axes without a vector get a unit vector, which changes no
-    energy.
+    KIM needs a full cell where an axis is periodic, and CHGNet always: open axes without a vector get a unit vector,
+    which changes no energy.
 
     Raises ValueError where positions or cell cannot be used: with such, potentials end their process.
     """
     if problem := value_problem(atoms):
         raise ValueError(problem)
-    inside = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    inside = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell.complete(), pbc=atoms.pbc)
     if atoms.pbc.any():
-        inside.cell = inside.cell.complete()
         inside.wrap()
     return inside

@@ -1,4 +1,4 @@
-"""A fine-tuned potential in ASE."""
+"""A fine-tuned potential, or an ensemble of them, in ASE."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from eipnn.eips.in_cell import InCell
-from eipnn.eips.recorded import restore
+from eipnn.eips.recorded import restore, same
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph, Graph
 from eipnn.inputs.soap import Soap
@@ -29,8 +29,12 @@ class EIPNNCalculator(Calculator):
     Energies are on the zero of the DFT data that the potential was trained on; ``cohesive=True`` leaves them on the
     aligned zero (free atoms at 0 eV with ``isolated_atoms``).
 
+    Of several potentials, an ensemble, the results are means, and beside them stand the sample standard deviations of
+    its members: ``energy_std`` (eV, of totals on the zero of the DFT data), ``forces_std`` (N,), for each atom the norm
+    of those of its force's components (eV/A), and ``stress_std`` (6,), in Voigt's order (eV/A^3).
+
     Args:
-        checkpoint: of the fine-tuning stage, or a file of `Potential.save`.
+        checkpoint: of the fine-tuning stage, or a file of `Potential.save`; a list of them is an ensemble.
         device: of torch.
         dtype: ``float32``, as trained, or ``float64`` for tight relaxations and vibrations.
         cohesive: see above.
@@ -40,8 +44,9 @@ class EIPNNCalculator(Calculator):
 
     Raises:
         CheckpointError: the checkpoint is of another stage.
-        InputError: `tabulate` with a representation that has no such tables; `eip` where the potential needs none, or
-            another one than it was trained on; none where it cannot be made here.
+        InputError: no checkpoint, or members of an ensemble with other elements, another mode of the energy zero or
+            another EIP under them than the first one; `tabulate` with a representation that has no such tables; `eip`
+            where the potential needs none, or another one than it was trained on; none where it cannot be made here.
         InputError: (when calculating) an element that the training data did not hold, positions or a cell that cannot
             be used, NaN from the network.
     """
@@ -50,7 +55,7 @@ class EIPNNCalculator(Calculator):
 
     def __init__(
         self,
-        checkpoint: str | Path,
+        checkpoint: str | Path | Sequence[str | Path],
         device: str = "cpu",
         dtype: str = "float32",
         cohesive: bool = False,
@@ -59,25 +64,29 @@ class EIPNNCalculator(Calculator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        potential = Potential.load(checkpoint)
+        files = [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {dtype!r}")
+        self.potentials = [Potential.load(file) for file in files]
+        _check_members(files, self.potentials)
+        self.potential = self.potentials[0]
         self.eip: InCell | None = None
-        self.eip_zero: dict[str, float] = {}
-        if potential.eip is not None:
+        if self.potential.eip is not None:
             try:
-                self.eip = restore(potential.eip, eip)
+                self.eip = restore(self.potential.eip, eip)
             except InputError as error:
-                raise InputError(f"{checkpoint}: {error}") from error
-            self.eip_zero = potential.zeros[str(potential.delta_eip)]["energies"]
+                raise InputError(f"{files[0]}: {error}") from error
         elif eip is not None:
-            raise InputError(f"{checkpoint}: was not trained on top of an EIP: give none")
+            raise InputError(f"{files[0]}: was not trained on top of an EIP: give none")
         self.cohesive = cohesive
-        potential = potential.to(device=device, dtype=getattr(torch, dtype))
-        self.potential = potential.requires_grad_(False)
-        self.neighbours = NeighbourList(potential.cutoff, SKIN)
-        if tabulate:
-            self.potential.representation = self.potential.representation.tabulate()
+        for potential in self.potentials:
+            potential.to(device=device, dtype=getattr(torch, dtype)).requires_grad_(False)
+            if tabulate:
+                potential.representation = potential.representation.tabulate()
+        # One list for all members of one cutoff: after the first of them it costs little.
+        self.neighbours = {p.cutoff: NeighbourList(p.cutoff, SKIN) for p in self.potentials}
+        if len(files) > 1:
+            self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std", "stress_std"]
 
     def calculate(
         self,
@@ -89,40 +98,54 @@ class EIPNNCalculator(Calculator):
         current: Atoms = self.atoms  # type: ignore[assignment]
         if problem := value_problem(current):
             raise InputError(f"the potential has no energy of these atoms: {problem}")
-        graph = self._graph(current)
+        members = [self._of_member(potential, current) for potential in self.potentials]
+        results = {name: np.mean([member[name] for member in members], axis=0) for name in members[0]}
+        if self.cohesive:
+            zero = np.mean([potential.zero.numpy()[current.numbers] for potential in self.potentials], axis=0)
+            results["energies"] -= zero
+            results["energy"] -= zero.sum()
+        if self.eip is not None:  # where it has no stress, there is none, and it knows no energies of atoms
+            self.eip.calculate(current, ["stress"])
+            results = {k: v + self.eip.results[k] for k, v in results.items() if k in self.eip.results}
+        results["free_energy"] = results["energy"] = float(results["energy"])
+        self.results = results | (_spread(members) if len(members) > 1 else {})
+
+    def _of_member(self, potential: Potential, atoms: Atoms) -> dict[str, Any]:
+        """What one potential says, on the zero of its DFT data; without the EIP of delta learning, but with its zero."""
         # The stress comes with the forces at little cost; molecular dynamics at constant pressure asks for it later.
-        found = self.potential.predict(graph, ("forces", "stress"), cohesive=self.cohesive)
+        found = potential.predict(self._graph(potential, atoms), ("forces", "stress"))
         assert found.forces is not None
         assert found.stress is not None
         if not (found.energy.isfinite().all() and found.forces.isfinite().all()):
             raise InputError(
                 "the potential gives NaN or infinite values: atoms are at the same place, or its training diverged"
             )
-        self.results = {
+        results = {
             "energy": found.energy.item(),
-            "free_energy": found.energy.item(),
             "energies": found.atom_energies.cpu().numpy(),
             "forces": found.forces.cpu().double().numpy(),
         }
-        if current.pbc.all():
+        if atoms.pbc.all():
             stress = found.stress[0].cpu().double().numpy()
-            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
-        if self.eip is not None:
-            self._add_eip(current)
+            results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        if potential.delta_eip:
+            zero = potential.zeros[potential.delta_eip]["energies"]
+            results["energy"] -= sum(zero.get(symbol, 0.0) for symbol in atoms.symbols)
+        return results
 
-    def _graph(self, atoms: Atoms) -> AtomicGraph:
+    def _graph(self, potential: Potential, atoms: Atoms) -> AtomicGraph:
         """What `Potential.graph` gives, from the list that is kept, without features, which know no gradients.
 
         The vectors are found in float64: float32 would lose digits of an atom that is a long way out of the cell. A
         network with inputs of its own has those.
         """
-        if type(self.potential.representation.inputs) not in (Graph, Soap):
-            return self.potential.graph([atoms])
-        self.potential.check_elements(set(atoms.symbols))
-        index, vectors = self.neighbours.vectors(atoms)
+        if type(potential.representation.inputs) not in (Graph, Soap):
+            return potential.graph([atoms])
+        potential.check_elements(set(atoms.symbols))
+        index, vectors = self.neighbours[potential.cutoff].vectors(atoms)
         z = torch.from_numpy(atoms.numbers.astype(np.int64))
         cell = torch.from_numpy(complete_cell(atoms)).unsqueeze(0)
-        weight = self.potential.head.scale
+        weight = potential.head.scale
         return AtomicGraph(
             z=z.to(weight.device),
             edge_index=torch.from_numpy(index).to(weight.device),
@@ -132,11 +155,30 @@ class EIPNNCalculator(Calculator):
             cell=cell.to(weight),
         )
 
-    def _add_eip(self, atoms: Atoms) -> None:
-        """Add energy, forces and stress of the EIP, energies on the aligned zero. Without its stress there is none."""
-        assert self.eip is not None
-        self.eip.calculate(atoms, ["stress"])
-        zero = sum(self.eip_zero.get(symbol, 0.0) for symbol in atoms.symbols)
-        added = self.eip.results | {"energy": self.eip.results["energy"] - zero}
-        added["free_energy"] = added["energy"]
-        self.results = {k: v + added[k] for k, v in self.results.items() if k in added}
+
+def _check_members(files: Sequence[str | Path], potentials: Sequence[Potential]) -> None:
+    """Raise `InputError` where there is no potential, or where means of these would mean nothing."""
+    if not files:
+        raise InputError("no checkpoint of a potential is given")
+    first = potentials[0]
+    for file, other in zip(files[1:], potentials[1:], strict=True):
+        differ = {
+            "elements": set(first.elements) != set(other.elements),
+            "energy zero": first.zeros.get("dft", {}).get("mode") != other.zeros.get("dft", {}).get("mode"),
+            "EIP under it": not same(first.eip, other.eip),
+        }
+        for what, apart in differ.items():
+            if apart:
+                raise InputError(f"{file}: trained with another {what} than {files[0]}; make an ensemble of equals")
+
+
+def _spread(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sample standard deviations over the members, as the docstring of `EIPNNCalculator` says."""
+    spread = {
+        f"{name}_std": np.std([member[name] for member in members], axis=0, ddof=1)
+        for name in ("energy", "forces", "stress")
+        if name in members[0]
+    }
+    spread["energy_std"] = float(spread["energy_std"])
+    spread["forces_std"] = np.linalg.norm(spread["forces_std"], axis=1)
+    return spread
