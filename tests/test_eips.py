@@ -38,7 +38,7 @@ def test_ase_calculator_by_class_path(tmp_path: Path) -> None:
 def test_entries_in_place_of_a_file() -> None:
     (emt,) = load_eips([{"name": "emt", "ase": "ase.calculators.emt.EMT"}])
     assert emt == EIP("emt", "ase", "ase.calculators.emt.EMT")
-    with pytest.raises(EIPError, match="eips: entry 2: must have either kim or ase"):
+    with pytest.raises(EIPError, match="eips: entry 2: must have either kim, ase or eipnn"):
         load_eips([{"name": "emt", "ase": "ase.calculators.emt.EMT"}, {"name": "b"}])
     with pytest.raises(EIPError, match="eips: must be a YAML list of entries such as"):
         load_eips([])
@@ -72,9 +72,9 @@ def test_files_in_arguments_are_relative_to_the_folder_of_the_command(
         ("- {name: a, ase: [", r"set.yaml: not YAML in line 1: "),
         ("name: a", "set.yaml: must be a YAML list of entries such as"),
         ("[]", "must be a YAML list"),
-        ("- sw", "entry 1: 'sw' must have the keys name, kim or ase, arguments only"),
-        ("- {name: a, ase: x.Y, cutoff: 3}", "must have the keys name, kim or ase, arguments only"),
-        ("- {name: a}", "entry 1: must have either kim or ase, as in '- {name: sw, kim: MO_"),
+        ("- sw", "entry 1: 'sw' must have the keys name, kim, ase or eipnn, arguments only"),
+        ("- {name: a, ase: x.Y, cutoff: 3}", "must have the keys name, kim, ase or eipnn, arguments only"),
+        ("- {name: a}", "entry 1: must have either kim, ase or eipnn, as in '- {name: sw, kim: MO_"),
         ("- {name: 'a b', ase: x.Y}", "name 'a b' must be letters, digits and"),
         ("- {name: none, ase: x.Y}", "name 'none' must be .* and not 'none'"),
         ("- {ase: x.Y}", "name None must be"),
@@ -111,8 +111,8 @@ def test_bad_set(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_unknown_set() -> None:
-    assert named_sets() == ("aluminium", "silicon", "silver-gold")
-    with pytest.raises(EIPError, match="silicium: neither a named set nor a YAML file; the sets are aluminium, sil"):
+    assert named_sets() == ("aluminium", "chgnet", "silicon", "silver-gold")
+    with pytest.raises(EIPError, match="silicium: neither a named set nor a YAML file; the sets are aluminium, chg"):
         load_eips("silicium")
 
 

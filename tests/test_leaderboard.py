@@ -19,6 +19,7 @@ from eipnn.labels.leaderboard import (
     readable,
     write_leaderboard,
 )
+from eipnn.labels.store import open_array, read_index
 from eipnn.reference import ZeroError
 from eipnn.structures import Split, read_split, read_structures
 
@@ -142,6 +143,35 @@ def test_errors_of_forces_and_stress_are_those_of_components(tmp_path: Path) -> 
     assert 0 < len(stress) < 9 * len(structures)
     assert line.force_mae == pytest.approx(np.mean(forces))
     assert line.stress_mae == pytest.approx(np.mean(stress) * 160.21766208, rel=1e-6)
+
+
+@pytest.mark.parametrize("forces", [True, False], ids=["by forces", "by energies"])
+def test_a_factor_is_taken_off_where_asked(tmp_path: Path, forces: bool) -> None:
+    """``half`` is half of DFT, on a zero of its own; ``noisy`` has errors. Test frames do not count."""
+    rng, frames = np.random.default_rng(0), read_structures("bundled:si_mini/dft.extxyz")[:40]
+    energies = np.array([atoms.get_potential_energy() for atoms in frames])
+    n_atoms = np.array([len(atoms) for atoms in frames])
+    dft = np.concatenate([atoms.get_forces() for atoms in frames])
+    noise = rng.normal(0, 0.1, dft.shape)
+    ids = tuple(atoms.info["config_id"] for atoms in frames)
+    split = Split(ids[:25], ids[25:30], ids[30:], ())
+    labels = np.stack([energies / 2 + 3 * n_atoms, energies + rng.normal(0, 0.1, 40)], axis=1)
+    labels[30:, 0] += 7.0
+    write_labels(tmp_path, frames, labels, ("half", "noisy"))
+    values = np.stack([dft / 2, dft + noise], axis=1) if forces else np.nan
+    open_array(tmp_path, "forces", read_index(tmp_path), "r+")[:] = values
+    zeros = {"energy_zero": "least_squares", "eip_zero": "least_squares", "split": split}
+    store = LabelStore.open(tmp_path)
+    boards = (leaderboard(compare(frames, store, **zeros, eip_scale=on), split) for on in (True, False))
+    scaled, plain = ({line.eip: line for line in lines if line.part == "train+val"} for lines in boards)
+    assert scaled["half"].scale == pytest.approx(2.0, rel=1e-6)
+    assert scaled["noisy"].scale == pytest.approx(1.0, abs=0.05)
+    assert scaled["half"].config_mae < 1e-6 < scaled["noisy"].config_mae < plain["half"].config_mae
+    assert plain["half"].scale == 1.0
+    if forces:
+        assert scaled["half"].force_mae < 1e-6 < plain["noisy"].force_mae < plain["half"].force_mae
+    assert "scale" in readable(list(scaled.values()))
+    assert "scale" not in readable(list(plain.values()))
 
 
 @pytest.mark.parametrize(

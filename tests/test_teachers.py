@@ -16,7 +16,6 @@ from eipnn import EIPNNCalculator, load
 from eipnn.eips import EIPError, load_eips
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
-from eipnn.labels.engine import label_structures
 from eipnn.stages.source import DFT, Source, SourceConfig
 
 
@@ -99,45 +98,52 @@ def test_members_of_another_kind_are_refused(members, tmp_path):
         EIPNNCalculator([])
 
 
-def test_labels_of_a_potential_are_its_predictions_less_free_atoms(tiny, members, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def labels(tiny, members, tmp_path_factory) -> Path:
+    """The tiny set under one potential and under the ensemble, by the command, in the folder of the potentials."""
+    folder = tmp_path_factory.mktemp("labelled")
+    (folder / "set.yaml").write_text("- {name: one, eipnn: 0.pt}\n- {name: mean, eipnn: [0.pt, 1.pt, 2.pt]}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(members[0]).parent)
+        eips = "--eips", str(folder / "set.yaml")
+        eipnn("label", tiny.data["dft"], "--pool", tiny.data["pool"], *eips, "-o", str(folder / "labels"))
+    return folder / "labels"
+
+
+def test_labels_of_a_potential_are_its_predictions_less_free_atoms(tiny, members, labels):
     """On the zero of OpenKIM models: beside DFT with isolated atoms nothing is to be set for it."""
-    monkeypatch.chdir(Path(members[0]).parent)
-    entries = [{"name": "one", "eipnn": "0.pt"}, {"name": "mean", "eipnn": ["0.pt", "1.pt", "2.pt"]}]
-    eips = load_eips(entries)
-    assert eips[0].description()["files"] == {"0.pt": hashlib.sha256(Path("0.pt").read_bytes()).hexdigest()}
-    store = label_structures(list(tiny.frames.values()), eips, tmp_path / "labels")
-    potential = load("0.pt")
-    frames = [tiny.frames[name] for name in tiny.ids("test")]
+    store, potential, ids = LabelStore.open(labels), load(members[0]), tiny.ids("test")
+    frames = [tiny.frames[name] for name in ids]
     found = potential.predict(potential.graph(frames), ("forces", "stress"))
-    ids = [atoms.info["config_id"] for atoms in frames]
     np.testing.assert_allclose(store.forces_of(ids, ["one"])[:, 0], found.forces, atol=1e-4)
     np.testing.assert_allclose(store.stress_of(ids, ["one"])[:, 0], found.stress, atol=1e-5)
-    data = tiny.data | {"labels": str(tmp_path / "labels")}
-    source = Source(SourceConfig(**{k: v for k, v in data.items() if "batch" not in k}))
+    arguments = tiny.arguments | {"labels": str(labels)}
+    source = Source(SourceConfig(**{key: arguments[key] for key in arguments if "batch" not in key}))
     free = [sum(FREE[symbol] for symbol in atoms.symbols) for atoms in frames]
     np.testing.assert_allclose(source.energies(ids, ["one"])[:, 0], found.energy.numpy() - free, atol=1e-4)
     energies = [EIPNNCalculator(file).get_potential_energy(frames[0]) for file in members]
     assert source.energies(ids, ["mean"])[0, 0] == pytest.approx(np.mean(energies) - free[0], abs=1e-4)
+    digest = hashlib.sha256(Path(members[0]).read_bytes()).hexdigest()
+    assert read_json(labels / "index.json")["eips"][0]["files"] == {"0.pt": digest}
 
 
-def test_a_student_is_trained_on_the_labels_of_a_teacher(tiny, members, tmp_path):
-    """From the command that labels to the fine-tuned potential; and on top of the teacher, by delta learning."""
-    (tmp_path / "set.yaml").write_text(f"- {{name: teacher, eipnn: {members[0]}}}\n")
-    labels = tmp_path / "labels"
-    eipnn("label", tiny.data["dft"], "--pool", tiny.data["pool"], "--eips", str(tmp_path / "set.yaml"), "-o", str(labels))
+def test_a_student_is_trained_on_the_labels_of_a_teacher(tiny, members, labels, tmp_path, monkeypatch):
+    """On those of the pool, and on top of the teacher by delta learning, which then needs its file."""
     config = stage_config(tiny, "Finetune", tmp_path / "student")
-    selection = tiny.select(tmp_path / "selection.csv", dict.fromkeys(tiny.ids("pool"), "teacher"))
-    config["data"]["init_args"] |= {"labels": str(labels), "selection": str(selection), "alpha": 1.0}
-    student = eipnn_stage("fit", config)
-    assert load(best(student)).elements == ["Au", "Cu"]
+    selection = tiny.select(tmp_path / "selection.csv", dict.fromkeys(tiny.ids("pool"), "mean"))
+    config["data"]["init_args"] |= {"labels": str(labels), "selection": str(selection)}
+    assert load(best(eipnn_stage("fit", config))).elements == ["Au", "Cu"]
     config = stage_config(tiny, "Finetune", tmp_path / "delta")
-    config["data"]["init_args"] |= {"labels": str(labels), "delta_eip": "teacher"}
+    config["data"]["init_args"] |= {"labels": str(labels), "delta_eip": "one"}
     delta = eipnn_stage("fit", config)
+    with pytest.raises(InputError, match=r"the EIP one \(eipnn.EIPNNCalculator\) cannot be used here .*0.pt: no such"):
+        EIPNNCalculator(best(delta))
     eipnn_stage("test", config, "--ckpt_path", best(delta))
     predicted = pd.read_csv(delta / "predictions_test.csv").set_index("config_id")["prediction"]
-    both = EIPNNCalculator(best(delta))
+    monkeypatch.chdir(Path(members[0]).parent)
     name = tiny.ids("test")[0]
-    assert both.get_potential_energy(tiny.frames[name]) == pytest.approx(predicted[name], abs=1e-4)
+    energy = EIPNNCalculator(best(delta)).get_potential_energy(tiny.frames[name])
+    assert energy == pytest.approx(predicted[name], abs=1e-4)
 
 
 @pytest.mark.parametrize("given", ["absent.pt", 3, [], ["absent.pt"]])

@@ -52,6 +52,7 @@ def label(
     isolated_atoms: str | None = None,
     eip_zero: Annotated[str, MODES] = "none",
     eip_isolated_atoms: str | None = None,
+    eip_scale: bool = False,
     split: str | None = None,
 ) -> None:
     """Energies, forces and stress of structures under empirical interatomic potentials.
@@ -61,8 +62,8 @@ def label(
 
     Args:
         structures: files that ASE reads, patterns such as 'runs/*/OUTCAR', or bundled:NAME.
-        eips: a named set (silicon, aluminium, silver-gold) or a YAML list of entries such as '- {name: sw, kim:
-            MO_405512056662}' or '- {name: emt, ase: ase.calculators.emt.EMT}'.
+        eips: a named set (silicon, aluminium, silver-gold, chgnet) or a YAML list of entries such as '- {name: sw, kim:
+            MO_405512056662}', '- {name: emt, ase: ase.calculators.emt.EMT}' or '- {name: mine, eipnn: potential.pt}'.
         output: folder of the label store.
         workers: processes that label.
         timeout: seconds after which a label is given up.
@@ -76,6 +77,8 @@ def label(
         isolated_atoms: JSON file with DFT energies of isolated atoms in eV, as in {"Si": -0.85}; or bundled:NAME.
         eip_zero: zero of each EIP in the leaderboard; none is right for OpenKIM models.
         eip_isolated_atoms: the same as isolated_atoms for all EIPs, with --eip-zero isolated_atoms.
+        eip_scale: multiply all that an EIP says by one factor in the leaderboard, fitted to the DFT forces, or energies
+            where there are none: the order is then that of what a network can learn from them.
         split: CSV; fits use train alone, the best EIP is chosen on train + val and shown on test.
     """
     options: Options = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key}
@@ -98,7 +101,7 @@ def label(
     store = label_structures(frames, chosen, output, workers, timeout, retry_failed, shown=True)
     print(*_failures(store), sep="\n", file=sys.stderr)
     if dft:
-        comparison = compare(dft, store, energy_zero, isolated, eip_zero, eip_isolated, parts)
+        comparison = compare(dft, store, energy_zero, isolated, eip_zero, eip_isolated, parts, eip_scale)
         _report_comparison(comparison, parts, output)
         shown = sample(train)
         references = label_references(shown, store, store.eips)

@@ -13,7 +13,7 @@ from ase import Atoms
 from eipnn.eips import EIP
 from eipnn.processes import interpreter
 
-START_LIMIT = 120.0  # s for imports and calculators, which may be slow on a cold disk
+START_LIMIT = 300.0  # s for imports (torch) and calculators, which may be slow on a cold disk or a busy machine
 
 
 class Handle:

@@ -2,6 +2,9 @@
 
 "Config MAE" is the mean of |E_EIP - E_DFT| in eV, "atom MAE" that of |E_EIP - E_DFT| / n_atoms in eV/atom, as in Shui
 et al. (arXiv 2210.08047). "Force MAE" and "stress MAE" are means over the components that both have.
+
+A constant factor teaches a network as little wrong as a constant offset does: where asked for, both are taken off
+before a source is judged (Cui, Reuter and Margraf, Mach. Learn.: Sci. Technol. 6, 015071).
 """
 
 import logging
@@ -17,7 +20,7 @@ from ase.units import GPa
 from eipnn.files import write_atomically
 from eipnn.labels.store import LabelError, LabelStore
 from eipnn.metrics import METRICS
-from eipnn.reference import fit_reference
+from eipnn.reference import fit_composition, fit_reference
 from eipnn.structures import Split, StructureStore
 
 log = logging.getLogger("eipnn")
@@ -42,6 +45,7 @@ class Comparison(NamedTuple):
     labels: np.ndarray  # (n, n_eips) eV, NaN where a label is missing
     forces: np.ndarray  # (n, n_eips) eV/A, mean of |F_EIP - F_DFT| over components, NaN where either is missing
     stress: np.ndarray  # (n, n_eips) GPa, likewise
+    scale: Sequence[float] | None = None  # (n_eips,), by what all that an EIP says was multiplied
 
 
 class Standing(NamedTuple):
@@ -59,6 +63,7 @@ class Standing(NamedTuple):
     offset: float  # eV/atom, mean of (E_EIP - E_DFT) / n_atoms
     correlation: float  # Pearson's, of energies per atom
     best_share: float  # share of frames on which no other EIP is closer to DFT in energy
+    scale: float = 1.0  # by what energies, forces and stress were multiplied before
 
 
 HEADINGS = {metric.name: metric.heading for metric in METRICS} | {
@@ -73,6 +78,7 @@ TEXTS: dict[str, Callable[[float], str]] = {metric.name: metric.text for metric 
     "offset": lambda value: f"{1000 * value:+.1f}",
     "correlation": "{:.3f}".format,
     "best_share": "{:.0%}".format,
+    "scale": "{:.3f}".format,
 }
 """And how these read."""
 
@@ -97,11 +103,13 @@ def compare(
     eip_zero: str = "none",
     eip_isolated: Mapping[str, float] | None = None,
     split: Split | None = None,
+    eip_scale: bool = False,
 ) -> Comparison:
     """Align the frames that have a DFT energy with their EIP labels.
 
     The modes are those of `eipnn.reference`; fits are made on the split's training frames, without a split on all
-    frames. Raises `LabelError` where no frame has an energy, and `ZeroError` as `fit_reference` does.
+    frames. `eip_scale`: all that an EIP says is multiplied by its `scale_factors` first. Raises `LabelError` where no
+    frame has an energy, and `ZeroError` as `fit_reference` does.
     """
     structures = StructureStore.of(structures)
     given = structures.take(np.flatnonzero(np.isfinite(structures.energies)))
@@ -111,7 +119,8 @@ def compare(
     fitted = given.take(np.flatnonzero(train))
     zeros = [fit_reference(energy_zero, fitted, fitted.energies, isolated)]
     dft = zeros[0].aligned(given, given.energies, "DFT")
-    labels = store.energies_of(given.ids, store.eips)
+    scale = scale_factors(fitted, store) if eip_scale else None
+    labels = store.energies_of(given.ids, store.eips) * (1.0 if scale is None else scale)
     for eip, column in zip(store.eips, labels.T, strict=True):  # views into `labels`
         if not np.isfinite(column[train]).any():
             column[:] = np.nan  # no zero, nothing to compare
@@ -121,16 +130,49 @@ def compare(
     for zero in zeros:
         if zero.note:
             log.warning(zero.note)
-    errors = derivative_errors(given, store)
-    return Comparison(given.ids, given.element_sets(), given.sizes, dft, store.eips, labels, **errors)
+    errors = derivative_errors(given, store, scale)
+    return Comparison(given.ids, given.element_sets(), given.sizes, dft, store.eips, labels, **errors, scale=scale)
 
 
-def derivative_errors(frames: StructureStore, store: LabelStore) -> dict[str, np.ndarray]:
-    """``forces`` and ``stress`` of a `Comparison` of these frames, which the store has."""
-    of_atoms = np.abs(store.forces_of(frames.ids, store.eips) - frames.forces[:, None]).mean(axis=2)  # (N, n_eips)
+def scale_factors(frames: StructureStore, store: LabelStore) -> np.ndarray:
+    """For each EIP the factor that brings it closest to DFT on these frames (n_eips,).
+
+    It is that of the least sum of |F_DFT - factor x F_EIP| over components, or, where no frame has both forces, of the
+    same of energies less what the composition explains of them.
+    """
+    forces = store.forces_of(frames.ids, store.eips)  # (N, n_eips, 3)
+    energies, counts = store.energies_of(frames.ids, store.eips), frames.composition()[1]
+    factors = np.full(len(store.eips), np.nan)
+    for column in range(len(factors)):
+        factors[column] = _factor(forces[:, column], frames.forces)
+        known = np.isfinite(energies[:, column])
+        if np.isnan(factors[column]) and known.any():
+            both = (fit_composition(counts[known], e[known]).left for e in (energies[:, column], frames.energies))
+            factors[column] = _factor(*both)
+    return np.where(np.isnan(factors), 1.0, factors)
+
+
+def _factor(eip: np.ndarray, dft: np.ndarray) -> float:
+    """The factor of the least sum of |dft - factor x eip|: the median of dft / eip with weights |eip|; NaN of none."""
+    known = np.isfinite(eip) & np.isfinite(dft) & (np.abs(eip) > 1e-6)
+    if not known.any():
+        return np.nan
+    ratios, weights = dft[known] / eip[known], np.abs(eip[known])
+    order = np.argsort(ratios)
+    total = np.cumsum(weights[order])
+    return float(ratios[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def derivative_errors(
+    frames: StructureStore, store: LabelStore, scale: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """``forces`` and ``stress`` of a `Comparison` of these frames, which the store has, with factors (n_eips,)."""
+    factors = np.ones(len(store.eips)) if scale is None else scale
+    forces = store.forces_of(frames.ids, store.eips) * factors[:, None]
+    of_atoms = np.abs(forces - frames.forces[:, None]).mean(axis=2)  # (N, n_eips)
     sums = np.add.reduceat(of_atoms, frames.offsets[:-1]) if len(frames) else of_atoms
-    stress = np.abs(store.stress_of(frames.ids, store.eips) - frames.stresses[:, None]).mean(axis=(2, 3))
-    return {"forces": sums / frames.sizes[:, None], "stress": stress / GPa}
+    stress = store.stress_of(frames.ids, store.eips) * factors[:, None, None] - frames.stresses[:, None]
+    return {"forces": sums / frames.sizes[:, None], "stress": np.abs(stress).mean(axis=(2, 3)) / GPa}
 
 
 def leaderboard(comparison: Comparison, split: Split | None = None) -> list[Standing]:
@@ -198,9 +240,10 @@ def alignment_warning(
 
 
 def readable(standings: Sequence[Standing]) -> pd.DataFrame:
-    """As text in the units of the headings; without forces or stress where none are known."""
+    """As text in the units of the headings; without forces or stress where none are known, or factors of 1."""
     table = pd.DataFrame(standings, columns=Standing._fields)
     table = table.drop(columns=[name for name in ("force_mae", "stress_mae") if table[name].isna().all()])
+    table = table.drop(columns=["scale"] if table["scale"].eq(1.0).all() else [])
     for name, text in TEXTS.items():
         if name in table:
             table[name] = ["-" if np.isnan(value) else text(value) for value in table[name]]
@@ -267,6 +310,7 @@ def _standings(comparison: Comparison, use: np.ndarray, kind: str, part: str) ->
             offset=per_atom[eip].mean(),
             correlation=pd.Series(labels[:, column] / n_atoms).corr(pd.Series(dft / n_atoms)),
             best_share=(closest == eip).mean(),
+            scale=1.0 if comparison.scale is None else comparison.scale[column],
         )
         for column, eip in enumerate(comparison.eips)
     ]

@@ -111,7 +111,7 @@ class EIPNNCalculator(Calculator):
         self.results = results | (_spread(members) if len(members) > 1 else {})
 
     def _of_member(self, potential: Potential, atoms: Atoms) -> dict[str, Any]:
-        """What one potential says, on the zero of its DFT data; without the EIP of delta learning, but with its zero."""
+        """What one potential says, on the zero of its DFT data; of the EIP of delta learning the zero alone."""
         # The stress comes with the forces at little cost; molecular dynamics at constant pressure asks for it later.
         found = potential.predict(self._graph(potential, atoms), ("forces", "stress"))
         assert found.forces is not None
