@@ -152,6 +152,7 @@ def test_a_teacher_without_its_file(given):
         load_eips([{"name": "mine", "eipnn": given}])
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad:UserWarning")  # inside CHGNet
 def test_labels_of_chgnet(tmp_path, capfd):
     """Energies are those of CHGNet itself, stress that of a strain; nothing that it prints is seen."""
     chgnet = pytest.importorskip("chgnet.model", reason="needs `pip install '.[chgnet]'`")

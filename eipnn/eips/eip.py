@@ -109,7 +109,7 @@ def _class(path: str) -> type[Calculator]:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise EIPError(f"the class {path!r} cannot be imported ({error})") from None
+        raise EIPError(f"the class {path!r} cannot be imported ({error}); install its package or mend it") from None
     if not isinstance(found, type) or not issubclass(found, Calculator):
         raise EIPError(f"{path!r} is no class derived from ASE's Calculator")
     return found

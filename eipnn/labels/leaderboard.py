@@ -45,7 +45,7 @@ class Comparison(NamedTuple):
     labels: np.ndarray  # (n, n_eips) eV, NaN where a label is missing
     forces: np.ndarray  # (n, n_eips) eV/A, mean of |F_EIP - F_DFT| over components, NaN where either is missing
     stress: np.ndarray  # (n, n_eips) GPa, likewise
-    scale: Sequence[float] | None = None  # (n_eips,), by what all that an EIP says was multiplied
+    scale: np.ndarray | None = None  # (n_eips,), by what all that an EIP says was multiplied
 
 
 class Standing(NamedTuple):
@@ -310,7 +310,7 @@ def _standings(comparison: Comparison, use: np.ndarray, kind: str, part: str) ->
             offset=per_atom[eip].mean(),
             correlation=pd.Series(labels[:, column] / n_atoms).corr(pd.Series(dft / n_atoms)),
             best_share=(closest == eip).mean(),
-            scale=1.0 if comparison.scale is None else comparison.scale[column],
+            scale=1.0 if comparison.scale is None else float(comparison.scale[column]),
         )
         for column, eip in enumerate(comparison.eips)
     ]
