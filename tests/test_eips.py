@@ -111,7 +111,7 @@ def test_bad_set(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_unknown_set() -> None:
-    assert named_sets() == ("aluminium", "chgnet", "silicon", "silver-gold")
+    assert named_sets() == ("aluminium", "chgnet", "sevennet", "silicon", "silver-gold")
     with pytest.raises(EIPError, match="silicium: neither a named set nor a YAML file; the sets are aluminium, chg"):
         load_eips("silicium")
 
