@@ -9,6 +9,7 @@ from eipnn.errors import UsageError, exit_code
 from eipnn.processes import die_with_caller
 
 COMMANDS = {
+    "train": ("eipnn.train.command", "a potential from DFT frames alone, by the recommended way"),
     "eips": ("eipnn.labels.command", "the OpenKIM models that cover given elements"),
     "inspect": ("eipnn.inspect.command", "structure files before training: contents, picture, likely mistakes"),
     "generate": ("eipnn.generate.command", "structures without labels, from frames or crystals"),

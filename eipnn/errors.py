@@ -28,7 +28,7 @@ class Terminated(BaseException):
     """SIGTERM came: batch systems send it before they kill. No `Exception`: nobody but `exit_code` catches it."""
 
 
-GOES_ON = dict.fromkeys(("fetch", "generate", "label", "run"), "; the same command goes on from here") | {
+GOES_ON = dict.fromkeys(("fetch", "generate", "label", "run", "train"), "; the same command goes on from here") | {
     "fit": "; with --ckpt_path .../checkpoints/last.ckpt it goes on from its last epoch"
 }
 """What is to be done after a command was stopped; the others begin anew."""

@@ -88,8 +88,8 @@ def label(
     asked = {*parts.train, *parts.val, *parts.test} if parts else set()
     wanted = ~known.isolated | np.isin(known.ids, list(asked))
     dft = known.take(np.flatnonzero(np.isfinite(known.energies) & wanted))
-    isolated = isolated_energies(known, _read_isolated(isolated_atoms))
-    eip_isolated = _read_isolated(eip_isolated_atoms)
+    isolated = isolated_energies(known, read_isolated(isolated_atoms))
+    eip_isolated = read_isolated(eip_isolated_atoms)
     energy_zero = energy_zero or ("isolated_atoms" if isolated else "none")
     if dft:
         # Before the work starts: a wrong file should not cost a run.
@@ -152,7 +152,8 @@ def _report_comparison(comparison: Comparison, split: Split | None, folder: Path
         print(sentence(best))
 
 
-def _read_isolated(file: str | None) -> dict[str, float] | None:
+def read_isolated(file: str | None) -> dict[str, float] | None:
+    """Energies of free atoms (eV) by element, of a JSON file; None without one."""
     if file is None:
         return None
     path = resolve(file)

@@ -84,15 +84,16 @@ TEXTS: dict[str, Callable[[float], str]] = {metric.name: metric.text for metric 
 
 
 class BestEIP(NamedTuple):
-    """The EIP with the lowest config MAE on train + validation, and its errors on test."""
+    """The EIP with the lowest config MAE on train + validation, and its errors on what is tested on."""
 
     eip: str
     chosen_config_mae: float  # eV, on train + validation
-    config_mae: float  # eV, on test
-    atom_mae: float  # eV/atom, on test
-    force_mae: float  # eV/A, on test; NaN where none is known
+    config_mae: float  # eV, on `part`
+    atom_mae: float  # eV/atom, on `part`
+    force_mae: float  # eV/A, on `part`; NaN where none is known
     stress_mae: float  # GPa, likewise
-    frames: int  # of test that have its label
+    frames: int  # of `part` that have its label
+    part: str = "test"  # or validation, see `Split.tested`
 
 
 def compare(
@@ -193,7 +194,7 @@ def leaderboard(comparison: Comparison, split: Split | None = None) -> list[Stan
 
 
 def best_eip(comparison: Comparison, split: Split) -> BestEIP:
-    """Choose the EIP on the split's train + validation frames and report it on its test frames.
+    """Choose the EIP on the split's train + validation frames and report it on those that are tested on.
 
     The choice is made on the frames that every EIP has labelled, so that failing on hard frames does not pay; EIPs
     without any label stand aside. Raises `LabelError` where there is no such frame.
@@ -208,12 +209,14 @@ def best_eip(comparison: Comparison, split: Split) -> BestEIP:
         )
     scores = common.mean()
     eip = str(scores.idxmin())
-    test = errors.loc[parts["test"], eip].dropna()
+    tested = np.isin(comparison.ids, split.tested)
+    test = errors.loc[tested, eip].dropna()
     if test.empty:
-        raise LabelError(f"no test frame has a label of the EIP {eip}")
+        raise LabelError(f"no {split.tested_on} frame has a label of the EIP {eip}")
     atom_mae = (test / comparison.n_atoms[test.index]).mean()
-    derived = _derivative_maes(comparison, parts["test"], comparison.eips.index(eip))
-    return BestEIP(eip, float(scores.min()), float(test.mean()), float(atom_mae), *derived, len(test))
+    derived = _derivative_maes(comparison, tested, comparison.eips.index(eip))
+    errors_there = (float(test.mean()), float(atom_mae), *derived)
+    return BestEIP(eip, float(scores.min()), *errors_there, len(test), split.tested_on)
 
 
 def alignment_warning(
@@ -265,7 +268,7 @@ def sentence(best: BestEIP) -> str:
     errors = [
         f"{m.heading.partition(' (')[0]} {m.with_unit(value)}" for m, value in found.items() if np.isfinite(value)
     ]
-    return f"Best EIP, chosen on train + val: {best.eip}; test {', '.join(errors)} over {best.frames} frames."
+    return f"Best EIP, chosen on train + val: {best.eip}; {best.part} {', '.join(errors)} over {best.frames} frames."
 
 
 def _errors(labels: np.ndarray, dft: np.ndarray, eips: Sequence[str]) -> pd.DataFrame:

@@ -65,7 +65,7 @@ def printed(report: Report) -> Table:
     """The main table, narrow enough for a terminal of 80 columns."""
     left_out = ["time (s)", "epochs", "pretraining steps", "alpha", STRESS.heading, "force improvement (%)"]
     shown = tables.readable(report.table).drop(columns=left_out, errors="ignore")
-    title = f"{report.experiment.backbone} on {report.experiment.dft}: test errors"
+    title = f"{report.experiment.backbone} on {report.experiment.dft}: {report.experiment.part} errors"
     table = Table(title=Text(title), box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for name in shown.columns:
         heading = name.replace(" (", "\n(").replace("gradient ", "gradient\n")

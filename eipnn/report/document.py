@@ -34,6 +34,10 @@ IMPROVEMENT = (
     "split and seed alone); n = 1 has none. Config MAE is the mean of |E - E_DFT|, atom MAE that of |E - E_DFT| / "
     "atoms, on the test split; force and stress MAE are means over components."
 )
+VALIDATED = (
+    "Errors on validation are those of splits without a test part: what the epoch was chosen by, and so a little too "
+    "small. Where the text says test, it is these frames."
+)
 ALONE = (
     "Rows of energies alone do not learn the forces and stresses that the DFT frames have; they are compared with the "
     "backbone on energies alone."
@@ -136,8 +140,10 @@ class Report:
             yield "Not in the table:\n\n" + _bullets(notes)
 
     def _errors(self) -> Iterator[str]:
-        yield "### Test errors"
+        yield f"### {self.experiment.part.capitalize()} errors"
         yield markdown(tables.readable(self.table))
+        if self.experiment.part != "test":
+            yield VALIDATED
         yield IMPROVEMENT
         yield STEPS
         why = "see the warnings" if self.warnings else "no stage of these runs reads labels"
@@ -171,7 +177,7 @@ class Report:
         yield from self._missing(LONG_ROWS)
 
     def _parity(self) -> Iterator[str]:
-        title = f"Test configurations of {_named(self.experiment.folds)}"
+        title = f"{self.experiment.part.capitalize()} configurations of {_named(self.experiment.folds)}"
         rows = {s: row for s in ("energies", *MAIN_AND_LONG) if (row := self.experiment.row(s))}
         # All or none: energies on different zeros do not belong into one picture.
         aligned = {d.fold.split for d in self.data} == set(self.experiment.splits)
@@ -227,14 +233,14 @@ class Report:
             yield "None was trained: it belongs to label augmentation."
             return
         table = folds.classification(there)
-        title = f"Test configurations of {_named(there)}"
+        title = f"{self.experiment.part.capitalize()} configurations of {_named(there)}"
         text = f"Confusion matrix of the classifier. {title}"
         yield self.output.picture("confusion", text, plots.confusion, table, folds.classes(there[0]), title)
         accuracy = (table["eip"] == table["best_eip"]).mean()
         common = table["best_eip"].value_counts(normalize=True)
         yield (
-            f"Accuracy on test: {accuracy:.2f} over {len(table)} predictions; always answering `{common.index[0]}` "
-            f"would reach {common.iloc[0]:.2f}."
+            f"Accuracy on {self.experiment.part}: {accuracy:.2f} over {len(table)} predictions; always answering "
+            f"`{common.index[0]}` would reach {common.iloc[0]:.2f}."
         )
         counts = folds.selection_counts(there)
         self.output.csv("selection", counts.rename_axis("class").reset_index())
@@ -287,8 +293,8 @@ class Report:
             mine, split = pairs[pairs["split"] == d.fold.split], d.source.split
             own, *wider = (mine.loc[mine["distance_A"] <= w, "test"].nunique() for w in (THRESHOLD, *WIDER))
             lines.append(
-                f"Split {d.fold.split}: **{own} of {len(split.test)}** test configurations have one among the "
-                f"{len(split.pool)} structures of the pool "
+                f"Split {d.fold.split}: **{own} of {len(split.tested)}** {split.tested_on} configurations have one "
+                f"among the {len(split.pool)} structures of the pool "
                 f"({', '.join(f'{n} within {w} Å' for n, w in zip(wider, WIDER, strict=True))})."
             )
         yield _bullets(lines)
@@ -334,7 +340,7 @@ def _named(shown: Sequence[Fold]) -> str:
 
 def _pairs(data: FoldData) -> pd.DataFrame:
     source = data.source
-    test, pool = source.structures(source.split.test), source.structures(source.split.pool)
+    test, pool = source.structures(source.split.tested), source.structures(source.split.pool)
     atoms = {a.info["config_id"]: len(a) for a in test}
     pairs = near_duplicates(test, pool, max(THRESHOLD, *WIDER))
     rows = [(data.fold.split, mine, atoms[mine], other, d) for mine, other, d in pairs]

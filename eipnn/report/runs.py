@@ -49,6 +49,7 @@ class Training:
     alpha: float | None  # weight of the EIP labels; None without them
     alphas: dict[str, float]  # validation error of each weight that was tried
     result: dict[str, Any]  # the `eipnn.metrics.METRICS`, epochs, gradient_steps, ...
+    part: str = "test"  # what they are errors on: test, or validation of a split without a test part
 
     @property
     def folder(self) -> Path:
@@ -100,6 +101,11 @@ class Experiment:
         """The files of DFT structures, as the run named them."""
         named = self.trainings[0].config["data"]["init_args"]["dft"]
         return named if isinstance(named, str) else ", ".join(named)
+
+    @property
+    def part(self) -> str:
+        """What its errors are on: test, validation, or both."""
+        return " and ".join(sorted({t.part for t in self.trainings}))
 
     @property
     def folds(self) -> list[Fold]:
@@ -222,7 +228,8 @@ def _training(file: Path, strategies: Mapping[str, Strategy]) -> Training:
         )
     if not all(abs(number) < float("inf") for number in numbers):
         raise damaged(file, f"one of {', '.join(keys)} is no finite number")
-    training = Training(fold, name, strategies[name], alpha, alphas, result)
+    part = str(content.get("tested_on", "test"))
+    training = Training(fold, name, strategies[name], alpha, alphas, result, part)
     done = training.folder / "done.json"
     if not done.exists() or read_json(done).get("fingerprint") != fingerprint:
         raise ReportError(

@@ -85,18 +85,26 @@ def run(
         for root, rows in planned.items():
             show_plan(root, rows)
         return
-    results = []
+    results: list[dict[str, Any]] = []
     for root, rows in planned.items():
-        record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
         head = {"experiment": root.name} if len(files) > 1 else {}
-        write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(rows[0].plan.experiment), sort_keys=False))
-        make_labels(rows[0].plan.experiment, root, workers)
-        for number, row in enumerate(rows, start=1):
-            say(f"{root}: row {number} of {len(rows)}")
-            results.append(head | run_row(row, threads))
+        results += [head | result for result in carry_out(root, rows, threads, workers)]
     console.print(results_table(results))
     for line in best_on_validation(results):
         say(line)
+
+
+def carry_out(root: Path, rows: Sequence[Row], threads: int | None, workers: int) -> list[dict[str, Any]]:
+    """Label and train what these rows of one experiment need; the result of each (see `run_row`)."""
+    experiment = rows[0].plan.experiment
+    record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
+    write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(experiment), sort_keys=False))
+    make_labels(experiment, root, workers)
+    results = []
+    for number, row in enumerate(rows, start=1):
+        say(f"{root}: row {number} of {len(rows)}")
+        results.append(run_row(row, threads))
+    return results
 
 
 def make_rows(experiment: Experiment, root: Path, what: dict[str, Any]) -> list[Row]:
@@ -216,7 +224,8 @@ def _label_options(data: dict[str, Any], root: Path) -> list[str]:
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
-    """What the strategies reached on the test split; columns in which all rows are as by default are left out."""
+    """What the strategies reached on test (or validation, of splits without a test part); columns in which all rows are
+    as by default are left out."""
     errors = {metric.heading.replace(" ", "\n").replace("/a", "/\na"): metric for metric in METRICS}
     lines = [
         {
@@ -233,7 +242,8 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
     ]
     default = {"seed": "0", "frames": ALL}
     shown = [name for name in lines[0] if {line[name] for line in lines} not in ({default.get(name)}, {""})]
-    table = Table(title="Test errors", box=SIMPLE_HEAD, collapse_padding=True)
+    parts = {row.get("tested_on", "test") for row in rows}
+    table = Table(title=f"{' and '.join(sorted(parts)).capitalize()} errors", box=SIMPLE_HEAD, collapse_padding=True)
     for name in shown:
         if name in ("experiment", "strategy"):
             table.add_column(name, overflow="fold")

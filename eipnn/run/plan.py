@@ -255,7 +255,8 @@ class Plan:
             "model": {"class_path": f"eipnn.{CLASSES[name]}Module", "init_args": model},
             "data": {"class_path": f"eipnn.{CLASSES[name]}DataModule", "init_args": data},
         }
-        about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames} | own.get("about", {})
+        about = {"stage": name, "split": self.split, "seed": self.seed, "frames": self.frames}
+        about |= {"tested_on": self.parts.tested_on} | own.get("about", {})
         written = ({Path(self.split_path): text} if text else {}) | own.get("written", {})
         return Stage(root, config, digests | own.get("inputs", {}), after, about, written, self.parts)
 

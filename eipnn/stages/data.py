@@ -191,7 +191,9 @@ class StageDataModule(LightningDataModule):
         if stage in ("fit", "validate"):
             evaluated = self.val_set = self.labelled(self.source.split.val)
         elif stage == "test":
-            evaluated = self.test_set = self.labelled(self.source.split.test)
+            if self.source.split.tested_on != "test":
+                log.info("%s marks no test configurations: those for validation take their place", self.config.split)
+            evaluated = self.test_set = self.labelled(self.source.split.tested)
         else:
             evaluated = self.predict_set = self.make_predict()
         evaluated.keep(evaluated.known())

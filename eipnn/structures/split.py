@@ -30,6 +30,16 @@ class Split:
     test: tuple[str, ...]
     pool: tuple[str, ...]
 
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """What errors are measured on in the end: the test part or, where there is none, validation."""
+        return self.test or self.val
+
+    @property
+    def tested_on(self) -> str:
+        """The name of that part: test or validation."""
+        return "test" if self.test else "validation"
+
     def check(self, dft_ids: Sequence[str], pool_ids: Sequence[str], source: str | Path) -> None:
         """Raise `StructureError` where an id of this split, read from `source`, is in neither set.
 

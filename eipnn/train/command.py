@@ -1,0 +1,193 @@
+"""The command `eipnn train`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+
+from eipnn.command_line import Count, Seed, Which
+from eipnn.eips import load_eips
+from eipnn.errors import InputError
+from eipnn.files import write_atomically
+from eipnn.labels.command import read_isolated
+from eipnn.run.command import carry_out, check_rows, make_rows
+from eipnn.run.dry_run import labels_to_make
+from eipnn.run.execute import console, say
+from eipnn.run.experiment import ALL, read_experiment
+from eipnn.run.plan import Row
+from eipnn.run.strategy import STRATEGIES
+from eipnn.structures import (
+    Options,
+    Split,
+    StructureStore,
+    open_structures,
+    options_of,
+    without_isolated_atoms,
+    write_split,
+)
+from eipnn.structures.suspects import same_structures
+from eipnn.train.choice import Recipe
+from eipnn.train.folds import generate_pool, make_folds, parents_of, with_pool
+from eipnn.train.outcome import show_outcome
+from eipnn.train.settings import energy_zero, network_settings, properties, with_steps
+from eipnn.train.teachers import NONE, found_teachers, named_teachers
+
+FoldCount = Annotated[int, Which("a whole number from 2 on", lambda n: n >= 2)]
+EXPERIMENT = "experiment.yaml"
+DEFAULT: tuple[Recipe, ...] = ("baseline", "mp")
+"""Delta learning and label augmentation lose where DFT frames have forces: experiments/results/forces."""
+
+
+def train(
+    dft: list[str],
+    *,
+    output: Path,
+    pool: list[str] | None = None,
+    teachers: list[str] | None = None,
+    test: list[str] | None = None,
+    network: str | None = None,
+    recipes: list[Recipe] | None = None,
+    folds: FoldCount = 4,
+    steps: Count = 2400,
+    pool_size: Count | None = None,
+    isolated_atoms: str | None = None,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    stress_key: str | None = None,
+    seed: Seed = 0,
+    threads: Count | None = None,
+    workers: Count = 1,
+    dry_run: bool = False,
+) -> None:
+    """A potential from DFT frames: the recommended way, without an experiment file.
+
+    Generates a pool, has teachers label it, trains each recipe on folds of the DFT frames, takes the recipe with the
+    lowest validation error (the simpler one, where they are as good) and leaves the potentials of its folds, which ASE
+    runs as one. The same command goes on after a kill. OUTPUT/experiment.yaml is an experiment for `eipnn run`.
+
+    Args:
+        dft: files with DFT energies and, best, forces and stress, that ASE reads; patterns; bundled:NAME.
+        output: folder of all that is written.
+        pool: files of structures without DFT (default: displaced, strained and packed children of the DFT frames).
+            Children of DFT frames that `eipnn generate` made are left out where their parent validates.
+        teachers: sets as in `eipnn label` (silicon, ...), YAML files, checkpoints of eipnn, or none (default: the
+            OpenKIM models that cover all elements, of many the eight that are closest to the DFT frames).
+        test: files of DFT frames to test on in the end; they have no part in training and choice.
+        network: mace, schnet, or a YAML file in the form of these (default: mace).
+        recipes: to choose among: DFT alone (baseline), pretraining on the teachers (mp), label augmentation (la), on
+            top of the best teacher (delta) (default: baseline mp).
+        folds: of the DFT frames, and potentials of the committee.
+        steps: gradient steps of a training, and about as many of a pretraining.
+        pool_size: structures to generate (default: 40 for each DFT frame, up to 3,000).
+        isolated_atoms: JSON file with DFT energies of isolated atoms in eV, as in {"Si": -0.85}; frames of
+            config_type=IsolatedAtom need not be named (default: a fit).
+        energy_key: key of the DFT energy (default: what ASE recognises, or energy_reference, dft_energy, ...).
+        forces_key: the same of the forces.
+        stress_key: the same of the stress, or of virials if "virial" is in the name.
+        seed: of folds, pool, weights and sample order.
+        threads: CPU threads of each training (default: torch's).
+        workers: processes that generate and label.
+        dry_run: stop before labels and trainings are made, when all is known of them.
+    """
+    given = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key}
+    keys = {name: key for name, key in given.items() if key}
+    alone = teachers == [NONE]
+    chosen = list(dict.fromkeys(recipes or (DEFAULT[:1] if alone else DEFAULT)))
+    taught = [recipe for recipe in chosen if not STRATEGIES[recipe].dft_alone]
+    if taught and alone:
+        raise InputError(f"the recipe {taught[0]} needs teachers: leave it out, or --teachers {NONE}")
+    where = ", ".join(dft)
+    everything = open_structures(dft, **options_of(keys, require_energy=True))
+    frames = without_isolated_atoms(everything)
+    if not frames:
+        raise InputError(f"{where}: holds isolated atoms alone; give frames to train on")
+    splits = make_folds(frames, folds, seed, where)
+    tested = read_tested(test, frames, options_of(keys, require_energy=True)) if test else None
+    settings = network_settings(network, frames.elements(), properties(frames, splits))
+    zero = energy_zero(everything, read_isolated(isolated_atoms))
+    check_output(output, folds)
+    data: dict[str, Any] = {"dft": dft, "energy_zero": zero} | keys
+    content: dict[str, Any] = {"data": data, "splits": str(output / "splits" / "fold_{split}.csv")}
+    if taught:
+        content["eips"] = str(gather_teachers(teachers, frames, output, workers))
+        data |= {"pool": pool or [str(output / "children.extxyz")], "eip_energy_zero": "least_squares"}
+        if not pool:
+            generate_pool(frames, pool_size, seed, Path(data["pool"][0]), workers)
+        splits = with_pool(splits, parents_of(data["pool"], dft, everything))
+    content |= with_steps(settings, steps, max(len(split.pool) for split in splits))
+    content["run"] = {"strategy": chosen, "split": list(range(1, folds + 1)), "seed": [seed]}
+    rows = write_experiment(content, splits, output)
+    check_rows(rows)
+    show_plan(rows, output, threads)
+    if dry_run:
+        say(f"Nothing was trained. To change what no option does: `eipnn run {output / EXPERIMENT} -o FOLDER`")
+        return
+    show_outcome(carry_out(output, rows, threads, workers), output, tested)
+
+
+def read_tested(files: list[str], frames: StructureStore, options: Options) -> StructureStore:
+    """The frames to test on.
+
+    Raises:
+        InputError: one holds an element that no DFT frame has, or is one of these.
+    """
+    tested = without_isolated_atoms(open_structures(files, **options))
+    where = ", ".join(files)
+    if strangers := set(tested.elements()) - set(frames.elements()):
+        raise InputError(f"--test {where}: {min(strangers)} is in no frame to train on; leave frames with it out")
+    if same := same_structures(frames, tested):
+        raise InputError(
+            f"--test {where}: {same[0][1]} is the training frame {same[0][0]} ({len(same)} such frames): "
+            "remove them from either"
+        )
+    return tested
+
+
+def check_output(output: Path, folds: int) -> None:
+    """Raise where the folder holds another number of folds, whose results would stand beside the new ones."""
+    there = len(list((output / "splits").glob("fold_*.csv")))
+    if there not in (0, folds):
+        raise InputError(f"{output}: holds a training with --folds {there}; give that, or another --output")
+
+
+def gather_teachers(named: list[str] | None, frames: StructureStore, output: Path, workers: int) -> Path:
+    """The EIP set of those that are named or, once for a folder, of those that are found."""
+    file = output / "teachers.yaml"
+    if named or not file.exists():
+        entries = (
+            named_teachers(named, frames.elements())
+            if named
+            else found_teachers(frames, output / "candidates", workers)
+        )
+        write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
+    say(f"Teachers ({file}): {', '.join(eip.name for eip in load_eips(file))}")
+    return file
+
+
+def write_experiment(content: dict[str, Any], splits: Sequence[Split], output: Path) -> list[Row]:
+    """Write the experiment and its splits into the folder; the rows of it."""
+    for number, split in enumerate(splits, start=1):
+        write_split(split, output / "splits" / f"fold_{number}.csv")
+    write_atomically(output / EXPERIMENT, yaml.safe_dump(content, sort_keys=False))
+    experiment = read_experiment(output / EXPERIMENT)
+    return make_rows(experiment, output, experiment.run | {"frames": [ALL], "alpha": experiment.alpha})
+
+
+def show_plan(rows: Sequence[Row], output: Path, threads: int | None) -> None:
+    """Print the folds, the labels to make and the stages with their steps and minutes."""
+    from eipnn.train.estimate import costs, table  # here: it imports torch, which errors need not wait for
+
+    parts = [(row.plan.parts.train, row.plan.parts.val, row.plan.parts.pool) for row in rows]
+    train, val, pool = (range_of([len(part[k]) for part in parts]) for k in range(3))
+    folds = len({row.plan.split for row in rows})
+    say(f"{folds} folds: {train} frames for training, {val} for validation, {pool} structures of the pool")
+    missing, total = labels_to_make(rows[0].plan.experiment, output / "labels")
+    if total:
+        say(f"{missing:,} of {total:,} labels are to be made")
+    console.print(table(costs(rows, not missing, threads)))
+
+
+def range_of(counts: Sequence[int]) -> str:
+    """The smallest and the largest, in words."""
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"

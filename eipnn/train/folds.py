@@ -1,0 +1,100 @@
+"""K folds over the DFT frames, and for each the part of the pool that knows nothing of its validation frames."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from eipnn.errors import InputError
+from eipnn.generate import Recipe, make_pool
+from eipnn.generate.distance import parents_rule
+from eipnn.generate.parents import Frame
+from eipnn.structures import Split, StructureStore, open_pool, read_structures
+
+SHARES = {"rattle": 0.5, "strain": 0.25, "packed": 0.25}
+"""Of a generated pool."""
+A_FRAME, MOST = 40, 3000
+"""Structures of a generated pool: so many for each DFT frame, up to so many."""
+SMALL = 8
+"""Atoms up to which smaller cells of DFT frames are repeated."""
+
+
+def make_folds(frames: StructureStore, number: int, seed: int, where: str) -> list[Split]:
+    """Splits without test part and pool: each frame is validation of one, and training of all others.
+
+    Frames of each set of elements, and within it of each size, are dealt to the folds in turn, in random order.
+
+    Args:
+        frames: those to train with, without free atoms.
+        number: of folds.
+        seed: of the order.
+        where: the files, for messages.
+
+    Raises:
+        InputError: fewer than two frames a fold; an element that only frames of one fold hold.
+    """
+    if len(frames) < 2 * number:
+        few = "give at least 4" if len(frames) < 4 else f"give more, or --folds {len(frames) // 2}"
+        raise InputError(f"{where}: {len(frames)} DFT frames are too few for {number} folds of two or more; {few}")
+    order = np.random.default_rng(seed).permutation(len(frames))
+    kinds = np.array(frames.element_sets())
+    order = order[np.lexsort((frames.sizes[order], kinds[order]))]  # stable: random among equals
+    splits = []
+    for fold in range(number):
+        parts = [[frames.ids[row] for row in sorted(order[mine])] for mine in _dealt(len(frames), number, fold)]
+        train, val = parts
+        known, asked = (set(frames.take(frames.rows(part)).elements()) for part in parts)
+        if lost := asked - known:
+            raise InputError(
+                f"{where}: {val[0]} and {len(val) - 1} other frames of one fold are the only ones with {min(lost)}: a "
+                "potential is validated on what it was trained on; add frames with it, or leave these out"
+            )
+        splits.append(Split(tuple(train), tuple(val), (), ()))
+    return splits
+
+
+def _dealt(n: int, number: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of n places in a row, those of training and of validation."""
+    mine = np.arange(n) % number == fold
+    return np.flatnonzero(~mine), np.flatnonzero(mine)
+
+
+def generate_pool(frames: StructureStore, size: int | None, seed: int, file: Path, workers: int) -> int:
+    """Write displaced, strained and packed children of the DFT frames to `file`; how many were made now.
+
+    Args:
+        frames: the parents, see `make_folds`.
+        size: number of structures; None: by `A_FRAME` and `MOST`.
+        seed: of everything random.
+        file: extended XYZ; each structure tells its ``parent``.
+        workers: processes.
+    """
+    size = size or min(A_FRAME * len(frames), MOST)
+    shares = SHARES if frames.pbc.all(axis=1).any() else {"rattle": 2 / 3, "strain": 1 / 3}
+    counts = {kind: round(share * size) for kind, share in shares.items()}
+    pairs = zip(frames.ids, frames, strict=True)
+    parents = [Frame(name, atoms) for name, atoms in pairs if len(atoms) > 1 or atoms.pbc.any()]
+    rule = parents_rule([parent.atoms for parent in parents])
+    recipe = Recipe(parents, (), rule, seed, max_atoms=max(SMALL, int(frames.sizes.max())))
+    return make_pool(recipe, counts, file, workers, shown=True)
+
+
+def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -> dict[str, str | None]:
+    """Id of each structure of the pool -> that of the DFT frame which it is a child of; None where it tells of none.
+
+    Args:
+        pool: files.
+        dft: the files of the DFT frames.
+        known: the frames of these.
+    """
+    ids = open_pool(list(pool), list(dft), known).ids
+    named = [atoms.info.get("parent") for atoms in read_structures(list(pool), labels=False)]
+    return {name: str(parent) if parent in known else None for name, parent in zip(ids, named, strict=True)}
+
+
+def with_pool(folds: Sequence[Split], parents: Mapping[str, str | None]) -> list[Split]:
+    """The folds, each with the structures of the pool that are no children of its validation frames."""
+    return [
+        replace(fold, pool=tuple(name for name, parent in parents.items() if parent not in fold.val)) for fold in folds
+    ]

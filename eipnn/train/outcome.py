@@ -1,0 +1,146 @@
+"""What `eipnn train` leaves and tells in the end: the errors of the recipes, the choice, the potentials."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
+from ase.units import GPa
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from eipnn.files import replacing, write_json
+from eipnn.metrics import ATOM, FORCE, METRICS, STRESS
+from eipnn.progress import progress_bar
+from eipnn.run.execute import console, say
+from eipnn.structures import StructureStore
+from eipnn.train.choice import by_recipe, choose, sentence
+
+SHOWN = (ATOM, FORCE, STRESS)
+COMMITTEE = "committee of"
+
+
+def show_outcome(results: Sequence[Mapping[str, Any]], output: Path, tested: StructureStore | None) -> None:
+    """Choose, leave ``potential/`` and ``choice.json``, and print the tables and what to do next.
+
+    Args:
+        results: of `carry_out`.
+        output: folder of the training.
+        tested: frames to test on, if there are any.
+    """
+    recipes = by_recipe(results)
+    scores = {recipe: [r["result"]["best_score"] for r in mine] for recipe, mine in recipes.items()}
+    choice = choose(scores)
+    files = leave_potentials([Path(result["potential"]) for result in recipes[choice.recipe]], output / "potential")
+    errors = {r: [{m.name: one["result"].get(m.result) for m in SHOWN} for one in mine] for r, mine in recipes.items()}
+    folds = len(files)
+    console.print(errors_table(f"Validation frames of {folds} folds", errors, scores))
+    found: dict[str, Any] = {"recipe": choice.recipe, "scores": scores, "validation": errors}
+    if tested:
+        potentials = {recipe: [Path(one["potential"]) for one in mine] for recipe, mine in recipes.items()}
+        found["test"] = test_errors(potentials, choice.recipe, tested)
+        console.print(errors_table(f"{len(tested)} test frames", found["test"]))
+    write_json(output / "choice.json", found | {"potentials": [str(file) for file in files]})
+    say(sentence(choice, folds))
+    for line in next_steps(files, output):
+        say(line)
+
+
+def leave_potentials(potentials: Sequence[Path], folder: Path) -> list[Path]:
+    """Copy the potentials of the folds into a folder, which holds nothing else then."""
+    files = [folder / f"fold_{number}.pt" for number in range(1, len(potentials) + 1)]
+    for potential, file in zip(potentials, files, strict=True):
+        with replacing(file) as part:
+            part.write_bytes(potential.read_bytes())
+    return files
+
+
+def test_errors(
+    potentials: Mapping[str, Sequence[Path]], chosen: str, frames: StructureStore
+) -> dict[str, list[dict[str, float | None]]]:
+    """Errors on test frames: of each recipe's potentials, and of the committee of the chosen one's.
+
+    Args:
+        potentials: recipe -> files of its folds.
+        chosen: recipe.
+        frames: with DFT labels.
+    """
+    found = {}
+    with progress_bar("test", sum(map(len, potentials.values())), "potentials") as advance:
+        for recipe, files in potentials.items():
+            predictions = []
+            for file in files:
+                predictions.append(predict(file, frames))
+                advance(1)
+            found[recipe] = [maes(prediction, frames) for prediction in predictions]
+            if recipe == chosen:
+                mean = {name: np.mean([p[name] for p in predictions], axis=0) for name in predictions[0]}
+                committee = {f"{COMMITTEE} {recipe}": [maes(mean, frames)]}
+    return found | committee
+
+
+def predict(potential: Path, frames: StructureStore) -> dict[str, np.ndarray]:
+    """``energy`` (n,), eV, ``forces`` (N, 3), eV/A, and ``stress`` (n, 3, 3), eV/A^3, NaN where an axis is open."""
+    from eipnn.potential.calculator import EIPNNCalculator  # here: it imports torch
+
+    calculator = EIPNNCalculator(potential)
+    found: dict[str, list[Any]] = {"energy": [], "forces": [], "stress": []}
+    for atoms in frames:
+        calculator.calculate(atoms, ["energy", "forces", "stress"])
+        found["energy"].append(calculator.results["energy"])
+        found["forces"].append(calculator.results["forces"])
+        found["stress"].append(voigt_6_to_full_3x3_stress(calculator.results.get("stress", np.full(6, np.nan))))
+    return {name: (np.concatenate if name == "forces" else np.array)(parts) for name, parts in found.items()}
+
+
+def maes(prediction: Mapping[str, np.ndarray], frames: StructureStore) -> dict[str, float | None]:
+    """Mean absolute errors by name of the metric, in its unit; None where the frames have no such labels."""
+    errors = {
+        ATOM.name: (prediction["energy"] - frames.energies) / frames.sizes,
+        FORCE.name: prediction["forces"] - frames.forces,
+        STRESS.name: (prediction["stress"] - frames.stresses) / GPa,
+    }
+    return {name: float(np.nanmean(np.abs(e))) if np.isfinite(e).any() else None for name, e in errors.items()}
+
+
+def errors_table(
+    title: str, errors: Mapping[str, Sequence[Mapping[str, Any]]], scores: Mapping[str, Sequence[float]] | None = None
+) -> Table:
+    """Mean ± sample standard deviation over the folds.
+
+    Args:
+        title: what the errors are on.
+        errors: recipe -> of each fold, error by name of the metric.
+        scores: recipe -> of each fold, what the recipe is chosen by.
+    """
+    made = Table(title=title, box=SIMPLE_HEAD)
+    made.add_column("recipe")
+    shown = [m for m in METRICS if any(e.get(m.name) is not None for mine in errors.values() for e in mine)]
+    for metric in shown:
+        made.add_column(metric.heading, justify="right", no_wrap=True)
+    if scores:
+        made.add_column("val_error", justify="right", no_wrap=True)
+    for recipe, mine in errors.items():
+        cells = [spread([e[m.name] for e in mine if e[m.name] is not None], m.text) for m in shown]
+        made.add_row(recipe, *cells, *([spread(scores[recipe], "{:.4f}".format)] if scores else []))
+    return made
+
+
+def spread(values: Sequence[float], text: Any) -> str:
+    """Mean and, of several, sample standard deviation."""
+    if not values:
+        return ""
+    return " ± ".join([text(np.mean(values)), *([text(np.std(values, ddof=1))] if len(values) > 1 else [])])
+
+
+def next_steps(files: Sequence[Path], output: Path) -> list[str]:
+    """How to use the potentials, and what else there is."""
+    names = ", ".join(f'"{file}"' for file in files)
+    return [
+        f"Potentials, one of each fold: {files[0].parent}. In ASE their mean is",
+        "    from eipnn import EIPNNCalculator",
+        f"    atoms.calc = EIPNNCalculator([{names}])",
+        f"Tables and pictures: `eipnn report {output}`",
+        f"Experiment, to change and to give to `eipnn run`: {output / 'experiment.yaml'}",
+    ]

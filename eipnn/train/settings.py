@@ -1,0 +1,95 @@
+"""The experiment that `eipnn train` runs: settings of a network (``presets/*.yaml``) with the user's data and steps."""
+
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
+from importlib.util import find_spec
+from itertools import product
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from eipnn.errors import InputError
+from eipnn.files import read_yaml
+from eipnn.run.execute import say
+from eipnn.structures import Split, StructureStore, isolated_energies
+
+PRESETS = Path(__file__).parent / "presets"
+SECTIONS = ("representation", "trainer", "classify", "pretrain", "finetune")
+BATCH, EPOCHS = 32, 60
+"""Size of a batch of pretraining, and epochs of fine-tuning, where the settings do not say."""
+
+
+def network_settings(name: str | None, elements: Sequence[str], labelled: Collection[str]) -> dict[str, Any]:
+    """The settings of a network for these data.
+
+    Args:
+        name: of a preset, or a YAML file in its form; None: MACE.
+        elements: what the representation is made for, where it asks for ``elements``.
+        labelled: energy, forces, stress: what the training frames have; weights of others are left out.
+
+    Raises:
+        InputError: mace-torch is not installed; no such preset; a file of another form.
+    """
+    known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    if name in (None, "mace") and find_spec("mace") is None:
+        raise InputError(
+            "--network mace needs mace-torch, which is not installed:\n"
+            "pip install 'eipnn[mace]', or take a quicker, less accurate network: --network schnet"
+        )
+    file = PRESETS / f"{name or 'mace'}.yaml" if name is None or name in known else Path(name)
+    if not file.is_file():
+        raise InputError(f"--network {name}: neither {', '.join(known)} nor a YAML file with such settings")
+    content = read_yaml(file)
+    if not isinstance(content, dict) or set(content) - set(SECTIONS) or "representation" not in content:
+        raise InputError(f"{file}: must be a mapping with representation and, if wanted, {', '.join(SECTIONS[1:])}")
+    if "elements" in (sizes := content["representation"].get("init_args", {})):
+        sizes["elements"] = list(elements)
+    for stage in ("pretrain", "finetune"):
+        model = content.get(stage, {}).get("model", {})
+        for key in {"weights", "second_weights"} & set(model):
+            model[key] = {k: weight for k, weight in model[key].items() if k in labelled} or None
+    return content
+
+
+def with_steps(settings: dict[str, Any], steps: int, pool: int) -> dict[str, Any]:
+    """Settings with so many gradient steps of fine-tuning, and about as many of pretraining on `pool` structures."""
+    found = deepcopy(settings)
+    for stage, part in product(("pretrain", "finetune"), ("trainer", "data")):
+        found.setdefault(stage, {}).setdefault(part, {})
+    pretrain, finetune = found["pretrain"], found["finetune"]
+    epochs = min(finetune["trainer"].get("max_epochs", EPOCHS), steps)
+    finetune["trainer"]["max_epochs"], finetune["data"]["epoch_steps"] = epochs, ceil(steps / epochs)
+    batches = ceil(pool / pretrain["data"].get("batch_size", BATCH)) or 1
+    pretrain["trainer"]["max_epochs"] = max(1, round(steps / batches))
+    return found
+
+
+def properties(frames: StructureStore, folds: Sequence[Split]) -> list[str]:
+    """Energy, forces and stress, as far as some training frame of each fold has them."""
+    names = {"energies": "energy", "forces": "forces", "stress": "stress"}
+    labelled = frames.labelled()
+    return [names[key] for key in names if all(labelled[key][frames.rows(fold.train)].any() for fold in folds)]
+
+
+def energy_zero(dft: StructureStore, given: Mapping[str, float] | None) -> dict[str, Any]:
+    """The zero of the DFT energies: isolated atoms where all are known, else a fit; says which.
+
+    Args:
+        dft: all DFT frames, with those that are marked as isolated atoms.
+        given: energies of isolated atoms (eV) by element.
+
+    Raises:
+        InputError: some are given, and one is neither given nor marked.
+    """
+    elements = dft.elements()
+    known = isolated_energies(dft, given) or {}
+    missing = [element for element in elements if element not in known]
+    if given and missing:
+        raise InputError(f"--isolated-atoms: has no {missing[0]}, which the DFT frames hold; add it or give none")
+    if missing:
+        why = f"those of {', '.join(sorted(known))} alone are known" if known else "none are known"
+        say(f"Energy zero: one energy an element, fitted to the training frames (isolated atoms: {why})")
+        return {"mode": "least_squares"}
+    say(f"Energy zero: isolated atoms, {', '.join(f'{element} {known[element]:.4f} eV' for element in elements)}")
+    ours = {element: energy for element, energy in (given or {}).items() if element in elements}
+    return {"mode": "isolated_atoms"} | ({"energies": ours} if ours else {})

@@ -1,0 +1,296 @@
+"""`eipnn train`: from DFT frames to a potential without an experiment file."""
+
+import json
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from tiny import exit_code, in_process, read_json
+
+from eipnn.errors import InputError
+from eipnn.potential.calculator import EIPNNCalculator
+from eipnn.run import command, execute
+from eipnn.run.experiment import read_experiment
+from eipnn.structures import StructureStore, open_structures, read_split, read_structures
+from eipnn.train import teachers
+from eipnn.train.choice import RECIPES, choose, sentence
+from eipnn.train.folds import make_folds, with_pool
+from eipnn.train.outcome import maes
+from eipnn.train.settings import PRESETS, network_settings, with_steps
+
+FOLDS = 2
+NETWORK = {
+    "representation": {
+        "class_path": "eipnn.representations.SchNet",
+        "init_args": {"cutoff": 4.0, "features": 4, "filters": 4, "gaussians": 8, "interactions": 1},
+    },
+    "trainer": {"enable_progress_bar": False, "accelerator": "cpu"},
+    "pretrain": {"data": {"batch_size": 8}},
+    "finetune": {"trainer": {"max_epochs": 2}, "data": {"batch_size": 4}},
+}
+MORSE = {"epsilon": 0.35, "r0": 2.6, "rho0": 6.0}
+TEACHERS = [
+    {"name": "emt-asap", "ase": "ase.calculators.emt.EMT", "arguments": {"asap_cutoff": True}},
+    {"name": "morse", "ase": "ase.calculators.morse.MorsePotential", "arguments": MORSE},
+]
+
+
+def copper(n: int, seed: int) -> list[Atoms]:
+    """Distorted cells of copper; EMT stands in for DFT."""
+    rng, frames = np.random.default_rng(seed), []
+    for _ in range(n):
+        atoms = bulk("Cu", cubic=True) if rng.random() < 0.5 else bulk("Cu").repeat((1, 1, 2))
+        atoms.set_cell(atoms.cell * rng.uniform(0.95, 1.06), scale_atoms=True)
+        atoms.positions += rng.normal(0, 0.1, atoms.positions.shape)
+        frames.append(labelled(atoms))
+    return frames
+
+
+def labelled(atoms: Atoms) -> Atoms:
+    atoms.calc = EMT()
+    results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+    atoms.calc = SinglePointCalculator(atoms, **results, stress=atoms.get_stress())
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with what a user has: ten DFT frames, three for a test, teachers and a small network."""
+    folder = tmp_path_factory.mktemp("train")
+    ase.io.write(folder / "dft.extxyz", copper(10, 0), format="extxyz")
+    ase.io.write(folder / "test.extxyz", copper(3, 1), format="extxyz")
+    (folder / "teachers.yaml").write_text(yaml.safe_dump(TEACHERS))
+    (folder / "network.yaml").write_text(yaml.safe_dump(NETWORK))
+    return folder
+
+
+def arguments(place: Path, **changed: list) -> list[str]:
+    options = {
+        "--teachers": [place / "teachers.yaml"],
+        "--network": [place / "network.yaml"],
+        "--folds": [FOLDS],
+        "--steps": [4],
+        "--pool-size": [20],
+        "--output": [place / "out"],
+    }
+    options |= {f"--{name.replace('_', '-')}": values for name, values in changed.items()}
+    return ["train", str(place / "dft.extxyz"), *(str(x) for name, values in options.items() for x in (name, *values))]
+
+
+@pytest.fixture(scope="module")
+def trained(place, own_cache, tmp_path_factory) -> Path:
+    """The output of a whole call, whose stages ran in this process; tests only read it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "call", in_process)
+        patch.setattr(command, "call", in_process)
+        assert exit_code(*arguments(place, test=[place / "test.extxyz"])) == 0
+    return place / "out"
+
+
+@pytest.fixture
+def refused(capfd):
+    """Call with what is wrong; what is said."""
+
+    def call(*words: str) -> str:
+        assert exit_code(*words) == 1
+        said = capfd.readouterr().err.strip()
+        assert said.startswith("eipnn train: ")
+        assert said.count("\n") <= 1
+        return said
+
+    return call
+
+
+def test_it_leaves_a_committee_and_its_errors(trained, place):
+    found = read_json(trained / "choice.json")
+    assert set(found["scores"]) == {"baseline", "mp"}
+    assert all(len(scores) == FOLDS for scores in found["scores"].values())
+    assert [Path(file) for file in found["potentials"]] == sorted((trained / "potential").iterdir())
+    frames = open_structures([str(place / "test.extxyz")])
+    energies = []
+    for number, file in enumerate(found["potentials"], start=1):
+        own = trained / f"split-{number}" / "seed-0" / found["recipe"] / "checkpoints" / "potential.pt"
+        assert Path(file).read_bytes() == own.read_bytes()
+        calculator = EIPNNCalculator(file)
+        energies.append([calculator.get_potential_energy(atoms) for atoms in frames])
+    error = np.abs((np.mean(energies, axis=0) - frames.energies) / frames.sizes).mean()
+    assert found["test"][f"committee of {found['recipe']}"][0]["atom_mae"] == pytest.approx(error)
+    assert found["validation"]["mp"][0]["force_mae"] > 0
+
+
+def test_no_pool_of_a_fold_holds_children_of_its_validation_frames(trained):
+    pool = {a.info["config_id"]: a.info["parent"] for a in read_structures(trained / "children.extxyz")}
+    ids = set(open_structures([str(trained.parent / "dft.extxyz")]).ids)
+    assert set(pool.values()) <= ids
+    seen: list[str] = []
+    for number in range(1, FOLDS + 1):
+        split = read_split(trained / "splits" / f"fold_{number}.csv")
+        assert {*split.train, *split.val} == ids
+        assert not split.test
+        assert {pool[name] for name in split.pool} <= set(split.train)
+        assert set(split.pool) == {name for name, parent in pool.items() if parent in split.train}
+        seen += split.val
+    assert sorted(seen) == sorted(ids)
+
+
+def test_the_same_command_trains_nothing_again(trained, place, monkeypatch, capfd):
+    def refuse(words: list[str], threads: int | None = None) -> int:
+        assert words[0] == "label"
+        return in_process(words, threads)
+
+    monkeypatch.setattr(execute, "call", refuse)
+    monkeypatch.setattr(command, "call", refuse)
+    before = (trained / "choice.json").read_bytes()
+    assert exit_code(*arguments(place, test=[place / "test.extxyz"])) == 0
+    said = capfd.readouterr().out
+    assert said.count("done before, skipped") == 3 * FOLDS
+    assert "0 of 60 labels are to be made" in said
+    assert (trained / "choice.json").read_bytes() == before
+    assert exit_code("run", str(trained / "experiment.yaml"), "-o", str(trained)) == 0  # it is an experiment's run
+
+
+def test_the_report_names_validation(trained, tmp_path, capfd):
+    assert exit_code("report", str(trained), "-o", str(tmp_path)) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "### Validation errors" in text
+    assert "Test " not in text
+    assert "5** validation configurations have one among the" in text
+    assert "validation errors" in capfd.readouterr().out
+
+
+def test_steps_and_settings_of_the_stages(trained):
+    experiment = read_experiment(trained / "experiment.yaml")
+    assert experiment.data["eip_energy_zero"] == experiment.data["energy_zero"]["mode"] == "least_squares"
+    fine = [read_json(trained / f"split-{n}" / "seed-0" / "mp" / "fit.json")["gradient_steps"] for n in (1, 2)]
+    assert fine == [4, 4]
+
+
+def test_a_dry_run_tells_and_trains_nothing(place, tmp_path, capfd):
+    out = tmp_path / "dry"
+    assert exit_code(*arguments(place, output=[out], recipes=["baseline", "mp", "la"]), "--dry-run") == 0
+    said = capfd.readouterr().out
+    assert "60 of 60 labels are to be made" in said
+    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.startswith("  ")}
+    assert rows["baseline"][:2] == rows["mp"][:2] == ["2", "8"]
+    assert {"classify", "pretrain", "la"} <= set(rows)
+    assert not list(out.glob("split-*"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "taken"),
+    [
+        ({"baseline": [4.0, 5.0, 6.0], "mp": [3.0, 3.9, 5.1]}, "mp"),
+        ({"baseline": [3.0, 4.0, 5.0], "mp": [4.0, 5.0, 6.0]}, "baseline"),
+        ({"mp": [2.0, 5.5, 5.9], "baseline": [4.0, 5.0, 6.0]}, "baseline"),  # lower by 0.53 with an error of 0.76
+        ({"baseline": [1.0, 2.0], "mp": [1.0, 2.0]}, "baseline"),
+        ({"delta": [1.0, 1.0, 1.3], "mp": [1.1, 1.0, 1.2], "baseline": [2.0, 2.1, 2.2]}, "mp"),
+        ({"mp": [1.0, 2.0]}, "mp"),
+    ],
+)
+def test_the_lowest_recipe_or_a_simpler_one_that_is_as_good(scores, taken):
+    choice = choose(scores)
+    assert choice.recipe == taken
+    said = sentence(choice, len(scores[taken]))
+    assert said.count(taken) >= 1
+    assert ("no more than chance" in said) == (choice.recipe != choice.lowest)
+
+
+def test_baseline_is_the_simplest_and_what_needs_its_teacher_comes_last():
+    assert RECIPES[0] == "baseline"
+    assert all("delta" in recipe for recipe in RECIPES[-2:])
+
+
+def test_folds_share_the_sizes_and_keep_every_element_in_training():
+    def cell(symbol: str, n: int, name: str) -> Atoms:
+        return Atoms([symbol] * n, np.arange(3 * n).reshape(n, 3), cell=[30] * 3, pbc=True, info={"config_id": name})
+
+    frames = [cell("Cu", 1 + k % 3, f"cu_{k}") for k in range(9)] + [cell("Au", 2, f"au_{k}") for k in range(3)]
+    folds = make_folds(StructureStore.of(frames), 3, 0, "f")
+    for fold in folds:
+        sizes = sorted(len(a) for a in frames if a.info["config_id"] in fold.val and "Cu" in a.symbols)
+        assert sizes == [1, 2, 3]
+        assert sum(name.startswith("au") for name in fold.val) == 1
+    assert folds == make_folds(StructureStore.of(frames), 3, 0, "f")
+    assert folds != make_folds(StructureStore.of(frames), 3, 1, "f")
+    with pytest.raises(InputError, match="f: au_0 and 3 other frames of one fold are the only ones with Au"):
+        make_folds(StructureStore.of(frames[:10]), 3, 0, "f")
+    pooled = with_pool(folds, {"child": folds[0].val[0], "other": None})
+    assert [fold.pool for fold in pooled] == [("other",), ("child", "other"), ("child", "other")]
+
+
+def test_the_closest_teachers_are_kept(tmp_path, monkeypatch, capfd):
+    """Of three the two that are closest after the offset; EMT itself, by 7 eV an atom off, is exact."""
+    frames = StructureStore.of([a for k, a in enumerate(copper(6, 2)) if not a.info.update(config_id=f"cu_{k}")])
+    emt = {"name": "emt", "ase": "ase.calculators.emt.EMT"}
+    monkeypatch.setattr(teachers, "KEPT", 2)
+    found = teachers.closest([*TEACHERS, emt], frames, tmp_path, 1)
+    assert [entry["name"] for entry in found] == ["emt", "emt-asap"]
+    assert "emt: 0.00 meV/atom, 0.000 eV/Å" in capfd.readouterr().out
+
+
+def test_maes_of_what_is_known():
+    frames = StructureStore.of(copper(2, 3))
+    prediction = {"energy": frames.energies + 4, "forces": frames.forces - 0.5, "stress": frames.stresses}
+    found = maes(prediction, frames)
+    assert found["atom_mae"] == pytest.approx(np.mean(4 / frames.sizes))
+    assert found["force_mae"] == pytest.approx(0.5)
+    assert found["stress_mae"] == 0
+    bare = frames.take(np.arange(2))
+    bare.forces = np.full_like(frames.forces, np.nan)
+    assert maes(prediction, bare)["force_mae"] is None
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in PRESETS.glob("*.yaml")))
+def test_presets_are_settings_of_a_stage(name):
+    found = network_settings(name, ["Cu", "O"], ["energy", "forces"])
+    assert found["representation"]["init_args"].get("elements", ["Cu", "O"]) == ["Cu", "O"]
+    weights = found["finetune"]["model"].get("weights")
+    assert weights is None or set(weights) == {"energy", "forces"}
+    timed = with_steps(found, 2400, 2000)
+    assert timed["finetune"]["trainer"]["max_epochs"] * timed["finetune"]["data"]["epoch_steps"] == 2400
+    assert timed["pretrain"]["trainer"]["max_epochs"] * 125 == pytest.approx(2400, abs=125)
+
+
+def test_without_mace_torch_it_names_the_mend(monkeypatch):
+    monkeypatch.setattr("eipnn.train.settings.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'eipnn\[mace\]', or .* --network schnet"):
+        network_settings(None, ["Cu"], ["energy"])
+
+
+def test_what_cannot_be_is_said_in_two_lines(place, refused, tmp_path, monkeypatch):
+    out = [tmp_path / "out"]
+    assert "no stage" not in refused(*arguments(place, output=out, folds=[6]))
+    assert "10 DFT frames are too few for 6 folds" in refused(*arguments(place, output=out, folds=[6]))
+    assert "give more, or --folds 5" in refused(*arguments(place, output=out, folds=[6]))
+    assert "--network no: neither mace, schnet" in refused(*arguments(place, output=out, network=["no"]))
+    assert "no/such.ckpt: no such checkpoint" in refused(*arguments(place, output=out, teachers=["no/such.ckpt"]))
+    assert "none of these: a set" in refused(*arguments(place, output=out, teachers=["nothing"]))
+    needs = arguments(place, output=out, teachers=["none"], recipes=["baseline", "mp"])
+    assert "the recipe mp needs teachers" in refused(*needs)
+    twin = refused(*arguments(place, output=out, test=[place / "again.extxyz"])) if _copied(place) else ""
+    assert "again_000000 is the training frame dft_000000" in twin
+    frames = copper(4, 4)
+    frames[2].calc = None
+    ase.io.write(tmp_path / "bare.extxyz", frames, format="extxyz")
+    words = arguments(place, output=out)
+    words[1] = str(tmp_path / "bare.extxyz")
+    assert "bare.extxyz: frame 2" in refused(*words)
+    given = tmp_path / "atoms.json"
+    given.write_text(json.dumps({"Si": -0.8}))
+    assert "has no Cu" in refused(*arguments(place, output=out, isolated_atoms=[given]))
+    monkeypatch.setattr(teachers, "covering", lambda elements: ([], []))
+    words = arguments(place, output=out)
+    del words[words.index("--teachers") : words.index("--teachers") + 2]
+    said = refused(*words)
+    assert "no installed OpenKIM model covers Cu" in said
+    assert "--teachers none trains on DFT alone" in said
+
+
+def _copied(place: Path) -> bool:
+    return (place / "again.extxyz").write_text((place / "dft.extxyz").read_text()) > 0
