@@ -17,6 +17,7 @@ from eipnn.labels.leaderboard import (
     compare,
     leaderboard,
     readable,
+    sentence,
     write_leaderboard,
 )
 from eipnn.labels.store import open_array, read_index
@@ -80,6 +81,17 @@ def test_best_eip_is_chosen_on_train_and_val_and_shown_on_test() -> None:
     assert best.chosen_config_mae == pytest.approx(0.1)
     assert best.config_mae == pytest.approx(5.1)
     assert best.atom_mae == pytest.approx(5.1 * 0.75)
+
+
+def test_without_a_test_part_the_best_eip_is_shown_on_validation() -> None:
+    comparison = planted()
+    comparison.labels[3, 0] += 0.2
+    best = best_eip(comparison, Split(("a", "b", "c"), ("d",), (), ()))
+    assert (best.eip, best.part, best.frames) == ("late", "validation", 1)
+    comparison.labels[:, 2] = np.nan
+    best = best_eip(comparison, Split(("a", "b", "c"), ("d",), (), ()))
+    assert best.config_mae == pytest.approx(0.3)
+    assert sentence(best).startswith("Best EIP, chosen on train + val: good; validation config MAE 300.0 meV")
 
 
 def test_no_best_eip() -> None:

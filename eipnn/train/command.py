@@ -98,7 +98,8 @@ def train(
     if taught and alone:
         raise InputError(f"the recipe {taught[0]} needs teachers: leave it out, or --teachers {NONE}")
     where = ", ".join(dft)
-    everything = open_structures(dft, **options_of(keys, require_energy=True))
+    # the ids that the experiment will find
+    everything = open_structures(dft, beside=pool, **options_of(keys, require_energy=True))
     frames = without_isolated_atoms(everything)
     if not frames:
         raise InputError(f"{where}: holds isolated atoms alone; give frames to train on")
@@ -155,11 +156,8 @@ def gather_teachers(named: list[str] | None, frames: StructureStore, output: Pat
     """The EIP set of those that are named or, once for a folder, of those that are found."""
     file = output / "teachers.yaml"
     if named or not file.exists():
-        entries = (
-            named_teachers(named, frames.elements())
-            if named
-            else found_teachers(frames, output / "candidates", workers)
-        )
+        elements = frames.elements()
+        entries = named_teachers(named, elements) if named else found_teachers(frames, output / "candidates", workers)
         write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
     say(f"Teachers ({file}): {', '.join(eip.name for eip in load_eips(file))}")
     return file

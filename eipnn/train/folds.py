@@ -69,6 +69,9 @@ def generate_pool(frames: StructureStore, size: int | None, seed: int, file: Pat
         seed: of everything random.
         file: extended XYZ; each structure tells its ``parent``.
         workers: processes.
+
+    Raises:
+        InputError: a frame has no child whose atoms keep apart; the file holds others.
     """
     size = size or min(A_FRAME * len(frames), MOST)
     shares = SHARES if frames.pbc.all(axis=1).any() else {"rattle": 2 / 3, "strain": 1 / 3}
@@ -77,7 +80,10 @@ def generate_pool(frames: StructureStore, size: int | None, seed: int, file: Pat
     parents = [Frame(name, atoms) for name, atoms in pairs if len(atoms) > 1 or atoms.pbc.any()]
     rule = parents_rule([parent.atoms for parent in parents])
     recipe = Recipe(parents, (), rule, seed, max_atoms=max(SMALL, int(frames.sizes.max())))
-    return make_pool(recipe, counts, file, workers, shown=True)
+    try:
+        return make_pool(recipe, counts, file, workers, shown=True)
+    except InputError as error:
+        raise InputError(f"{error}\n(`eipnn generate` has these options; give what it makes as --pool)") from None
 
 
 def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -> dict[str, str | None]:
@@ -90,7 +96,7 @@ def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -
     """
     ids = open_pool(list(pool), list(dft), known).ids
     named = [atoms.info.get("parent") for atoms in read_structures(list(pool), labels=False)]
-    return {name: str(parent) if parent in known else None for name, parent in zip(ids, named, strict=True)}
+    return {name: str(parent) if str(parent) in known else None for name, parent in zip(ids, named, strict=True)}
 
 
 def with_pool(folds: Sequence[Split], parents: Mapping[str, str | None]) -> list[Split]:

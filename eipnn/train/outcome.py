@@ -39,7 +39,7 @@ def show_outcome(results: Sequence[Mapping[str, Any]], output: Path, tested: Str
     found: dict[str, Any] = {"recipe": choice.recipe, "scores": scores, "validation": errors}
     if tested:
         potentials = {recipe: [Path(one["potential"]) for one in mine] for recipe, mine in recipes.items()}
-        found["test"] = test_errors(potentials, choice.recipe, tested)
+        found["test"] = errors_on_test(potentials, choice.recipe, tested)
         console.print(errors_table(f"{len(tested)} test frames", found["test"]))
     write_json(output / "choice.json", found | {"potentials": [str(file) for file in files]})
     say(sentence(choice, folds))
@@ -56,7 +56,7 @@ def leave_potentials(potentials: Sequence[Path], folder: Path) -> list[Path]:
     return files
 
 
-def test_errors(
+def errors_on_test(
     potentials: Mapping[str, Sequence[Path]], chosen: str, frames: StructureStore
 ) -> dict[str, list[dict[str, float | None]]]:
     """Errors on test frames: of each recipe's potentials, and of the committee of the chosen one's.
@@ -66,7 +66,7 @@ def test_errors(
         chosen: recipe.
         frames: with DFT labels.
     """
-    found = {}
+    found, committee = {}, {}
     with progress_bar("test", sum(map(len, potentials.values())), "potentials") as advance:
         for recipe, files in potentials.items():
             predictions = []

@@ -28,9 +28,9 @@ TIMEOUT = 10.0
 """s for one label of them."""
 NONE = "none"
 CHECKPOINTS = (".ckpt", ".pt")
-MENDS = (
-    "install models (`kim-api-collections-management install user NAME`), or give --teachers: sets "
-    f"({', '.join(named_sets())}), YAML files or checkpoints of eipnn; --teachers none trains on DFT alone"
+OTHERS = (
+    f"or give --teachers: sets ({', '.join(named_sets())}), YAML files or checkpoints of eipnn; --teachers {NONE} "
+    "trains on DFT alone"
 )
 
 
@@ -91,9 +91,10 @@ def found_teachers(frames: StructureStore, folder: Path, workers: int) -> list[d
     try:
         names = [model.name for model in covering(elements)[0]]
     except EIPError as error:
-        raise InputError(f"{error}\nthen `eipnn train` takes OpenKIM's models; or {MENDS}") from None
+        raise InputError(f"{error},\n{OTHERS}") from None
     if not names:
-        raise InputError(f"no installed OpenKIM model covers {', '.join(elements)}:\n{MENDS}")
+        install = "install one (`kim-api-collections-management install user NAME`)"
+        raise InputError(f"no installed OpenKIM model covers {', '.join(elements)}: {install},\n{OTHERS}")
     short = [name.partition("__")[0] for name in names]
     entries = [
         {"name": one if short.count(one) == 1 else name, "kim": name} for one, name in zip(short, names, strict=True)
@@ -123,7 +124,7 @@ def closest(
     scores = [np.sqrt(energy * force) if np.isfinite(force) else energy for energy, force in errors]
     best = [k for k in np.argsort(scores, kind="stable").tolist() if np.isfinite(scores[k])][:KEPT]
     if not best:
-        raise InputError(f"all {len(entries)} OpenKIM models fail on the DFT frames:\n{MENDS}")
+        raise InputError(f"all {len(entries)} OpenKIM models fail on the DFT frames: install others,\n{OTHERS}")
     for k in best:
         found = [metric.with_unit(e) for metric, e in zip((ATOM, FORCE), errors[k], strict=True) if np.isfinite(e)]
         say(f"  {entries[k]['name']}: {', '.join(found)}")
