@@ -42,22 +42,16 @@ def make_folds(frames: StructureStore, number: int, seed: int, where: str) -> li
     order = order[np.lexsort((frames.sizes[order], kinds[order]))]  # stable: random among equals
     splits = []
     for fold in range(number):
-        parts = [[frames.ids[row] for row in sorted(order[mine])] for mine in _dealt(len(frames), number, fold)]
-        train, val = parts
-        known, asked = (set(frames.take(frames.rows(part)).elements()) for part in parts)
-        if lost := asked - known:
+        mine = np.arange(len(frames)) % number == fold
+        train, val = (frames.take(np.sort(order[part])) for part in (~mine, mine))
+        if lost := set(val.elements()) - set(train.elements()):
+            holder = next(atoms.info["config_id"] for atoms in val if min(lost) in atoms.symbols)
             raise InputError(
-                f"{where}: {val[0]} and {len(val) - 1} other frames of one fold are the only ones with {min(lost)}: a "
-                "potential is validated on what it was trained on; add frames with it, or leave these out"
+                f"{where}: {holder} holds {min(lost)}, and no frame outside of its fold does: training needs some too; "
+                "add frames with it, or leave it out"
             )
-        splits.append(Split(tuple(train), tuple(val), (), ()))
+        splits.append(Split(train.ids, val.ids, (), ()))
     return splits
-
-
-def _dealt(n: int, number: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of n places in a row, those of training and of validation."""
-    mine = np.arange(n) % number == fold
-    return np.flatnonzero(~mine), np.flatnonzero(mine)
 
 
 def generate_pool(frames: StructureStore, size: int | None, seed: int, file: Path, workers: int) -> int:
