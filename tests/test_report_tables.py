@@ -105,7 +105,8 @@ def test_the_printed_table_fits_a_terminal():
     errors = [(0.1234, 0.0345, 0.161, 1.28)] * 3
     rows = [row(name, *errors, steps=24600, seconds=95.0) for name in ("SchNet", "SchNet+MP", "SchNet+MP+LA")]
     report = SimpleNamespace(
-        table=lines(*rows, baseline="SchNet"), experiment=SimpleNamespace(backbone="SchNet", dft="dft.extxyz")
+        table=lines(*rows, baseline="SchNet"),
+        experiment=SimpleNamespace(backbone="SchNet", dft="dft.extxyz", part="test"),
     )
     console = Console(width=80, file=io.StringIO())
     console.print(printed(report))
