@@ -1,6 +1,7 @@
 """The rows beyond Table 1 and fewer DFT frames: what `eipnn run` gives the stages for each."""
 
 import re
+import shutil
 from pathlib import Path
 
 import ase.io
@@ -13,15 +14,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paper import FOLDER as PAPER
 from run_stages import fold
-from tiny import EIPS, N_POOL, N_TEST, N_TRAIN, N_VAL, eipnn_stage, give_forces, make_tiny, read_json, stage_config
+from tiny import (
+    EIPS,
+    N_POOL,
+    N_TEST,
+    N_TRAIN,
+    N_VAL,
+    eipnn_stage,
+    give_forces,
+    in_process,
+    make_tiny,
+    read_json,
+    stage_config,
+)
 
 from eipnn.errors import InputError
+from eipnn.labels import LabelStore
+from eipnn.potential import Potential
 from eipnn.report.runs import defined
+from eipnn.run import execute
 from eipnn.run.experiment import ExperimentError, read_experiment
 from eipnn.run.plan import Plan
 from eipnn.run.strategy import STRATEGIES, Strategy
 from eipnn.stages.finetune import FinetuneModule
-from eipnn.stages.source import source_of
+from eipnn.stages.source import selected, source_of
 from eipnn.structures import Split, StructureError, fewer_frames, read_split, write_split
 
 
@@ -366,3 +382,40 @@ def test_source_of_plain_values(tiny):
     assert source.energies(ids, ["dft"])[:, 0] == pytest.approx([tiny.cohesive[i] for i in ids], abs=1e-6)
     assert torch.is_tensor(torch.from_numpy(source.energies(ids, EIPS)))
     assert ase.io.read(tiny.data["dft"], 0).info["config_id"] == ids[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"teacher": "nobody"}, "own.teacher is 'nobody'; the rows are baseline, "),
+        ({"teacher": "own"}, "own is taught by own; name a row that does not need it"),
+        ({"teacher": 3}, "own.teacher must be the name of a row, not 3"),
+        ({"teacher": "mp", "eip_labels": "single"}, "own: eip_labels and teacher both say where"),
+        ({"teacher": "mp", "delta": True}, "own: long and delta rows are trained on DFT labels alone; remove teacher"),
+    ],
+)
+def test_teachers_that_cannot_be(experiment, run, given, problem):
+    experiment["strategies"] = {"own": {"label": "own"} | given}
+    assert problem in run(experiment, "--strategy", "own", status=1)
+
+
+def test_a_row_learns_the_labels_of_another_ones_potential(experiment, tiny, tmp_path, monkeypatch, run):
+    experiment["strategies"] = {"taught": {"label": "+LA (its own)", "teacher": "baseline"}}
+    monkeypatch.setattr(execute, "call", in_process)
+    said = run(experiment, "--strategy", "taught", "--dry-run")
+    assert re.search(r"taught/alpha-0.1 +taught +.*baseline", said)
+    run(experiment, "--strategy", "taught")
+    teacher = fold(tmp_path) / "baseline"
+    store = LabelStore.open(teacher / "labels")
+    ids = tiny.ids("pool")
+    potential = Potential.load(teacher / "checkpoints" / "potential.pt")
+    expected = [potential.predict(potential.graph([tiny.frames[i]]), cohesive=True).energy.item() for i in ids]
+    np.testing.assert_allclose(store.energies_of(ids, ["teacher"])[:, 0], expected, atol=1e-5)
+    row = fold(tmp_path) / "taught" / "alpha-0.1"
+    source = source_of(yaml.safe_load((row / "config.yaml").read_text())["data"]["init_args"])
+    chosen = source.chosen(selected(fold(tmp_path) / "selection-taught.csv"))["energy"][:, 0]
+    np.testing.assert_allclose(chosen, expected, atol=1e-5)  # no zero comes between
+    assert read_json(row / "done.json")["result"]["gradient_steps"] > 0
+    assert "taught/alpha-0.1: done before, skipped" in run(experiment, "--strategy", "taught")
+    shutil.rmtree(teacher / "labels")
+    assert "done before, skipped" in run(experiment, "--strategy", "taught")  # labels are made again, the same

@@ -82,6 +82,8 @@ def outlook(stage: Stage, labelled: bool) -> tuple[str, Stage | None, int]:
         state, there, _ = outlook(before, labelled)
         if there is None or (state != DONE and what not in ("fingerprint", "single_eip")):
             raise NotYetError
+        if what == "taught" and not (before.labels / INDEX).exists():
+            raise NotYetError
         return there.fingerprint()
 
     late = {late.what for late in lates([stage.inputs, stage.config, list(stage.written.values())])}

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,19 +15,24 @@ import numpy as np
 import yaml
 from rich.console import Console
 
+from eipnn.eips import load_eips
 from eipnn.errors import InputError
 from eipnn.files import alone, digest_file, write_atomically, write_json
 from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import best_eip
+from eipnn.labels.store import INDEX, LabelError
 from eipnn.potential import Potential
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
-from eipnn.run.experiment import COMMANDS, ExperimentError
+from eipnn.run.experiment import COMMANDS, ExperimentError, listed
 from eipnn.run.plan import OUTPUTS, Late, Stage, digest_text, filled
 from eipnn.stages.classify import closest, distances, judged, limits_of
 from eipnn.stages.source import DFT, Source, compare, selected, source_of
 
 console = Console()
+
+TEACHER = "teacher"
+"""Name of a row's potential in the label store that it has made."""
 
 
 class StageError(InputError):
@@ -43,8 +50,15 @@ def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
         StageError: a process of the stage failed; what it had reached stays and is resumed by the next call.
     """
     brought = cache(lambda before: run_stage(before, threads)["fingerprint"])
+
+    def bring(before: Stage, what: str) -> str:
+        fingerprint = brought(before)
+        if what == "taught":
+            label_with(before)
+        return fingerprint
+
     _write(stage)
-    stage = settled(stage, lambda before, what: brought(before))
+    stage = settled(stage, bring)
     _write(stage)
     stage.folder.mkdir(parents=True, exist_ok=True)
     with alone(stage.folder.with_name(f".{stage.folder.name}.lock"), stage.folder, "eipnn run"):
@@ -81,11 +95,13 @@ def settled(stage: Stage, bring: Callable[[Stage, str], str]) -> Stage:
         match late.what:
             case "fingerprint":
                 return fingerprint
-            case "labels":
+            case "labels" | "taught":
                 return LabelStore.open(stage.data["labels"]).fingerprint
             case "single_eip":
                 source = source_of((late.of or stage).data)
                 return best_eip(compare(source), source.split).eip
+            case "whole_pool":
+                return _selection(dict.fromkeys(stage.split.pool, TEACHER))
             case "selection":
                 file = Path(stage.data["selection"])
                 return digest_text(value(stage.written[file])) if file in stage.written else digest_file(file)
@@ -125,9 +141,31 @@ def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None, clas
         labels = [DFT] * len(ids)
     else:
         labels = [source.store.eips[place] for place in _closest(source, ids, classifier)]
+    return _selection(dict(zip(ids, labels, strict=True)))
+
+
+def _selection(chosen: dict[str, str]) -> str:
+    """The text of a selection file."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("config_id", "eip"), *zip(ids, labels, strict=True)])
+    csv.writer(text, lineterminator="\n").writerows([("config_id", "eip"), *chosen.items()])
     return text.getvalue()
+
+
+def label_with(stage: Stage) -> None:
+    """Label all structures with the potential of a finished stage, on the aligned zero, where that is not done."""
+    teacher = {"checkpoint": str(stage.potential.resolve()), "cohesive": True}
+    entry = {"name": TEACHER, "ase": "eipnn.EIPNNCalculator", "arguments": teacher}
+    file = stage.folder / "teacher.yaml"
+    write_atomically(file, yaml.safe_dump([entry]))
+    if (stage.labels / INDEX).exists():
+        with suppress(LabelError):  # its potential was made again since, or the structures are others
+            if LabelStore.open(stage.labels).index["eips"] != [e.description() for e in load_eips(file)]:
+                shutil.rmtree(stage.labels)
+    dft, pool = (listed(stage.data.get(key) or []) for key in ("dft", "pool"))
+    files = [*pool, "--pool", *dft] if pool else dft  # with DFT for the pool there is nothing to compare it with
+    command = ["label", *files, "--eips", str(file), "-o", str(stage.labels)]
+    if call(command) != 0:
+        raise StageError(f"{stage.folder}: its potential could not label the pool; the message stands above")
 
 
 def _closest(source: Source, ids: list[str], classifier: dict[str, Any]) -> np.ndarray:

@@ -81,6 +81,11 @@ class Stage:
         return self.folder / "checkpoints" / "potential.pt"
 
     @property
+    def labels(self) -> Path:
+        """Label store of all structures by that potential, where it is a teacher."""
+        return self.folder / "labels"
+
+    @property
     def fit_file(self) -> Path:
         """Written when the training has come to its end."""
         return self.folder / "fit.json"
@@ -128,7 +133,8 @@ class Late:
         what: ``labels``: digest of the label store; ``single_eip``: the best EIP on train and validation;
             ``fingerprint``: of the stage; ``steps``: gradient steps of an epoch with the labels that it chose;
             ``selection``: digest of the selection that is read; ``single``, ``best``, ``dft``: text of a selection that
-            is not the classifier's (see `Strategy`).
+            is not the classifier's (see `Strategy`), ``whole_pool``: that of a teacher; ``taught``: digest of the
+            labels that the potential of the stage has made.
         of: the stage that comes before.
     """
 
@@ -175,7 +181,7 @@ class Plan:
 
     def row(self, name: str, alphas: Sequence[float]) -> "Row":
         """One row of the tables."""
-        searched = alphas if self.experiment.rows[name].eip_labels else alphas[:1]
+        searched = alphas if self.experiment.rows[name].taught else alphas[:1]
         return Row(self, name, [self.finetune(name, alpha) for alpha in searched])
 
     def classify(self, energies_only: bool = False) -> Stage:
@@ -204,13 +210,20 @@ class Plan:
         """Train the potential."""
         strategy = self.experiment.rows[name]
         own: dict[str, dict[Any, Any]] = {"model": {}, "data": {}, "inputs": {}, "written": {}}
-        own["about"] = {"strategy": name, "alpha": alpha if strategy.eip_labels else None}
+        own["about"] = {"strategy": name, "alpha": alpha if strategy.taught else None}
         if strategy.pretraining:
             pretrain = self.pretrain(strategy.pretraining)
             own["model"]["init_from"] = str(pretrain.best)
             own["inputs"]["init_from"] = Late("fingerprint", pretrain)
-        if labels := strategy.eip_labels:
+        if strategy.taught:
             own["model"] |= {"alpha": alpha} | ({"eip_loss": strategy.loss} if strategy.loss != "tukey" else {})
+        if strategy.teacher:
+            teacher = self.finetune(strategy.teacher, alpha)
+            file = self.folder / f"selection-{name}.csv"
+            own["written"][file] = Late("whole_pool")
+            own["data"] |= {"selection": str(file), "labels": str(teacher.labels), "eip_energy_zero": "none"}
+            own["inputs"] |= {"selection": Late("selection"), "labels": Late("taught", teacher)}
+        if labels := strategy.eip_labels:
             classify = self.classify(strategy.energies_only) if labels != "single" else None
             file = self.folder / f"selection-{labels}{'-energies' if strategy.energies_only else ''}.csv"
             if classify and labels == "predicted":
@@ -229,7 +242,7 @@ class Plan:
             own["data"]["delta_eip"] = Late("single_eip")
         if strategy.single:
             own["about"]["single_eip"] = Late("single_eip", pretrain if strategy.pretraining == "single" else None)
-        return self._stage("finetune", f"{name}/alpha-{alpha:g}" if labels else name, ("test",), **own)
+        return self._stage("finetune", f"{name}/alpha-{alpha:g}" if strategy.taught else name, ("test",), **own)
 
     def _stage(self, name: str, folder: str, after: tuple[str, ...], **own: dict[Any, Any]) -> Stage:
         """A stage; `own` is what it has beyond others of the experiment, by argument of `Stage`, model or data."""
@@ -241,7 +254,7 @@ class Plan:
         digests: dict[str, Any] = {"split": digest} | experiment.digests
         if name == "finetune" and "selection" not in data:
             digests.pop("pool", None)  # it is not read
-        if name != "finetune" or "selection" in data or "delta_eip" in data:
+        if name != "finetune" or ("selection" in data and "labels" not in data) or "delta_eip" in data:
             data["labels"] = str(self.labels)
         if "labels" in data:
             digests["labels"] = Late("labels")

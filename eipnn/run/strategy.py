@@ -33,6 +33,8 @@ class Strategy:
         loss: on the EIP labels.
         long: trained without EIP labels for as many gradient steps as label augmentation takes.
         delta: the network learns DFT minus the single best EIP.
+        teacher: name of another row, whose potential labels the whole pool: with delta learning a corrected EIP,
+            otherwise self-training.
         energies_only: without DFT forces and stress, where the frames have them; nor does the classifier see these.
             EIP labels keep their forces, those of DFT (``eip_labels: dft``) do not.
     """
@@ -43,12 +45,18 @@ class Strategy:
     loss: Loss = "tukey"
     long: bool = False
     delta: bool = False
+    teacher: str | None = None
     energies_only: bool = False
+
+    @property
+    def taught(self) -> bool:
+        """Whether it learns labels of the pool beside DFT."""
+        return self.eip_labels is not None or self.teacher is not None
 
     @property
     def dft_alone(self) -> bool:
         """Whether it needs neither EIPs nor pool."""
-        return not (self.eip_labels or self.pretraining or self.long or self.delta)
+        return not (self.taught or self.pretraining or self.long or self.delta)
 
     @property
     def single(self) -> bool:
@@ -58,7 +66,7 @@ class Strategy:
     @property
     def short(self) -> bool:
         """Whether it takes as many gradient steps of fine-tuning as the backbone alone."""
-        return not self.long and self.eip_labels is None
+        return not self.long and not self.taught
 
     @property
     def hidden_dft(self) -> bool:
@@ -125,7 +133,19 @@ def own_strategies(content: dict[Any, Any], where: str) -> dict[str, Strategy]:
     for name, strategy in own.items():
         if labels.count(strategy.label) > 1:
             raise InputError(f"{where}: {name} has the label {strategy.label!r} of another strategy")
+        _check_teachers(name, STRATEGIES | own, where)
     return own
+
+
+def _check_teachers(name: str, rows: dict[str, Strategy], where: str) -> None:
+    """Raise where a teacher, or a teacher's, is no row, or the row itself."""
+    seen = [name]
+    while (teacher := rows[seen[-1]].teacher) is not None:
+        if teacher not in rows:
+            raise InputError(f"{where}: {seen[-1]}.teacher is {teacher!r}; the rows are {', '.join(rows)}")
+        if teacher in seen:
+            raise InputError(f"{where}: {' is taught by '.join([*seen, teacher])}; name a row that does not need it")
+        seen.append(teacher)
 
 
 def _problems(name: str, given: Any) -> Iterator[str]:
@@ -139,10 +159,15 @@ def _problems(name: str, given: Any) -> Iterator[str]:
     for key, value in given.items():
         if key not in known:
             yield f".{key} is unknown; the fields are {', '.join(known)}"
+        if key == "teacher" and not isinstance(value, str | None):
+            yield f".teacher must be the name of a row, not {value!r}"
         allowed = ALLOWED.get(key, (value,))
         if not any(value is a or (value == a and isinstance(a, str)) for a in allowed):
             yield f".{key} must be one of {', '.join(WORDS.get(a, str(a)) for a in allowed)}, not {value!r}"
-    if given.get("eip_labels") and (given.get("long") or given.get("delta")):
-        yield ": long and delta rows are trained without EIP labels; remove eip_labels"
-    if not given.get("eip_labels") and given.get("loss", "tukey") != "tukey":
-        yield ": loss is that on EIP labels, and there are none; give eip_labels"
+    labels = [key for key in ("eip_labels", "teacher") if given.get(key)]
+    if labels and (given.get("long") or given.get("delta")):
+        yield f": long and delta rows are trained on DFT labels alone; remove {labels[0]}"
+    if len(labels) == 2:
+        yield ": eip_labels and teacher both say where the labels of the pool come from; remove one"
+    if not labels and given.get("loss", "tukey") != "tukey":
+        yield ": loss is that on labels of the pool, and there are none; give eip_labels or teacher"
