@@ -153,8 +153,7 @@ def _selection(chosen: dict[str, str]) -> str:
 
 def label_with(stage: Stage) -> None:
     """Label all structures with the potential of a finished stage, on the aligned zero, where that is not done."""
-    teacher = {"checkpoint": str(stage.potential.resolve()), "cohesive": True}
-    entry = {"name": TEACHER, "ase": "eipnn.EIPNNCalculator", "arguments": teacher}
+    entry = {"name": TEACHER, "eipnn": str(stage.potential.resolve())}
     file = stage.folder / "teacher.yaml"
     write_atomically(file, yaml.safe_dump([entry]))
     if (stage.labels / INDEX).exists():
