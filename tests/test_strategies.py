@@ -315,7 +315,7 @@ def test_rows_of_ones_own_are_trained_and_reported(experiment, run, fake, tmp_pa
             "a: {label: x, pretraining: [all]}",
             "a.pretraining must be one of all, single, energies, null, not ['all']",
         ),
-        ("a: {label: x, loss: mse}", "a: loss is that on EIP labels, and there are none"),
+        ("a: {label: x, loss: mse}", "a: loss is that on labels of the pool, and there are none"),
         (
             "a: {label: x, delta: true, eip_labels: dft}",
             "a: long and delta rows are trained without",
