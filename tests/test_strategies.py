@@ -318,7 +318,7 @@ def test_rows_of_ones_own_are_trained_and_reported(experiment, run, fake, tmp_pa
         ("a: {label: x, loss: mse}", "a: loss is that on labels of the pool, and there are none"),
         (
             "a: {label: x, delta: true, eip_labels: dft}",
-            "a: long and delta rows are trained without",
+            "a: long and delta rows are trained on DFT labels alone",
         ),
         ("a: {label: +LA}", "a has the label '+LA' of another strategy"),
         ("[a]", "must be a mapping with the keys names and their fields"),
