@@ -182,6 +182,11 @@ def test_a_factor_is_taken_off_where_asked(tmp_path: Path, forces: bool) -> None
     assert plain["half"].scale == 1.0
     if forces:
         assert scaled["half"].force_mae < 1e-6 < plain["noisy"].force_mae < plain["half"].force_mae
+    # free atoms that the EIP gives itself: 3 eV each of its own energies, so that half of DFT's must be known as well
+    apart = labels[:, 0] - 3 * n_atoms - energies / 2
+    assert np.abs(apart[:30]).max() < 1e-9
+    found = compare(frames, store, eip_zero="isolated_atoms", eip_isolated={"Si": 3.0}, split=split, eip_scale=True)
+    np.testing.assert_allclose(found.labels[:30, 0], energies[:30], rtol=1e-5)
     assert "scale" in readable(list(scaled.values()))
     assert "scale" not in readable(list(plain.values()))
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backbones import build
+from backbones import FRAMES, build, graph
 from test_tensor_convolution import in_library_s_order
 
 from eipnn.errors import InputError
@@ -11,7 +11,15 @@ from eipnn.representations import MACE
 ATOMS = 5
 
 
-@pytest.fixture(params=[{"correlation": 1}, {"max_L": 2}, {"correlation": 3, "max_ell": 3, "max_L": 0}], ids=str)
+SIZES = (
+    {"correlation": 1},
+    {"max_L": 2},
+    {"correlation": 3, "max_ell": 3, "max_L": 0},
+    {"correlation": 1, "max_ell": 1, "max_L": 2},  # of order 2 there is nothing
+)
+
+
+@pytest.fixture(params=SIZES, ids=str)
 def net(request) -> MACE:
     torch.manual_seed(0)
     return build(MACE, ["C", "Si"], **{"channels": 3, "max_ell": 2} | request.param).double()
@@ -51,6 +59,14 @@ def test_harmonics_are_e3nn_s(net):
     expected = spherical_harmonics(list(range(order + 1)), vectors, normalize=True, normalization="component")
     found = net.spherical_harmonics(vectors / vectors.norm(dim=1, keepdim=True))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
+def test_inference_leaves_nothing_that_a_training_cannot_use(net):
+    given = graph(net, FRAMES["cubic"], dtype=torch.float64)
+    with torch.inference_mode():
+        net(given)
+    net.float()
+    net(graph(net, FRAMES["cubic"])).sum().backward()
 
 
 def test_a_higher_correlation_is_named():

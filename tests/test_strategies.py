@@ -417,5 +417,14 @@ def test_a_row_learns_the_labels_of_another_ones_potential(experiment, tiny, tmp
     np.testing.assert_allclose(chosen, expected, atol=1e-5)  # no zero comes between
     assert read_json(row / "done.json")["result"]["gradient_steps"] > 0
     assert "taught/alpha-0.1: done before, skipped" in run(experiment, "--strategy", "taught")
-    shutil.rmtree(teacher / "labels")
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "run", moved)
+    shutil.rmtree(tmp_path / "run")
+    moved.rename(tmp_path / "run")
+    begun = read_json(row / "begun.json")
+    assert "taught/alpha-0.1: done before, skipped" in run(experiment, "--strategy", "taught")
+    assert read_json(row / "begun.json") == begun
+    (teacher / "taught.json").unlink()  # as where the labels are of an older potential
+    said = run(experiment, "--strategy", "taught", "--dry-run")
+    assert re.search(r"<= [1-9]\d* gradient steps to go", said)  # not known before they are made
     assert "done before, skipped" in run(experiment, "--strategy", "taught")  # labels are made again, the same

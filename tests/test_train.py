@@ -21,7 +21,8 @@ from eipnn.run.experiment import read_experiment
 from eipnn.structures import StructureStore, open_structures, read_split, read_structures
 from eipnn.train import teachers
 from eipnn.train.choice import RECIPES, choose, sentence
-from eipnn.train.folds import make_folds, with_pool
+from eipnn.train.command import children_name
+from eipnn.train.folds import make_folds, parents_of, with_pool
 from eipnn.train.outcome import maes
 from eipnn.train.settings import PRESETS, network_settings, with_steps
 
@@ -221,8 +222,59 @@ def test_folds_share_the_sizes_and_keep_every_element_in_training():
     assert folds != make_folds(StructureStore.of(frames), 3, 1, "f")
     with pytest.raises(InputError, match="f: au_0 holds Au, and no frame outside of its fold does"):
         make_folds(StructureStore.of(frames[:10]), 3, 0, "f")
-    pooled = with_pool(folds, {"child": folds[0].val[0], "other": None})
+    pooled = with_pool(folds, {"child": {folds[0].val[0]}, "other": set()})
     assert [fold.pool for fold in pooled] == [("other",), ("child", "other"), ("child", "other")]
+
+
+def test_parents_are_known_by_the_ids_that_they_had_alone(tmp_path, capfd):
+    """A pool made from one file, whose name two files share now."""
+    (tmp_path / "dft").mkdir()
+    (tmp_path / "pool").mkdir()
+    dft, pool = str(tmp_path / "dft" / "si.extxyz"), str(tmp_path / "pool" / "si.extxyz")
+    ase.io.write(dft, copper(3, 0), format="extxyz")
+    children = [copper(1, seed)[0] for seed in range(3)]
+    for child, parent in zip(children, ("si_000001", "fcc-Cu", None), strict=True):
+        child.calc = None
+        if parent:
+            child.info["parent"] = parent
+    ase.io.write(pool, children, format="extxyz")
+    known = open_structures([dft], beside=[pool])
+    assert known.ids[1] == "dft_si_000001"
+    assert list(parents_of([pool], [dft], known).values()) == [{"dft_si_000001"}, set(), set()]
+    assert "1 of 3 structures of the pool name a parent that is none of the DFT frames" in capfd.readouterr().out
+
+
+def test_a_kill_while_splits_are_written_is_no_end(place, tmp_path):
+    out = tmp_path / "out"
+    assert exit_code(*arguments(place, output=[out], dry_run=[])) == 0
+    (out / "splits" / "fold_2.csv").unlink()
+    (out / "experiment.yaml").unlink()
+    assert exit_code(*arguments(place, output=[out], dry_run=[])) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"representation": "schnet.yaml"}, "representation must be a mapping"),
+        ({"pretrain": None}, None),
+        ({"finetune": {"trainer": {"max_epochs": -1}}}, "max_epochs must be a whole number from 1 on, not -1"),
+        ({"finetune": {"trainer": {"max_epochs": None}}}, "max_epochs must be a whole number from 1 on, not None"),
+    ],
+)
+def test_settings_of_one_s_own(tmp_path, change, problem):
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(NETWORK | change))
+    if problem is None:
+        assert with_steps(network_settings(str(file), ["Cu"], ["energy"]), 10, 20)["pretrain"]["trainer"]
+    else:
+        with pytest.raises(InputError, match=problem):
+            network_settings(str(file), ["Cu"], ["energy"])
+
+
+def test_the_generated_pool_has_a_name_of_its_own(tmp_path):
+    file = tmp_path / "children.extxyz"
+    file.touch()
+    assert children_name([str(file)]) == "children_.extxyz"
 
 
 def test_the_closest_teachers_are_kept(tmp_path, monkeypatch, capfd):
@@ -274,6 +326,7 @@ def test_what_cannot_be_is_said_in_two_lines(place, refused, tmp_path, monkeypat
     assert "--network no: neither mace, schnet" in refused(*arguments(place, output=out, network=["no"]))
     assert "no/such.ckpt: no such checkpoint" in refused(*arguments(place, output=out, teachers=["no/such.ckpt"]))
     assert "none of these: a set" in refused(*arguments(place, output=out, teachers=["nothing"]))
+    assert "none stands alone" in refused(*arguments(place, output=out, teachers=["none", "silicon"]))
     needs = arguments(place, output=out, teachers=["none"], recipes=["baseline", "mp"])
     assert "the recipe mp needs teachers" in refused(*needs)
     shutil.copy(place / "dft.extxyz", tmp_path / "again.extxyz")

@@ -122,11 +122,14 @@ def compare(
     dft = zeros[0].aligned(given, given.energies, "DFT")
     scale = scale_factors(fitted, store) if eip_scale else None
     labels = store.energies_of(given.ids, store.eips) * (1.0 if scale is None else scale)
-    for eip, column in zip(store.eips, labels.T, strict=True):  # views into `labels`
+    for number, (eip, column) in enumerate(zip(store.eips, labels.T, strict=True)):  # views into `labels`
+        free = eip_isolated
+        if free and scale is not None:
+            free = {element: energy * float(scale[number]) for element, energy in free.items()}
         if not np.isfinite(column[train]).any():
             column[:] = np.nan  # no zero, nothing to compare
             continue
-        zeros.append(fit_reference(eip_zero, fitted, column[train], eip_isolated, dft[train], source=eip))
+        zeros.append(fit_reference(eip_zero, fitted, column[train], free, dft[train], source=eip))
         column[:] = zeros[-1].aligned(given, column, eip)
     for zero in zeros:
         if zero.note:

@@ -134,8 +134,9 @@ class Product:
                 start += count
             self.rows += couplings.shape[0]
             positions += terms
-            self.tables.append(Exact(torch.stack(list(terms.values()))))
-        self.positions = Exact(torch.tensor(positions))
+            none = torch.zeros(0, sum(paths), dtype=torch.float64)  # an order that nothing leads to
+            self.tables.append(Exact(torch.stack(list(terms.values())) if terms else none))
+        self.positions = Exact(torch.tensor(positions, dtype=torch.int64))
         self.first, self.second = Exact(self.first), Exact(self.second)
 
     def __call__(self, features: Tensor, elements: Tensor) -> Tensor:

@@ -89,7 +89,8 @@ class Exact:
         if torch.compiler.is_compiling():  # what is kept there is no tensor of numbers
             return self.value.to(like.device, dtype)
         if self.kept.device != like.device or self.kept.dtype != dtype:
-            self.kept = self.value.to(like.device, dtype)
+            with torch.inference_mode(False):  # a training may ask for it next
+                self.kept = self.value.to(like.device, dtype)
         return self.kept
 
 

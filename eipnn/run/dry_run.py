@@ -16,7 +16,7 @@ from rich.table import Table
 from eipnn.labels import LabelStore
 from eipnn.labels.store import IN_WORK, INDEX, PENDING, open_array, read_index
 from eipnn.potential.checkpoints import read_checkpoint
-from eipnn.run.execute import console, has_ended, holds, mapping_in, say, settled, whole_checkpoint
+from eipnn.run.execute import console, has_ended, holds, labelled_with, mapping_in, say, settled, whole_checkpoint
 from eipnn.run.experiment import Experiment
 from eipnn.run.plan import Row, Stage, in_order, lates
 from eipnn.stages.source import DFT, selected
@@ -82,7 +82,7 @@ def outlook(stage: Stage, labelled: bool) -> tuple[str, Stage | None, int]:
         state, there, _ = outlook(before, labelled)
         if there is None or (state != DONE and what not in ("fingerprint", "single_eip")):
             raise NotYetError
-        if what == "taught" and not (before.labels / INDEX).exists():
+        if what == "taught" and not labelled_with(there):
             raise NotYetError
         return there.fingerprint()
 

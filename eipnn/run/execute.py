@@ -5,7 +5,6 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from eipnn.errors import InputError
 from eipnn.files import alone, digest_file, write_atomically, write_json
 from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import best_eip
-from eipnn.labels.store import INDEX, LabelError
+from eipnn.labels.store import LabelError, read_index
 from eipnn.potential import Potential
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call
@@ -28,11 +27,14 @@ from eipnn.run.experiment import COMMANDS, ExperimentError, listed
 from eipnn.run.plan import OUTPUTS, Late, Stage, digest_text, filled
 from eipnn.stages.classify import closest, distances, judged, limits_of
 from eipnn.stages.source import DFT, Source, compare, selected, source_of
+from eipnn.structures import resolve_all
 
 console = Console()
 
 TEACHER = "teacher"
 """Name of a row's potential in the label store that it has made."""
+TAUGHT = "taught.json"
+"""In the folder of a teacher: digests of what its labels were made with."""
 
 
 class StageError(InputError):
@@ -95,7 +97,9 @@ def settled(stage: Stage, bring: Callable[[Stage, str], str]) -> Stage:
         match late.what:
             case "fingerprint":
                 return fingerprint
-            case "labels" | "taught":
+            case "taught":  # its labels follow from it, and from the structures, which are inputs of this stage
+                return fingerprint
+            case "labels":
                 return LabelStore.open(stage.data["labels"]).fingerprint
             case "single_eip":
                 source = source_of((late.of or stage).data)
@@ -153,18 +157,43 @@ def _selection(chosen: dict[str, str]) -> str:
 
 def label_with(stage: Stage) -> None:
     """Label all structures with the potential of a finished stage, on the aligned zero, where that is not done."""
-    entry = {"name": TEACHER, "eipnn": str(stage.potential.resolve())}
+    if labelled_with(stage):
+        return
+    made, now = stage.folder / TAUGHT, _taught_by(stage)
     file = stage.folder / "teacher.yaml"
-    write_atomically(file, yaml.safe_dump([entry]))
-    if (stage.labels / INDEX).exists():
-        with suppress(LabelError):  # its potential was made again since, or the structures are others
-            if LabelStore.open(stage.labels).index["eips"] != [e.description() for e in load_eips(file)]:
-                shutil.rmtree(stage.labels)
+    write_atomically(file, yaml.safe_dump([{"name": TEACHER, "eipnn": str(stage.potential.resolve())}]))
+    if stage.labels.exists() and (mapping_in(made) != now or not _begun_by(stage.labels, file)):
+        shutil.rmtree(stage.labels)  # of another potential, or of other structures
+    write_json(made, now)
     dft, pool = (listed(stage.data.get(key) or []) for key in ("dft", "pool"))
     files = [*pool, "--pool", *dft] if pool else dft  # with DFT for the pool there is nothing to compare it with
     command = ["label", *files, "--eips", str(file), "-o", str(stage.labels)]
     if call(command) != 0:
         raise StageError(f"{stage.folder}: its potential could not label the pool; the message stands above")
+
+
+def labelled_with(stage: Stage) -> bool:
+    """Whether all structures have labels of the stage's potential as it is."""
+    try:
+        LabelStore.open(stage.labels)
+        return mapping_in(stage.folder / TAUGHT) == _taught_by(stage)
+    except (LabelError, OSError):
+        return False
+
+
+def _taught_by(stage: Stage) -> dict[str, Any]:
+    """Digests of what the labels of a teacher depend on; where files lie is no matter."""
+    given = [stage.data[key] for key in ("dft", "pool") if stage.data.get(key)]
+    structures = [digest_file(file) for paths in given for file in resolve_all(paths)]
+    return {"potential": digest_file(stage.potential), "structures": structures}
+
+
+def _begun_by(labels: Path, eips: Path) -> bool:
+    """Whether a label store, whole or not, is of these EIPs."""
+    try:
+        return read_index(labels)["eips"] == [eip.description() for eip in load_eips(eips)]
+    except LabelError:
+        return False
 
 
 def _closest(source: Source, ids: list[str], classifier: dict[str, Any]) -> np.ndarray:

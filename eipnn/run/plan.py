@@ -133,8 +133,8 @@ class Late:
         what: ``labels``: digest of the label store; ``single_eip``: the best EIP on train and validation;
             ``fingerprint``: of the stage; ``steps``: gradient steps of an epoch with the labels that it chose;
             ``selection``: digest of the selection that is read; ``single``, ``best``, ``dft``: text of a selection that
-            is not the classifier's (see `Strategy`), ``whole_pool``: that of a teacher; ``taught``: digest of the
-            labels that the potential of the stage has made.
+            is not the classifier's (see `Strategy`), ``whole_pool``: that of a teacher; ``taught``:
+            fingerprint of the stage, once its potential has labelled all structures.
         of: the stage that comes before.
     """
 

@@ -9,7 +9,7 @@ import yaml
 from eipnn.command_line import Count, Seed, Which
 from eipnn.eips import load_eips
 from eipnn.errors import InputError
-from eipnn.files import write_atomically
+from eipnn.files import read_yaml, write_atomically
 from eipnn.labels.command import read_isolated
 from eipnn.run.command import carry_out, check_rows, make_rows
 from eipnn.run.dry_run import labels_to_make
@@ -23,6 +23,7 @@ from eipnn.structures import (
     StructureStore,
     open_structures,
     options_of,
+    resolve_all,
     without_isolated_atoms,
     write_split,
 )
@@ -72,7 +73,8 @@ def train(
         pool: files of structures without DFT (default: displaced, strained and packed children of the DFT frames).
             Children of DFT frames that `eipnn generate` made are left out where their parent validates.
         teachers: sets as in `eipnn label` (silicon, ...), YAML files, checkpoints of eipnn, or none (default: the
-            OpenKIM models that cover all elements, of many the eight that are closest to the DFT frames).
+            OpenKIM models that cover all elements, of many the eight that are closest to the DFT frames). A
+            potential that was trained on these frames knows those that validate: its recipe looks better than it is.
         test: files of DFT frames to test on in the end; they have no part in training and choice.
         network: mace, schnet, or a YAML file in the form of these (default: mace).
         recipes: to choose among: DFT alone (baseline), pretraining on the teachers (mp), label augmentation (la), on
@@ -97,9 +99,12 @@ def train(
     taught = [recipe for recipe in chosen if not STRATEGIES[recipe].dft_alone]
     if taught and alone:
         raise InputError(f"the recipe {taught[0]} needs teachers: leave it out, or --teachers {NONE}")
+    if NONE in (teachers or ()) and not alone:
+        raise InputError(f"--teachers {' '.join(teachers or ())}: {NONE} stands alone; leave it out, or the others")
     where = ", ".join(dft)
     # the ids that the experiment will find
-    everything = open_structures(dft, beside=pool, **options_of(keys, require_energy=True))
+    beside = pool if taught else None
+    everything = open_structures(dft, beside=beside, **options_of(keys, require_energy=True))
     frames = without_isolated_atoms(everything)
     if not frames:
         raise InputError(f"{where}: holds isolated atoms alone; give frames to train on")
@@ -112,7 +117,7 @@ def train(
     content: dict[str, Any] = {"data": data, "splits": str(output / "splits" / "fold_{split}.csv")}
     if taught:
         content["eips"] = str(gather_teachers(teachers, frames, output, workers))
-        data |= {"pool": pool or [str(output / "children.extxyz")], "eip_energy_zero": "least_squares"}
+        data |= {"pool": pool or [str(output / children_name(dft))], "eip_energy_zero": "least_squares"}
         if not pool:
             generate_pool(frames, pool_size, seed, Path(data["pool"][0]), workers)
         splits = with_pool(splits, parents_of(data["pool"], dft, everything))
@@ -147,20 +152,34 @@ def read_tested(files: list[str], frames: StructureStore, options: Options) -> S
 
 def check_output(output: Path, folds: int) -> None:
     """Raise where the folder holds another number of folds, whose results would stand beside the new ones."""
-    there = len(list((output / "splits").glob("fold_*.csv")))
-    if there not in (0, folds):
+    file = output / EXPERIMENT  # written last: without it nothing was trained
+    there = len(read_experiment(file).run["split"]) if file.exists() else folds
+    if there != folds:
         raise InputError(f"{output}: holds a training with --folds {there}; give that, or another --output")
 
 
 def gather_teachers(named: list[str] | None, frames: StructureStore, output: Path, workers: int) -> Path:
     """The EIP set of those that are named or, once for a folder, of those that are found."""
-    file = output / "teachers.yaml"
-    if named or not file.exists():
-        elements = frames.elements()
-        entries = named_teachers(named, elements) if named else found_teachers(frames, output / "candidates", workers)
+    file, elements = output / "teachers.yaml", list(frames.elements())
+    found = output / "candidates" / "found.yaml"  # for which elements
+    if named:
+        entries = named_teachers(named, elements)
+        found.unlink(missing_ok=True)
         write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
+    elif not (file.exists() and found.exists() and read_yaml(found) == elements):
+        entries = found_teachers(frames, output / "candidates", workers)
+        write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
+        write_atomically(found, yaml.safe_dump(elements))
     say(f"Teachers ({file}): {', '.join(eip.name for eip in load_eips(file))}")
     return file
+
+
+def children_name(dft: list[str]) -> str:
+    """Name of the generated pool: another than those of the DFT files, whose ids it would change."""
+    stem, taken = "children", {file.stem for file in resolve_all(dft)}
+    while stem in taken:
+        stem += "_"
+    return f"{stem}.extxyz"
 
 
 def write_experiment(content: dict[str, Any], splits: Sequence[Split], output: Path) -> list[Row]:

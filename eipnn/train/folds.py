@@ -10,6 +10,7 @@ from eipnn.errors import InputError
 from eipnn.generate import Recipe, make_pool
 from eipnn.generate.distance import parents_rule
 from eipnn.generate.parents import Frame
+from eipnn.run.execute import say
 from eipnn.structures import Split, StructureStore, open_pool, read_structures
 
 SHARES = {"rattle": 0.5, "strain": 0.25, "packed": 0.25}
@@ -80,8 +81,11 @@ def generate_pool(frames: StructureStore, size: int | None, seed: int, file: Pat
         raise InputError(f"{error}\n(`eipnn generate` has these options; give what it makes as --pool)") from None
 
 
-def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -> dict[str, str | None]:
-    """Id of each structure of the pool -> that of the DFT frame which it is a child of; None where it tells of none.
+def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -> dict[str, set[str]]:
+    """Id of each structure of the pool -> those of the DFT frames which it may be a child of.
+
+    A pool tells of parents by the ids that they had when it was made; read with other files, these have other folders
+    before them. Several frames that may be meant are all parents. How many parents are none of the frames is said.
 
     Args:
         pool: files.
@@ -89,12 +93,20 @@ def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -
         known: the frames of these.
     """
     ids = open_pool(list(pool), list(dft), known).ids
-    named = [atoms.info.get("parent") for atoms in read_structures(list(pool), labels=False)]
-    return {name: str(parent) if str(parent) in known else None for name, parent in zip(ids, named, strict=True)}
+    told = [str(atoms.info.get("parent", "")) for atoms in read_structures(list(pool), labels=False)]
+    found = {parent: {name for name in known.ids if _may_be(parent, name)} for parent in set(told) - {""}}
+    if strangers := sum(parent in found and not found[parent] for parent in told):
+        say(f"{strangers} of {len(told)} structures of the pool name a parent that is none of the DFT frames")
+    return {name: found.get(parent, set()) for name, parent in zip(ids, told, strict=True)}
 
 
-def with_pool(folds: Sequence[Split], parents: Mapping[str, str | None]) -> list[Split]:
+def _may_be(parent: str, name: str) -> bool:
+    """Whether two ids are of one frame, read alone and beside others."""
+    return parent == name or parent.endswith(f"_{name}") or name.endswith(f"_{parent}")
+
+
+def with_pool(folds: Sequence[Split], parents: Mapping[str, set[str]]) -> list[Split]:
     """The folds, each with the structures of the pool that are no children of its validation frames."""
     return [
-        replace(fold, pool=tuple(name for name, parent in parents.items() if parent not in fold.val)) for fold in folds
+        replace(fold, pool=tuple(name for name, of in parents.items() if of.isdisjoint(fold.val))) for fold in folds
     ]

@@ -10,6 +10,7 @@ from ase.units import GPa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from eipnn.errors import InputError
 from eipnn.files import replacing, write_json
 from eipnn.metrics import ATOM, FORCE, METRICS, STRESS
 from eipnn.progress import progress_bar
@@ -48,7 +49,7 @@ def show_outcome(results: Sequence[Mapping[str, Any]], output: Path, tested: Str
 
 
 def leave_potentials(potentials: Sequence[Path], folder: Path) -> list[Path]:
-    """Copy the potentials of the folds into a folder, which holds nothing else then."""
+    """Copy the potentials of the folds into a folder."""
     files = [folder / f"fold_{number}.pt" for number in range(1, len(potentials) + 1)]
     for potential, file in zip(potentials, files, strict=True):
         with replacing(file) as part:
@@ -136,11 +137,18 @@ def spread(values: Sequence[float], text: Any) -> str:
 
 def next_steps(files: Sequence[Path], output: Path) -> list[str]:
     """How to use the potentials, and what else there is."""
-    names = ", ".join(f'"{file}"' for file in files)
+    from eipnn.potential.calculator import EIPNNCalculator  # here: it imports torch
+
+    listed = ", ".join(f'"{file}"' for file in files)
+    names, what = f"[{listed}]", "In ASE their mean is"
+    try:
+        EIPNNCalculator(files)
+    except InputError as error:  # delta learning takes the EIP that is best on the training frames of each fold
+        names, what = f'"{files[0]}"', f"They have no mean ({error}); in ASE the first is"
     return [
-        f"Potentials, one of each fold: {files[0].parent}. In ASE their mean is",
+        f"Potentials, one of each fold: {files[0].parent}. {what}",
         "    from eipnn import EIPNNCalculator",
-        f"    atoms.calc = EIPNNCalculator([{names}])",
+        f"    atoms.calc = EIPNNCalculator({names})",
         f"Tables and pictures: `eipnn report {output}`",
         f"Experiment, to change and to give to `eipnn run`: {output / 'experiment.yaml'}",
     ]

@@ -42,13 +42,25 @@ def network_settings(name: str | None, elements: Sequence[str], labelled: Collec
     content = read_yaml(file)
     if not isinstance(content, dict) or set(content) - set(SECTIONS) or "representation" not in content:
         raise InputError(f"{file}: must be a mapping with representation and, if wanted, {', '.join(SECTIONS[1:])}")
-    if "elements" in (sizes := content["representation"].get("init_args", {})):
+    for name_of in SECTIONS:
+        parts = content.setdefault(name_of, {}) or {}
+        if not isinstance(parts, dict) or (name_of in SECTIONS[2:] and not all(map(_is_mapping, parts.values()))):
+            raise InputError(f"{file}: {name_of} must be a mapping, written out here; see {PRESETS / 'mace.yaml'}")
+        content[name_of] = {key: part or {} for key, part in parts.items()} if name_of in SECTIONS[2:] else parts
+    epochs = content["finetune"].get("trainer", {}).get("max_epochs", EPOCHS)
+    if type(epochs) is not int or epochs < 1:
+        raise InputError(f"{file}: finetune.trainer.max_epochs must be a whole number from 1 on, not {epochs!r}")
+    if "elements" in (sizes := content["representation"].get("init_args") or {}):
         sizes["elements"] = list(elements)
     for stage in ("pretrain", "finetune"):
-        model = content.get(stage, {}).get("model", {})
+        model = content[stage].get("model", {})
         for key in {"weights", "second_weights"} & set(model):
             model[key] = {k: weight for k, weight in model[key].items() if k in labelled} or None
     return content
+
+
+def _is_mapping(part: Any) -> bool:
+    return part is None or isinstance(part, dict)
 
 
 def with_steps(settings: dict[str, Any], steps: int, pool: int) -> dict[str, Any]:
