@@ -51,7 +51,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=CALCULATORS, default=list(CALCULATORS))
-    parser.add_argument("--atoms", nargs="+", type=int, choices=CELLS, default=list(CELLS))
+    parser.add_argument("--atoms", nargs="+", type=int, choices=CELLS, default=[64, 512])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one turn, about")
     return parser.parse_args()

@@ -52,7 +52,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="of a fine-tuned SchNet for silicon")
-    parser.add_argument("--atoms", type=int, nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--atoms", type=int, nargs="+", choices=CELLS, default=[64, 512])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=10, help="of dynamics in a round")
     return parser.parse_args()

@@ -7,7 +7,7 @@ from statistics import median
 from ase import Atoms
 from ase.build import bulk
 
-CELLS = {64: 2, 512: 4}
+CELLS = {64: 2, 512: 4, 4096: 8}
 """Atoms of `silicon`, and the cubic cells of eight along each axis."""
 
 

