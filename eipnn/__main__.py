@@ -16,7 +16,7 @@ COMMANDS = {
     "label": ("eipnn.labels.command", "energies, forces and stress of structures under EIPs"),
     "run": ("eipnn.run.command", "an experiment: label, classify, pretrain, fine-tune, test"),
     "report": ("eipnn.report.command", "tables and pictures of finished runs"),
-    "lammps": ("eipnn.potential.lammps", "an input script of LAMMPS with a fine-tuned potential"),
+    "lammps": ("eipnn.potential.lammps_command", "an input script of LAMMPS with a fine-tuned potential"),
     "export": ("eipnn.potential.export", "a fine-tuned potential as a torch.export program"),
 }
 """Command -> the module with the function of that name, and what it gives."""

