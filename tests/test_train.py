@@ -1,5 +1,6 @@
 """`eipnn train`: from DFT frames to a potential without an experiment file."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from rich.console import Console
 from tiny import exit_code, in_process, read_json
 
 from eipnn.errors import InputError
@@ -23,7 +25,7 @@ from eipnn.train import teachers
 from eipnn.train.choice import RECIPES, choose, sentence
 from eipnn.train.command import children_name
 from eipnn.train.folds import make_folds, parents_of, with_pool
-from eipnn.train.outcome import maes
+from eipnn.train.outcome import errors_table, maes
 from eipnn.train.settings import PRESETS, network_settings, with_steps
 
 FOLDS = 2
@@ -288,6 +290,18 @@ def test_the_closest_teachers_are_kept(tmp_path, monkeypatch, capfd):
     found = teachers.closest([*TEACHERS, emt], frames, tmp_path, 1)
     assert [entry["name"] for entry in found] == ["emt", "emt-asap"]
     assert "emt: 0.00 meV/atom, 0.000 eV/Å" in capfd.readouterr().out
+
+
+def test_the_table_is_whole_on_a_narrow_terminal():
+    errors = [
+        {"atom_mae": 0.03244, "force_mae": 0.189, "stress_mae": 1.333},
+        {"atom_mae": 0.0262, "force_mae": 0.2, "stress_mae": 1.0},
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(errors_table("Validation", {"mp+delta": errors}, {"mp+delta": [0.3048, 0.2664]}))
+    shown = console.file.getvalue()
+    for text in ("mp+delta", "29.32 ± 4.41", "0.195 ± 0.008", "1.167 ± 0.235", "0.2856 ± 0.0272"):
+        assert text in shown
 
 
 def test_maes_of_what_is_known():

@@ -115,11 +115,11 @@ def errors_table(
         errors: recipe -> of each fold, error by name of the metric.
         scores: recipe -> of each fold, what the recipe is chosen by.
     """
-    made = Table(title=title, box=SIMPLE_HEAD)
-    made.add_column("recipe")
+    made = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True)
+    made.add_column("recipe", no_wrap=True)
     shown = [m for m in METRICS if any(e.get(m.name) is not None for mine in errors.values() for e in mine)]
     for metric in shown:
-        made.add_column(metric.heading, justify="right", no_wrap=True)
+        made.add_column(metric.heading.replace(" (", "\n("), justify="right", no_wrap=True)
     if scores:
         made.add_column("val_error", justify="right", no_wrap=True)
     for recipe, mine in errors.items():
