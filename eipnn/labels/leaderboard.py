@@ -120,12 +120,10 @@ def compare(
     fitted = given.take(np.flatnonzero(train))
     zeros = [fit_reference(energy_zero, fitted, fitted.energies, isolated)]
     dft = zeros[0].aligned(given, given.energies, "DFT")
-    scale = scale_factors(fitted, store) if eip_scale else None
-    labels = store.energies_of(given.ids, store.eips) * (1.0 if scale is None else scale)
-    for number, (eip, column) in enumerate(zip(store.eips, labels.T, strict=True)):  # views into `labels`
-        free = eip_isolated
-        if free and scale is not None:
-            free = {element: energy * float(scale[number]) for element, energy in free.items()}
+    scale = scale_factors(fitted, store) if eip_scale else np.ones(len(store.eips))
+    labels = store.energies_of(given.ids, store.eips) * scale
+    for eip, column, factor in zip(store.eips, labels.T, scale.tolist(), strict=True):  # views into `labels`
+        free = eip_isolated and {element: energy * factor for element, energy in eip_isolated.items()}
         if not np.isfinite(column[train]).any():
             column[:] = np.nan  # no zero, nothing to compare
             continue

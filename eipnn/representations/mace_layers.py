@@ -110,8 +110,9 @@ class Product:
     def __init__(self, contractions: Any) -> None:
         self.contractions = contractions
         size = contractions[0].coupling_irreps.dim
-        self.first, self.second = torch.tensor(list(combinations_with_replacement(range(size), 2))).T
-        place = {pair: k for k, pair in enumerate(zip(self.first.tolist(), self.second.tolist(), strict=True))}
+        pairs = list(combinations_with_replacement(range(size), 2))
+        self.first, self.second = map(Exact, torch.tensor(pairs).T)
+        place: dict[tuple[int, ...], int] = {pair: k for k, pair in enumerate(pairs)}
         self.rows, self.size, self.pairs = 0, size, len(place) + 1
         self.tables: list[Exact] = []
         """Of each order: of its terms (E) the coefficients of the library's paths (E, K)."""
@@ -137,7 +138,6 @@ class Product:
             none = torch.zeros(0, sum(paths), dtype=torch.float64)  # an order that nothing leads to
             self.tables.append(Exact(torch.stack(list(terms.values())) if terms else none))
         self.positions = Exact(torch.tensor(positions, dtype=torch.int64))
-        self.first, self.second = Exact(self.first), Exact(self.second)
 
     def __call__(self, features: Tensor, elements: Tensor) -> Tensor:
         """(N, M, C), (N, S) -> (N, M', C)."""

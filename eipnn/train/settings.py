@@ -11,10 +11,11 @@ from typing import Any
 from eipnn.errors import InputError
 from eipnn.files import read_yaml
 from eipnn.run.execute import say
+from eipnn.run.experiment import STAGES
 from eipnn.structures import Split, StructureStore, isolated_energies
 
 PRESETS = Path(__file__).parent / "presets"
-SECTIONS = ("representation", "trainer", "classify", "pretrain", "finetune")
+SECTIONS = ("representation", "trainer", *STAGES)
 BATCH, EPOCHS = 32, 60
 """Size of a batch of pretraining, and epochs of fine-tuning, where the settings do not say."""
 
@@ -42,11 +43,10 @@ def network_settings(name: str | None, elements: Sequence[str], labelled: Collec
     content = read_yaml(file)
     if not isinstance(content, dict) or set(content) - set(SECTIONS) or "representation" not in content:
         raise InputError(f"{file}: must be a mapping with representation and, if wanted, {', '.join(SECTIONS[1:])}")
-    for name_of in SECTIONS:
-        parts = content.setdefault(name_of, {}) or {}
-        if not isinstance(parts, dict) or (name_of in SECTIONS[2:] and not all(map(_is_mapping, parts.values()))):
-            raise InputError(f"{file}: {name_of} must be a mapping, written out here; see {PRESETS / 'mace.yaml'}")
-        content[name_of] = {key: part or {} for key, part in parts.items()} if name_of in SECTIONS[2:] else parts
+    for section in SECTIONS:
+        content[section] = _mapping(content.get(section), f"{file}: {section}")
+    for stage in STAGES:
+        content[stage] = {key: _mapping(part, f"{file}: {stage}") for key, part in content[stage].items()}
     epochs = content["finetune"].get("trainer", {}).get("max_epochs", EPOCHS)
     if type(epochs) is not int or epochs < 1:
         raise InputError(f"{file}: finetune.trainer.max_epochs must be a whole number from 1 on, not {epochs!r}")
@@ -59,8 +59,11 @@ def network_settings(name: str | None, elements: Sequence[str], labelled: Collec
     return content
 
 
-def _is_mapping(part: Any) -> bool:
-    return part is None or isinstance(part, dict)
+def _mapping(part: Any, where: str) -> dict[str, Any]:
+    """A part of the settings, which may be left empty."""
+    if part is not None and not isinstance(part, dict):
+        raise InputError(f"{where} must be a mapping, written out here; see {PRESETS / 'mace.yaml'}")
+    return part or {}
 
 
 def with_steps(settings: dict[str, Any], steps: int, pool: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import ase.io
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
 
 
 def folder_and_epochs(description: str, epochs: int | None) -> tuple[Path, int | None]:
@@ -41,14 +42,14 @@ def fitted_zeros(frames: Sequence[Atoms], energies: Sequence[float]) -> dict[str
     return dict(zip(elements, np.linalg.lstsq(counts, missing, rcond=None)[0].tolist(), strict=True))
 
 
-def shifted(frames: Sequence[Atoms], zeros: dict[str, float], sign: int = -1) -> list[Atoms]:
-    """Copies whose energies are without the zeros of their elements (`sign` 1: with these)."""
+def shifted(frames: Sequence[Atoms], zeros: dict[str, float]) -> list[Atoms]:
+    """Copies whose energies are without the zeros of their elements."""
     copies = []
     for atoms in frames:
         copy = atoms.copy()
         found = dict(atoms.calc.results)
-        found["energy"] += sign * sum(zeros[symbol] for symbol in atoms.symbols)
-        copy.calc = ase.calculators.singlepoint.SinglePointCalculator(copy, **found)
+        found["energy"] -= sum(zeros[symbol] for symbol in atoms.symbols)
+        copy.calc = SinglePointCalculator(copy, **found)
         copies.append(copy)
     return copies
 
