@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,28 @@ PARENT = "EIPNN_PARENT"
 GRACE = 10.0  # s that a process gets for its last words
 
 
-def call(arguments: Sequence[str], threads: int | None = None) -> int:
+called: set[subprocess.Popen] = set()
+"""Processes that `call` waits for, in any thread."""
+
+
+def call(arguments: Sequence[str], threads: int | None = None, log: Path | None = None) -> int:
     """Run ``eipnn ARGUMENTS`` to its end and return its status; `threads` are those of torch.
 
     Neither it nor a process of its own looks for modules in the working directory first, as ``python -m`` would: a
     file of the user's may be called like a library. When this process is told to stop, so is that one.
+
+    Args:
+        arguments: of the command.
+        threads: of torch; None: its own default.
+        log: file to which what it prints is added; None: it is printed.
     """
     environment = os.environ | {PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1"}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
-    process = subprocess.Popen([sys.executable, "-m", "eipnn", *arguments], env=environment)
+    command = [sys.executable, "-m", "eipnn", *arguments]
+    with log.open("ab") if log else nullcontext() as stream:
+        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
+    called.add(process)
     try:
         return process.wait()
     except BaseException:
@@ -35,6 +48,8 @@ def call(arguments: Sequence[str], threads: int | None = None) -> int:
             process.kill()
             process.wait()
         raise
+    finally:
+        called.discard(process)
 
 
 def interpreter(code: str) -> list[str]:

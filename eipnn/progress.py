@@ -19,16 +19,17 @@ class RateColumn(ProgressColumn):
 
 @contextmanager
 def progress_bar(
-    description: str, total: int, unit: str, shown: bool = True, done: int = 0
+    description: str, total: int, unit: str, shown: bool = True, done: int = 0, console: Console | None = None
 ) -> Iterator[Callable[..., None]]:
-    """Show a bar on standard error while the body runs, if it is to be `shown`.
+    """Show a bar while the body runs, if it is to be `shown`: on standard error, or on a console that lines are printed
+    on meanwhile.
 
     Of a `total` of what is counted (`unit`), so many are `done` before. Yields what moves the bar by so many more, with
     a note behind it if one is given.
     """
     counted = (BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
     columns = (TextColumn(description), *counted, TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+    with Progress(*columns, console=console or Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(description, total=total, completed=done, note="", unit=unit)
 
         def move(more: int, note: str = "") -> None:

@@ -57,7 +57,7 @@ class Fake:
         self.mode, self.ended = "min", "max_epochs"
         self.selection = selection
 
-    def __call__(self, arguments: list[str], threads: int | None = None) -> int:
+    def __call__(self, arguments: list[str], threads: int | None = None, log: Path | None = None) -> int:
         command, config = arguments[0], yaml.safe_load(Path(arguments[2]).read_text())
         root = Path(config["trainer"]["default_root_dir"])
         stage = str(root).partition("seed-0/")[2]

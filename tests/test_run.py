@@ -152,7 +152,7 @@ def test_a_cut_training_goes_on_from_the_last_whole_checkpoint(experiment, run, 
         file.write_bytes(file.read_bytes()[:100])
     seen = []
     call = execute.call
-    execute.call = lambda a, t: seen.append(a) or call(a, t)
+    execute.call = lambda a, *more: seen.append(a) or call(a, *more)
     try:
         said = run(experiment, "--strategy", "baseline")
     finally:

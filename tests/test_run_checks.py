@@ -147,7 +147,7 @@ class Processes:
         self.whole = whole
         self.commands: list[str] = []
 
-    def __call__(self, arguments: list[str], threads: int | None = None) -> int:
+    def __call__(self, arguments: list[str], threads: int | None = None, log: Path | None = None) -> int:
         command, config = arguments[0], Path(arguments[2])
         resumed = command == "fit" and "--ckpt_path" in arguments
         self.commands.append("resume" if resumed else command)

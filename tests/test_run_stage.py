@@ -77,7 +77,7 @@ class Processes:
         self.ends = list(ends)
         self.commands: list[str] = []
 
-    def __call__(self, arguments: list[str], threads: int | None = None) -> int:
+    def __call__(self, arguments: list[str], threads: int | None = None, log: Path | None = None) -> int:
         command, folder = arguments[0], Path(arguments[2]).parent
         resumed = Path(arguments[4]).stem if command == "fit" and len(arguments) > 3 else ""
         self.commands.append(f"{command} {resumed}".strip())
@@ -179,7 +179,7 @@ def test_a_damaged_best_checkpoint_between_training_and_test(stage, processes):
 def tuned(trained, tmp_path, processes, monkeypatch) -> Stage:
     """A finished fine-tuning with the checkpoints of a real one."""
 
-    def call(arguments: list[str], threads: int | None = None) -> int:
+    def call(arguments: list[str], threads: int | None = None, log: Path | None = None) -> int:
         code = processes(arguments, threads)
         if arguments[0] == "fit":
             shutil.copytree(trained["Finetune"] / "checkpoints", tmp_path / "mp" / "checkpoints", dirs_exist_ok=True)
@@ -264,7 +264,7 @@ def test_what_max_time_ended_goes_on(stage, processes):
 
 
 def test_two_runs_at_once_make_a_shared_stage_once(stage, processes, monkeypatch, caplog):
-    def slow(arguments: list[str], threads: int | None = None) -> int:
+    def slow(arguments: list[str], threads: int | None = None, log: Path | None = None) -> int:
         time.sleep(0.2)
         return processes(arguments, threads)
 

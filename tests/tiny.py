@@ -263,7 +263,7 @@ def eipnn(*arguments: str) -> None:
         raise stop
 
 
-def in_process(arguments: list[str], threads: int | None = None) -> int:
+def in_process(arguments: list[str], threads: int | None = None, log: Path | None = None) -> int:
     """In place of `eipnn.processes.call`: a command in this process, which is many times quicker to start."""
     return exit_code(*arguments)
 

@@ -21,9 +21,10 @@ from eipnn.files import write_atomically, write_json
 from eipnn.metrics import METRICS
 from eipnn.processes import call
 from eipnn.run.dry_run import show_plan
-from eipnn.run.execute import console, record_command, run_stage, say
+from eipnn.run.execute import console, record_command, say
 from eipnn.run.experiment import ALL, Experiment, ExperimentError, check_known, listed, read_experiment
 from eipnn.run.plan import Late, Plan, Row, filled, in_order, without
+from eipnn.run.side_by_side import bring, threads_of
 from eipnn.run.strategy import MAIN
 from eipnn.stages.finetune import FinetuneModule
 from eipnn.structures import LABEL_KEYS
@@ -41,6 +42,7 @@ def run(
     seed: list[Seed] | None = None,
     frames: list[Count | Literal["all"]] | None = None,
     alpha: list[Positive] | None = None,
+    jobs: Count = 1,
     threads: Count | None = None,
     workers: Count = 1,
     dry_run: bool = False,
@@ -60,7 +62,8 @@ def run(
         frames: numbers of DFT frames for training and validation together, or all (default: all); what is left out
             joins the pool without its DFT energy.
         alpha: weight of EIP labels; several are searched on validation (default: the experiment's).
-        threads: CPU threads of each training (default: torch's).
+        jobs: stages that run at once, each when what it reads is done; what they print goes to log.txt of their folder.
+        threads: CPU threads of each training (default: torch's, or a fair share of the cores with --jobs).
         workers: processes that label.
         dry_run: tell what is done, what would run and how many gradient steps it takes, and do nothing.
     """
@@ -88,23 +91,29 @@ def run(
     results: list[dict[str, Any]] = []
     for root, rows in planned.items():
         head = {"experiment": root.name} if len(files) > 1 else {}
-        results += [head | result for result in carry_out(root, rows, threads, workers)]
+        results += [head | result for result in carry_out(root, rows, jobs, threads, workers)]
     console.print(results_table(results))
     for line in best_on_validation(results):
         say(line)
 
 
-def carry_out(root: Path, rows: Sequence[Row], threads: int | None, workers: int) -> list[dict[str, Any]]:
-    """Label and train what these rows of one experiment need; the result of each (see `run_row`)."""
+def carry_out(root: Path, rows: Sequence[Row], jobs: int, threads: int | None, workers: int) -> list[dict[str, Any]]:
+    """Label and train what these rows of one experiment need; the result of each (see `row_result`), as ``result-``
+    file in the row's folder too."""
     experiment = rows[0].plan.experiment
     record_command(root, shlex.join(["eipnn", *sys.argv[1:]]))
     write_atomically(root / "experiment.yaml", yaml.safe_dump(asdict(experiment), sort_keys=False))
     make_labels(experiment, root, workers)
-    results = []
-    for number, row in enumerate(rows, start=1):
-        say(f"{root}: row {number} of {len(rows)}")
-        results.append(run_row(row, threads))
-    return results
+    finished: dict[Path, dict[str, Any]] = {}
+    results: dict[int, dict[str, Any]] = {}
+    stages = [stage for row in rows for stage in row.stages]
+    for stage, result in bring(stages, jobs, threads_of(jobs, threads)):
+        finished[stage.folder] = result
+        for number, row in enumerate(rows):
+            if number not in results and all(mine.folder in finished for mine in row.stages):
+                results[number] = row_result(row, [finished[mine.folder] for mine in row.stages])
+                say(f"{root}: {len(results)} of {len(rows)} rows are done")
+    return [results[number] for number in range(len(rows))]
 
 
 def make_rows(experiment: Experiment, root: Path, what: dict[str, Any]) -> list[Row]:
@@ -161,9 +170,8 @@ def check_rows(rows: Sequence[Row]) -> None:
             check_config(without(config, ["data.init_args.selection"]) | {"seed_everything": False})
 
 
-def run_row(row: Row, threads: int | None) -> dict[str, Any]:
-    """Train one row; with several alphas, the best on validation is the row's."""
-    trained = [run_stage(stage, threads) for stage in row.stages]
+def row_result(row: Row, trained: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result of a row, which is written too; with several alphas, the best on validation is the row's."""
     best = best_trained(trained)
     scores = {str(t["alpha"]): t["result"]["best_score"] for t in trained if t["alpha"] is not None}
     write_json(row.plan.folder / f"result-{row.strategy}.json", best | {"alphas": scores})

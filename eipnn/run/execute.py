@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -41,46 +41,58 @@ class StageError(InputError):
     """The process of a stage failed."""
 
 
-def run_stage(stage: Stage, threads: int | None = None) -> dict[str, Any]:
-    """Bring a stage, after those that it builds on, to its end and return its result (the content of ``done.json``).
+def run_stage(
+    stage: Stage, threads: int | None = None, finished: Mapping[Path, dict[str, Any]] | None = None, log: bool = False
+) -> dict[str, Any]:
+    """Bring a stage to its end and return its result (the content of ``done.json``).
 
     A stage that is done with the same settings and inputs is skipped; one that was cut off goes on from its last
     epoch; an older one with other settings is moved aside, not overwritten. Where a file of a finished stage is gone or
     damaged, it is made again.
 
+    Args:
+        stage: of a plan.
+        threads: CPU threads of its processes.
+        finished: folder -> result of the stages that it builds on.
+        log: what its processes print goes to `Stage.log`.
+
     Raises:
         StageError: a process of the stage failed; what it had reached stays and is resumed by the next call.
     """
-    brought = cache(lambda before: run_stage(before, threads)["fingerprint"])
 
     def bring(before: Stage, what: str) -> str:
-        fingerprint = brought(before)
         if what == "taught":
-            label_with(before)
-        return fingerprint
+            with alone(lock_of(before), before.folder, "eipnn run"):
+                label_with(before)
+        return str((finished or {})[before.folder]["fingerprint"])
 
     _write(stage)
     stage = settled(stage, bring)
     _write(stage)
     stage.folder.mkdir(parents=True, exist_ok=True)
-    with alone(stage.folder.with_name(f".{stage.folder.name}.lock"), stage.folder, "eipnn run"):
+    with alone(lock_of(stage), stage.folder, "eipnn run"):
         fingerprint = stage.fingerprint()
         _move_outdated_aside(stage, fingerprint)
         if done := _done_before(stage):
             return done
         write_json(stage.folder / "begun.json", {"fingerprint": fingerprint})
         write_atomically(stage.folder / "config.yaml", yaml.safe_dump(stage.config, sort_keys=False))
-        _train(stage, threads)
+        _train(stage, threads, log)
         if stage.potential in stage.outputs():
             write_potential(stage.best, stage.potential)
         for command in stage.after:
-            _call(stage, command, stage.best, threads)
+            _call(stage, command, stage.best, threads, log)
         numbers = (mapping_in(stage.fit_file) or {}) | (mapping_in(stage.folder / OUTPUTS["test"]) or {})
         numbers.pop("best_checkpoint", None)
         files = {file.name: digest_file(file) for file in stage.outputs()}
         result = stage.about | {"fingerprint": fingerprint, "files": files, "result": numbers}
         write_json(stage.done_file, result)
         return result
+
+
+def lock_of(stage: Stage) -> Path:
+    """The file that who works on a stage holds."""
+    return stage.folder.with_name(f".{stage.folder.name}.lock")
 
 
 def settled(stage: Stage, bring: Callable[[Stage, str], str]) -> Stage:
@@ -256,7 +268,7 @@ def _begin_anew(stage: Stage) -> None:
         file.unlink(missing_ok=True)
 
 
-def _train(stage: Stage, threads: int | None) -> None:
+def _train(stage: Stage, threads: int | None, log: bool) -> None:
     """Train until ``fit.json`` tells of an end and the best checkpoint is whole."""
     for _ in range(2):
         if has_ended(stage):
@@ -265,7 +277,7 @@ def _train(stage: Stage, threads: int | None) -> None:
             _begin_anew(stage)  # damaged since before it was resumed, and no later epoch was better
         resume = whole_checkpoint(stage)
         say(f"{stage.folder}: {'resumed' if resume else 'training'}")
-        _call(stage, "fit", resume, threads)
+        _call(stage, "fit", resume, threads, log)
         _check_ended(stage)
 
 
@@ -323,12 +335,13 @@ def is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def _call(stage: Stage, command: str, checkpoint: Path | None, threads: int | None) -> None:
+def _call(stage: Stage, command: str, checkpoint: Path | None, threads: int | None, log: bool) -> None:
     arguments = [command, "--config", str(stage.folder / "config.yaml")]
     arguments += ["--ckpt_path", str(checkpoint)] if checkpoint else []
-    if (code := call(arguments, threads)) != 0:
+    if (code := call(arguments, threads, stage.log if log else None)) != 0:
+        where = f"its message stands at the end of {stage.log}" if log else "its message stands above"
         raise StageError(
-            f"{stage.folder}: `eipnn {' '.join(arguments)}` ended with status {code}; its message stands above. "
+            f"{stage.folder}: `eipnn {' '.join(arguments)}` ended with status {code}; {where}. "
             "The same `eipnn run` goes on from the last complete epoch."
         )
 

@@ -86,6 +86,11 @@ class Stage:
         return self.folder / "labels"
 
     @property
+    def log(self) -> Path:
+        """What its processes print, where several stages run at once."""
+        return self.folder / "log.txt"
+
+    @property
     def fit_file(self) -> Path:
         """Written when the training has come to its end."""
         return self.folder / "fit.json"
@@ -321,10 +326,14 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
     """These stages and those that they build on, each once, after what it reads."""
     found: dict[Path, Stage] = {}
     for stage in stages:
-        before = [late.of for late in lates([stage.inputs, stage.config]) if late.of]
-        for one in (*(in_order(before) if before else ()), stage):
+        for one in (*in_order(reads(stage)), stage):
             found.setdefault(one.folder, one)
     return list(found.values())
+
+
+def reads(stage: Stage) -> list[Stage]:
+    """The stages that a stage builds on."""
+    return [late.of for late in lates([stage.inputs, stage.config]) if late.of]
 
 
 def digest_text(text: str) -> str:

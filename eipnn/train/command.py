@@ -16,6 +16,7 @@ from eipnn.run.dry_run import labels_to_make
 from eipnn.run.execute import console, say
 from eipnn.run.experiment import ALL, read_experiment
 from eipnn.run.plan import Row
+from eipnn.run.side_by_side import threads_of
 from eipnn.run.strategy import STRATEGIES
 from eipnn.structures import (
     Options,
@@ -57,6 +58,7 @@ def train(
     forces_key: str | None = None,
     stress_key: str | None = None,
     seed: Seed = 0,
+    jobs: Count = 1,
     threads: Count | None = None,
     workers: Count = 1,
     dry_run: bool = False,
@@ -88,7 +90,8 @@ def train(
         forces_key: the same of the forces.
         stress_key: the same of the stress, or of virials if "virial" is in the name.
         seed: of folds, pool, weights and sample order.
-        threads: CPU threads of each training (default: torch's).
+        jobs: trainings that run at once; what they print goes to log.txt of their folders.
+        threads: CPU threads of each training (default: torch's, or a fair share of the cores with --jobs).
         workers: processes that generate and label.
         dry_run: stop before labels and trainings are made, when all is known of them.
     """
@@ -125,11 +128,11 @@ def train(
     content["run"] = {"strategy": chosen, "split": list(range(1, folds + 1)), "seed": [seed]}
     rows = write_experiment(content, splits, output)
     check_rows(rows)
-    show_plan(rows, output, threads)
+    show_plan(rows, output, jobs, threads)
     if dry_run:
         say(f"Nothing was trained. To change what no option does: `eipnn run {output / EXPERIMENT} -o FOLDER`")
         return
-    show_outcome(carry_out(output, rows, threads, workers), output, tested)
+    show_outcome(carry_out(output, rows, jobs, threads, workers), output, tested)
 
 
 def read_tested(files: list[str], frames: StructureStore, options: Options) -> StructureStore:
@@ -191,7 +194,7 @@ def write_experiment(content: dict[str, Any], splits: Sequence[Split], output: P
     return make_rows(experiment, output, experiment.run | {"frames": [ALL], "alpha": experiment.alpha})
 
 
-def show_plan(rows: Sequence[Row], output: Path, threads: int | None) -> None:
+def show_plan(rows: Sequence[Row], output: Path, jobs: int, threads: int | None) -> None:
     """Print the folds, the labels to make and the stages with their steps and minutes."""
     from eipnn.train.estimate import costs, table  # here: it imports torch, which errors need not wait for
 
@@ -202,7 +205,9 @@ def show_plan(rows: Sequence[Row], output: Path, threads: int | None) -> None:
     missing, total = labels_to_make(rows[0].plan.experiment, output / "labels")
     if total:
         say(f"{missing:,} of {total:,} labels are to be made")
-    console.print(table(costs(rows, not missing, threads)))
+    console.print(table(costs(rows, not missing, threads_of(jobs, threads))))
+    if jobs > 1:
+        say(f"{jobs} trainings run at once: at best, it takes the minutes over {jobs}")
 
 
 def range_of(counts: Sequence[int]) -> str:
