@@ -10,13 +10,17 @@ import pandas as pd
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from tiny import FREE, best, eipnn, eipnn_stage, read_json, stage_config
+from tiny import FREE, best, eipnn, eipnn_stage, exit_code, read_json, stage_config
 
 from eipnn import EIPNNCalculator, load
 from eipnn.eips import EIPError, load_eips
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
+from eipnn.potential import Committee
+from eipnn.potential.checkpoints import CheckpointError
+from eipnn.potential.committee import Factor
 from eipnn.stages.source import DFT, Source, SourceConfig
+from eipnn.tensor_files import read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,63 @@ def test_an_ensemble_is_the_mean_of_its_members(members):
     free = sum(FREE[symbol] for symbol in atoms.symbols)
     assert cohesive.get_potential_energy(atoms) == pytest.approx(energy - free, abs=1e-9)
     assert cohesive.results["energies"].sum() == pytest.approx(energy - free, abs=1e-9)
+
+
+def test_one_file_of_a_committee(members, tmp_path, capfd):
+    """What it gives is that of the list of its members, bit by bit; factors multiply the spread alone."""
+    file, atoms = tmp_path / "committee.pt", alloy()
+    assert exit_code("committee", *members, "-o", file) == 0
+    assert f"{file}: 3 potentials of Au, Cu" in capfd.readouterr().out
+    listed, single = EIPNNCalculator(members), EIPNNCalculator(file)
+    for calculator in (listed, single):
+        calculator.calculate(atoms)
+    assert listed.results.keys() == single.results.keys()
+    for name, value in listed.results.items():
+        np.testing.assert_array_equal(single.results[name], value)
+    made = Committee.load(file)
+    made.factors = {"energy": Factor(2.0, 12), "forces": Factor(3.0, 10), "stress": Factor(0.5, 8)}
+    made.save(file)
+    assert Committee.load(file).factors == made.factors
+    calibrated = EIPNNCalculator(file)
+    calibrated.calculate(atoms)
+    for name, value in calibrated.results.items():
+        factor = {"energy_std": 2.0, "forces_std": 3.0, "stress_std": 0.5}.get(name, 1.0)
+        np.testing.assert_allclose(value, factor * listed.results[name], rtol=1e-12)
+    # of other members the spread is another one
+    assert not Committee.load([file, members[0]]).factors
+    assert len(Committee.load([file, members[0]])) == 4
+
+
+def test_a_committee_is_refused_where_one_potential_is_due(members, trained, tmp_path, capfd):
+    file = tmp_path / "committee.pt"
+    Committee.load(members).save(file)
+    config = str(trained["Finetune"] / "given.yaml")
+    for words in (("export", file), ("predict", "--config", config, "--ckpt_path", file)):
+        assert exit_code(*words) == 1
+        said = capfd.readouterr().err.strip()
+        assert "committee.pt: a committee of potentials; one alone is due here" in said
+        assert said.count("\n") == 0
+    with pytest.raises(CheckpointError, match="one alone is due"):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"committee": []}, "not a committee as eipnn writes it"),
+        ({"committee": [{"state_dict": {}}]}, "not written by eipnn"),
+        ({"committee": ["x"]}, "holds no state_dict"),
+        ({"factors": {"energy": {"value": float("nan"), "frames": 3}}}, "not a committee as eipnn writes it"),
+        ({"factors": {"charge": {"value": 1.0, "frames": 3}}}, "not a committee as eipnn writes it"),
+        ({"factors": {"energy": 1.0}}, "not a committee as eipnn writes it"),
+    ],
+)
+def test_a_changed_committee_is_refused(members, tmp_path, change, problem):
+    file = tmp_path / "committee.pt"
+    Committee.load(members).save(file)
+    write_tensors(file, read_tensors(file) | change)
+    with pytest.raises(CheckpointError, match=f"committee.pt.*{problem}"):
+        Committee.load(file)
 
 
 def test_a_cluster_has_no_stress_and_no_spread_of_it(members):

@@ -16,6 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
 from tiny import exit_code, in_process, read_json
 
+from eipnn import load
 from eipnn.errors import InputError
 from eipnn.potential.calculator import EIPNNCalculator
 from eipnn.run import command, execute
@@ -25,7 +26,7 @@ from eipnn.train import teachers
 from eipnn.train.choice import RECIPES, choose, sentence
 from eipnn.train.command import children_name
 from eipnn.train.folds import make_folds, parents_of, with_pool
-from eipnn.train.outcome import errors_table, maes
+from eipnn.train.outcome import errors_table, leave_potential, maes, next_steps
 from eipnn.train.settings import PRESETS, network_settings, with_steps
 
 FOLDS = 2
@@ -115,17 +116,30 @@ def test_it_leaves_a_committee_and_its_errors(trained, place):
     found = read_json(trained / "choice.json")
     assert set(found["scores"]) == {"baseline", "mp"}
     assert all(len(scores) == FOLDS for scores in found["scores"].values())
-    assert [Path(file) for file in found["potentials"]] == sorted((trained / "potential").iterdir())
     frames = open_structures([str(place / "test.extxyz")])
     energies = []
-    for number, file in enumerate(found["potentials"], start=1):
-        own = trained / f"split-{number}" / "seed-0" / found["recipe"] / "checkpoints" / "potential.pt"
-        assert Path(file).read_bytes() == own.read_bytes()
+    for number, file in enumerate(found["members"], start=1):
+        assert Path(file) == trained / f"split-{number}" / "seed-0" / found["recipe"] / "checkpoints" / "potential.pt"
         calculator = EIPNNCalculator(file)
         energies.append([calculator.get_potential_energy(atoms) for atoms in frames])
+    assert found["potential"] == str(trained / "potential.pt")
+    whole = EIPNNCalculator(found["potential"])
+    assert [whole.get_potential_energy(atoms) for atoms in frames] == pytest.approx(np.mean(energies, axis=0))
+    assert whole.results["energy_std"] > 0
     error = np.abs((np.mean(energies, axis=0) - frames.energies) / frames.sizes).mean()
     assert found["test"][f"committee of {found['recipe']}"][0]["atom_mae"] == pytest.approx(error)
     assert found["validation"]["mp"][0]["force_mae"] > 0
+
+
+def test_folds_without_a_mean_leave_the_first(trained, tmp_path):
+    first, second = (load(file) for file in read_json(trained / "choice.json")["members"])
+    second.zeros = second.zeros | {"dft": second.zeros["dft"] | {"eip": "morse"}, "morse": second.zeros["dft"]}
+    for name, potential in (("a.pt", first), ("b.pt", second)):
+        potential.save(tmp_path / name)
+    problem = leave_potential([tmp_path / "a.pt", tmp_path / "b.pt"], tmp_path / "potential.pt")
+    assert "b.pt: trained with another EIP under it" in problem
+    assert load(tmp_path / "potential.pt").eip is None
+    assert any(problem in line for line in next_steps(tmp_path / "potential.pt", problem, tmp_path))
 
 
 def test_no_pool_of_a_fold_holds_children_of_its_validation_frames(trained):

@@ -5,8 +5,8 @@
 - {name: emt, ase: ase.calculators.emt.EMT}
 - {name: emt-asap, ase: ase.calculators.emt.EMT, arguments: {asap_cutoff: true}}
 - {name: eam, ase: ase.calculators.eam.EAM, arguments: {potential: Al.eam.alloy}}
-- {name: mine, eipnn: runs/al/potential.pt}             # or a checkpoint of fine-tuning
-- {name: ensemble, eipnn: [a.pt, b.pt], arguments: {device: cuda}}  # the mean of several
+- {name: mine, eipnn: runs/al/potential.pt}             # or a committee, or a checkpoint of fine-tuning
+- {name: mean, eipnn: [a.pt, b.pt], arguments: {device: cuda}}  # of several
 
 A potential of eipnn is asked for energies on the aligned zero, as OpenKIM models are: free atoms at 0 eV, where it was
 trained with `isolated_atoms`.

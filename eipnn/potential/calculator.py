@@ -1,4 +1,4 @@
-"""A fine-tuned potential, or an ensemble of them, in ASE."""
+"""A fine-tuned potential, or a committee of them, in ASE."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,11 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from eipnn.eips.in_cell import InCell
-from eipnn.eips.recorded import restore, same
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph, Graph
 from eipnn.inputs.soap import Soap
 from eipnn.neighbours import NeighbourList, complete_cell
+from eipnn.potential.committee import Committee
 from eipnn.potential.potential import Potential
 from eipnn.structures.check import value_problem
 
@@ -29,12 +28,14 @@ class EIPNNCalculator(Calculator):
     Energies are on the zero of the DFT data that the potential was trained on; ``cohesive=True`` leaves them on the
     aligned zero (free atoms at 0 eV with ``isolated_atoms``).
 
-    Of several potentials, an ensemble, the results are means, and beside them stand the sample standard deviations of
-    its members: ``energy_std`` (eV, of totals on the zero of the DFT data), ``forces_std`` (N,), for each atom the norm
-    of those of its force's components (eV/A), and ``stress_std`` (6,), in Voigt's order (eV/A^3).
+    Of a committee the results are means, and beside them stand the sample standard deviations of its members:
+    ``energy_std`` (eV, of totals on the zero of the DFT data), ``forces_std`` (N,), for each atom the norm of those of
+    its force's components (eV/A), and ``stress_std`` (6,), in Voigt's order (eV/A^3). They are multiplied by the
+    factors of the committee's file, where it has some (`eipnn evaluate --calibrate`), and are raw else.
 
     Args:
-        checkpoint: of the fine-tuning stage, or a file of `Potential.save`; a list of them is an ensemble.
+        checkpoint: of the fine-tuning stage, or a file of `Potential.save` or `Committee.save`; a list of them is a
+            committee without factors.
         device: of torch.
         dtype: ``float32``, as trained, or ``float64`` for tight relaxations and vibrations.
         cohesive: see above.
@@ -44,7 +45,7 @@ class EIPNNCalculator(Calculator):
 
     Raises:
         CheckpointError: the checkpoint is of another stage.
-        InputError: no checkpoint, or members of an ensemble with other elements, another mode of the energy zero or
+        InputError: no checkpoint, or members of a committee with other elements, another mode of the energy zero or
             another EIP under them than the first one; `tabulate` with a representation that has no such tables; `eip`
             where the potential needs none, or another one than it was trained on; none where it cannot be made here.
         InputError: (when calculating) an element that the training data did not hold, positions or a cell that cannot
@@ -64,20 +65,12 @@ class EIPNNCalculator(Calculator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        files = [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {dtype!r}")
-        self.potentials = [Potential.load(file) for file in files]
-        _check_members(files, self.potentials)
+        self.committee = Committee.load(checkpoint)
+        self.potentials = self.committee.potentials
         self.potential = self.potentials[0]
-        self.eip: InCell | None = None
-        if self.potential.eip is not None:
-            try:
-                self.eip = restore(self.potential.eip, eip)
-            except InputError as error:
-                raise InputError(f"{files[0]}: {error}") from error
-        elif eip is not None:
-            raise InputError(f"{files[0]}: was not trained on top of an EIP: give none")
+        self.eip = self.committee.eip(eip)
         self.cohesive = cohesive
         for potential in self.potentials:
             potential.to(device=device, dtype=getattr(torch, dtype)).requires_grad_(False)
@@ -85,7 +78,7 @@ class EIPNNCalculator(Calculator):
                 potential.representation = potential.representation.tabulate()
         # One list for all members of one cutoff: after the first of them it costs little.
         self.neighbours = {p.cutoff: NeighbourList(p.cutoff, SKIN) for p in self.potentials}
-        if len(files) > 1:
+        if len(self.potentials) > 1:
             self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std", "stress_std"]
 
     def calculate(
@@ -99,7 +92,8 @@ class EIPNNCalculator(Calculator):
         if problem := value_problem(current):
             raise InputError(f"the potential has no energy of these atoms: {problem}")
         members = [self._of_member(potential, current) for potential in self.potentials]
-        results = {name: np.mean([member[name] for member in members], axis=0) for name in members[0]}
+        found = {name: np.array([member[name] for member in members]) for name in members[0]}
+        results = {name: values.mean(axis=0) for name, values in found.items()}
         if self.cohesive:
             zero = np.mean([potential.zero.numpy()[current.numbers] for potential in self.potentials], axis=0)
             results["energies"] -= zero
@@ -108,7 +102,10 @@ class EIPNNCalculator(Calculator):
             self.eip.calculate(current, ["stress"])
             results = {k: v + self.eip.results[k] for k, v in results.items() if k in self.eip.results}
         results["free_energy"] = results["energy"] = float(results["energy"])
-        self.results = results | (_spread(members) if len(members) > 1 else {})
+        self.results = results
+        if len(members) > 1:
+            self.results |= self.committee.spread(found)
+            self.results["energy_std"] = float(self.results["energy_std"])
 
     def _of_member(self, potential: Potential, atoms: Atoms) -> dict[str, Any]:
         """What one potential says, on the zero of its DFT data; of the EIP of delta learning the zero alone."""
@@ -128,9 +125,7 @@ class EIPNNCalculator(Calculator):
         if atoms.pbc.all():
             stress = found.stress[0].cpu().double().numpy()
             results["stress"] = full_3x3_to_voigt_6_stress(stress)
-        if potential.delta_eip:
-            zero = potential.zeros[potential.delta_eip]["energies"]
-            results["energy"] -= sum(zero.get(symbol, 0.0) for symbol in atoms.symbols)
+        results["energy"] -= potential.eip_zero(atoms.symbols)
         return results
 
     def _graph(self, potential: Potential, atoms: Atoms) -> AtomicGraph:
@@ -154,31 +149,3 @@ class EIPNNCalculator(Calculator):
             size=1,
             cell=cell.to(weight),
         )
-
-
-def _check_members(files: Sequence[str | Path], potentials: Sequence[Potential]) -> None:
-    """Raise `InputError` where there is no potential, or where means of these would mean nothing."""
-    if not files:
-        raise InputError("no checkpoint of a potential is given")
-    first = potentials[0]
-    for file, other in zip(files[1:], potentials[1:], strict=True):
-        differ = {
-            "elements": set(first.elements) != set(other.elements),
-            "energy zero": first.zeros.get("dft", {}).get("mode") != other.zeros.get("dft", {}).get("mode"),
-            "EIP under it": not same(first.eip, other.eip),
-        }
-        for what, apart in differ.items():
-            if apart:
-                raise InputError(f"{file}: trained with another {what} than {files[0]}; make an ensemble of equals")
-
-
-def _spread(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Sample standard deviations over the members, as the docstring of `EIPNNCalculator` says."""
-    spread = {
-        f"{name}_std": np.std([member[name] for member in members], axis=0, ddof=1)
-        for name in ("energy", "forces", "stress")
-        if name in members[0]
-    }
-    spread["energy_std"] = float(spread["energy_std"])
-    spread["forces_std"] = np.linalg.norm(spread["forces_std"], axis=1)
-    return spread

@@ -21,6 +21,8 @@ from eipnn.representations.base import Representation
 from eipnn.tensor_files import read_tensors
 
 STAGES = ("classify", "pretrain", "finetune")
+COMMITTEE = "committee"
+"""Key of the members in the file of a committee (`eipnn.potential.committee`)."""
 
 
 class CheckpointError(InputError):
@@ -31,8 +33,16 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU.
 
     Raises:
-        CheckpointError: there is no such local file, it is no checkpoint, or it is damaged.
+        CheckpointError: there is no such local file, it is no checkpoint of one potential or stage, or it is damaged.
     """
+    content = read_content(file)
+    if COMMITTEE in content:
+        raise CheckpointError(f"{file}: a committee of potentials; one alone is due here, such as it was made of")
+    return check_state(content, file)
+
+
+def read_content(file: str | Path) -> dict[str, Any]:
+    """What a file holds, see `read_checkpoint`; that of a committee has the key `COMMITTEE`."""
     if not Path(file).is_file():
         local = "; checkpoints are read from local files only: download it" if ":" in str(file) else ""
         raise CheckpointError(f"{file}: no such checkpoint{local}; give the path of a file")
@@ -40,6 +50,11 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
         content = read_tensors(Path(file))
     except ValueError as error:
         raise CheckpointError(f"{file}: not a checkpoint that torch can read ({error})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def check_state(content: Any, file: str | Path) -> dict[str, Any]:
+    """The same. Raises `CheckpointError` where it holds no weights."""
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{file}: holds no state_dict, so it is no Lightning checkpoint")
     return content

@@ -30,7 +30,7 @@ def lammps(
     `fix eipnn all external pf/callback 1 1`.
 
     Args:
-        potential: checkpoint of the fine-tuning stage; several are an ensemble.
+        potential: checkpoint of the fine-tuning stage, potential or committee; several are a committee.
         script: input script.
         elements: symbol of each atom type, as in pair_coeff; not needed for a potential of one element.
         var: variables of the script, NAME=VALUE each.

@@ -130,6 +130,11 @@ class Potential(nn.Module):
         energy = global_add_pool(atoms, graph.batch, graph.size)
         return Properties(atoms, energy, forces, stress)
 
+    def eip_zero(self, symbols: Sequence[str]) -> float:
+        """The zero of the EIP of delta learning (eV), to be taken off the energy of these atoms as the EIP is added."""
+        zero = self.zeros[self.delta_eip]["energies"] if self.delta_eip else {}
+        return float(sum(zero.get(symbol, 0.0) for symbol in symbols))
+
     def check_elements(self, symbols: Collection[str]) -> None:
         """Raise `InputError` where the training data did not hold one of the elements."""
         if strangers := set(symbols) - set(self.elements):
@@ -151,8 +156,11 @@ class Potential(nn.Module):
 
     def save(self, file: str | Path) -> None:
         """Write a file that `load` reads: plain values and tensors, whole or not at all."""
-        content = {"eipnn": self.record(), "state_dict": self.state_dict()}
-        write_tensors(Path(file), content)
+        write_tensors(Path(file), self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What `save` writes."""
+        return {"eipnn": self.record(), "state_dict": self.state_dict()}
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
@@ -164,7 +172,11 @@ class Potential(nn.Module):
         Raises:
             CheckpointError: the file is absent, damaged, not eipnn's, of another stage, or does not fit the code.
         """
-        content = read_checkpoint(file)
+        return cls.of(read_checkpoint(file), file)
+
+    @classmethod
+    def of(cls, content: dict[str, Any], file: str | Path) -> Self:
+        """The potential of what was read from a file, see `load`."""
         record = read_record(content, file)
         if record["stage"] != "finetune":
             raise CheckpointError(f"{file}: of stage {record['stage']!r}; a potential is a fine-tuned checkpoint")

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from eipnn.errors import InputError
-from eipnn.files import replacing, write_json
+from eipnn.files import write_json
 from eipnn.metrics import ATOM, FORCE, METRICS, STRESS
 from eipnn.progress import progress_bar
 from eipnn.run.execute import console, say
@@ -23,7 +23,7 @@ COMMITTEE = "committee of"
 
 
 def show_outcome(results: Sequence[Mapping[str, Any]], output: Path, tested: StructureStore | None) -> None:
-    """Choose, leave ``potential/`` and ``choice.json``, and print the tables and what to do next.
+    """Choose, leave ``potential.pt`` and ``choice.json``, and print the tables and what to do next.
 
     Args:
         results: of `carry_out`.
@@ -33,28 +33,34 @@ def show_outcome(results: Sequence[Mapping[str, Any]], output: Path, tested: Str
     recipes = by_recipe(results)
     scores = {recipe: [r["result"]["best_score"] for r in mine] for recipe, mine in recipes.items()}
     choice = choose(scores)
-    files = leave_potentials([Path(result["potential"]) for result in recipes[choice.recipe]], output / "potential")
+    members = [Path(result["potential"]) for result in recipes[choice.recipe]]
+    file = output / "potential.pt"
+    problem = leave_potential(members, file)
     errors = {r: [{m.name: one["result"].get(m.result) for m in SHOWN} for one in mine] for r, mine in recipes.items()}
-    folds = len(files)
+    folds = len(members)
     console.print(errors_table(f"Validation frames of {folds} folds", errors, scores))
     found: dict[str, Any] = {"recipe": choice.recipe, "scores": scores, "validation": errors}
     if tested:
         potentials = {recipe: [Path(one["potential"]) for one in mine] for recipe, mine in recipes.items()}
         found["test"] = errors_on_test(potentials, choice.recipe, tested)
         console.print(errors_table(f"{len(tested)} test frames", found["test"]))
-    write_json(output / "choice.json", found | {"potentials": [str(file) for file in files]})
+    write_json(output / "choice.json", found | {"potential": str(file), "members": [str(member) for member in members]})
     say(sentence(choice, folds))
-    for line in next_steps(files, output):
+    for line in next_steps(file, problem, output):
         say(line)
 
 
-def leave_potentials(potentials: Sequence[Path], folder: Path) -> list[Path]:
-    """Copy the potentials of the folds into a folder."""
-    files = [folder / f"fold_{number}.pt" for number in range(1, len(potentials) + 1)]
-    for potential, file in zip(potentials, files, strict=True):
-        with replacing(file) as part:
-            part.write_bytes(potential.read_bytes())
-    return files
+def leave_potential(members: Sequence[Path], file: Path) -> str | None:
+    """Write the committee of the folds' potentials into a file; where they have no mean the first one, and why."""
+    from eipnn.potential import Committee, Potential  # here: they import torch
+
+    potentials = [Potential.load(member) for member in members]
+    try:
+        Committee(potentials, names=members).save(file)
+    except InputError as error:  # delta learning takes the EIP that is best on the training frames of each fold
+        potentials[0].save(file)
+        return str(error)
+    return None
 
 
 def errors_on_test(
@@ -135,20 +141,13 @@ def spread(values: Sequence[float], text: Any) -> str:
     return " ± ".join([text(np.mean(values)), *([text(np.std(values, ddof=1))] if len(values) > 1 else [])])
 
 
-def next_steps(files: Sequence[Path], output: Path) -> list[str]:
-    """How to use the potentials, and what else there is."""
-    from eipnn.potential.calculator import EIPNNCalculator  # here: it imports torch
-
-    listed = ", ".join(f'"{file}"' for file in files)
-    names, what = f"[{listed}]", "In ASE their mean is"
-    try:
-        EIPNNCalculator(files)
-    except InputError as error:  # delta learning takes the EIP that is best on the training frames of each fold
-        names, what = f'"{files[0]}"', f"They have no mean ({error}); in ASE the first is"
+def next_steps(file: Path, problem: str | None, output: Path) -> list[str]:
+    """How to use the potential, and what else there is; `problem` is why it is that of the first fold alone."""
+    what = f"of the first fold; all have no mean ({problem})" if problem else "the committee of the folds"
     return [
-        f"Potentials, one of each fold: {files[0].parent}. {what}",
+        f"Potential: {file}, {what}. In ASE:",
         "    from eipnn import EIPNNCalculator",
-        f"    atoms.calc = EIPNNCalculator({names})",
+        f'    atoms.calc = EIPNNCalculator("{file}")',
         f"Tables and pictures: `eipnn report {output}`",
         f"Experiment, to change and to give to `eipnn run`: {output / 'experiment.yaml'}",
     ]
