@@ -1,7 +1,8 @@
 """From a typed function to a command: its parameters are the arguments, its docstring is their help.
 
 Parameters before the ``*`` are positional arguments, those after it options: ``energy_key`` is ``--energy-key``,
-``output`` is ``-o`` too, and an underscore at the end (``from_``) only keeps clear of Python's own words. Types:
+``output`` is ``-o`` too and ``number`` ``-n``, and an underscore at the end (``from_``) only keeps clear of Python's
+own words. Types:
 
 ================================  ========================================================
 ``str``, ``Path``, ``int``, ...   one value, which the type takes as a text
@@ -39,6 +40,9 @@ class Which:
     name: str
     holds: Callable[[float], bool]
 
+
+SHORT = {"output": ["-o"], "number": ["-n"]}
+"""The options that have a short form."""
 
 Count = Annotated[int, Which("a whole number from 1 on", lambda n: n >= 1)]
 Natural = Annotated[int, Which("a whole number from 0 on", lambda n: n >= 0)]
@@ -86,7 +90,7 @@ def parser_of(function: Callable[..., None], name: str = "") -> Parser:
     for name, parameter in inspect.signature(function).parameters.items():
         positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         flag = f"--{name.rstrip('_').replace('_', '-')}"
-        flags = [name] if positional else ["-o", flag] if name == "output" else [flag]
+        flags = [name] if positional else [*SHORT.get(name, ()), flag]
         settings = _settings(name, hints[name], parameter.default, described[name])
         settings |= {} if positional else {"dest": name, "required": parameter.default is parameter.empty}
         parser.add_argument(*flags, **settings)
