@@ -11,12 +11,13 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, get_args
 
 from ase.data import atomic_numbers
 
 from eipnn.eips import recorded
 from eipnn.errors import InputError
+from eipnn.potential.core import CoreName
 from eipnn.representations.base import Representation
 from eipnn.tensor_files import read_tensors
 
@@ -91,7 +92,7 @@ def _wrong(record: Any) -> str | None:
         and isinstance(representation.get("class_path"), str)
         and _texts(representation.get("init_args")),
         "eips": isinstance(eips, list) and all(isinstance(eip, str) for eip in eips),
-        "settings": _texts(record.get("settings")),
+        "settings": _texts(settings := record.get("settings")) and settings.get("core") in (None, *get_args(CoreName)),
         "elements": isinstance(elements, list)
         and all(isinstance(element, str) and atomic_numbers.get(element, 0) for element in elements),
         "zeros": _texts(zeros) and all(map(_is_zero, zeros.values())),

@@ -16,6 +16,7 @@ from eipnn.eips.recorded import name_of
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph, graph_of
 from eipnn.potential.checkpoints import CheckpointError, build_representation, read_checkpoint, read_record
+from eipnn.potential.core import ZBL, core_of
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import MAX_Z, Representation
 from eipnn.tensor_files import write_tensors
@@ -50,13 +51,19 @@ class Potential(nn.Module):
         elements: symbols of all elements in the training data.
         zeros: by source (``dft``, names of EIPs): ``mode`` and ``energies`` (eV an element); under ``dft`` also ``eip``
             (`eipnn.eips.recorded`) with delta learning.
+        core: base term at short range (`core_of`), to which the network adds.
     """
 
     def __init__(
-        self, representation: Representation, head: EnergyHead, elements: list[str], zeros: dict[str, dict[str, Any]]
+        self,
+        representation: Representation,
+        head: EnergyHead,
+        elements: list[str],
+        zeros: dict[str, dict[str, Any]],
+        core: ZBL | None = None,
     ) -> None:
         super().__init__()
-        self.representation, self.head = representation, head
+        self.representation, self.head, self.core = representation, head, core
         self.elements, self.zeros = elements, zeros
         energies = zeros.get("dft", {}).get("energies", {})
         zero = torch.full((MAX_Z + 1,), torch.nan, dtype=torch.float64)
@@ -97,7 +104,7 @@ class Potential(nn.Module):
 
     def forward(self, graph: AtomicGraph) -> Tensor:
         """Energies of the atoms on the aligned zero, without that of their elements (N,), eV, float64."""
-        return self.head(self.representation(graph), graph.z).squeeze(-1)
+        return atom_energies(graph, self.representation, self.head, self.core).squeeze(-1)
 
     def predict(
         self,
@@ -147,7 +154,7 @@ class Potential(nn.Module):
             "stage": "finetune",
             "representation": self.representation.config(),
             "eips": [],
-            "settings": {},
+            "settings": {"core": "zbl"} if self.core else {},
             "elements": self.elements,
             "cutoff": self.cutoff,
             "zeros": self.zeros,
@@ -181,7 +188,8 @@ class Potential(nn.Module):
         if record["stage"] != "finetune":
             raise CheckpointError(f"{file}: of stage {record['stage']!r}; a potential is a fine-tuned checkpoint")
         representation = build_representation(record["representation"])
-        potential = cls(representation, EnergyHead(representation.dim), record["elements"], record["zeros"])
+        core = core_of(record["settings"].get("core"), representation.cutoff)
+        potential = cls(representation, EnergyHead(representation.dim), record["elements"], record["zeros"], core)
         weights = {k: v for k, v in content["state_dict"].items() if k.startswith(("representation.", "head."))}
         try:
             potential.load_state_dict(weights)
@@ -191,6 +199,12 @@ class Potential(nn.Module):
                 "backbone, that it was trained with"
             ) from error
         return potential.eval()
+
+
+def atom_energies(graph: AtomicGraph, representation: Representation, head: EnergyHead, core: ZBL | None) -> Tensor:
+    """The head's K energies of the N atoms with the base term, which is in each of them: (N, K), eV, float64."""
+    energies = head(representation(graph), graph.z)
+    return energies if core is None else energies + core(graph).unsqueeze(-1)
 
 
 def differentiable(graph: AtomicGraph) -> AtomicGraph:

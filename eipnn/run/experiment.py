@@ -73,6 +73,7 @@ class Experiment:
         strategies: name -> row of one's own beside `STRATEGIES` (see `own_strategies`).
         run: what `eipnn run` trains where its options do not say: ``strategy``, ``split``, ``seed``, ``frames``, each
             one value or a list.
+        core: ``zbl``: pretraining and fine-tuning learn on top of this repulsion at short range.
         trainer: arguments of the Lightning Trainer for every stage.
         classify, pretrain, finetune: ``model``, ``data`` and ``trainer`` arguments of this stage alone.
     """
@@ -84,6 +85,7 @@ class Experiment:
     alpha: tuple[float, ...] = (0.1,)
     strategies: dict[str, Strategy] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    core: str | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
     classify: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
@@ -212,6 +214,8 @@ def _problems(content: dict[str, Any]) -> Iterator[str]:
         yield from (f"run.{key} cannot be {value!r}" for value in listed(values) if not RUN[key](value))
     if not _are_weights(alpha := content.get("alpha", 0.1)):
         yield f"alpha must be a positive number or a list of them, not {alpha!r}"
+    if (core := content.get("core")) not in (None, "zbl"):
+        yield f"core must be zbl, not {core!r}; leave it out for none"
     if (splits := content.get("splits", "random")) != "random" and "{split}" not in str(splits):
         yield "splits must be 'random' or a path with {split} in it"
 

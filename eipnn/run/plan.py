@@ -266,7 +266,8 @@ class Plan:
         if name != "finetune" and (elsewhere := model.get("init_from")):
             read_record(read_checkpoint(elsewhere), elsewhere, "pretrain")
             digests["init_from"] = digest_file(Path(elsewhere))
-        model = {"representation": experiment.representation} | model | own["model"]
+        core = {"core": experiment.core} if experiment.core and name != "classify" else {}
+        model = {"representation": experiment.representation} | core | model | own["model"]
         config = {
             "seed_everything": self.seed,
             "trainer": experiment.trainer | trainer | {"default_root_dir": str(root)},

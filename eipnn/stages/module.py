@@ -328,6 +328,8 @@ class StageModule(LightningModule):
                     f"{file}: the checkpoint was trained with {key} {found[key]}, this run has {mine[key]}; "
                     "give it the same"
                 )
+        if (core := found["settings"].get("core")) != mine["settings"].get("core"):
+            raise CheckpointError(f"{file}: the checkpoint was trained with core: {core or 'null'}; give it the same")
         current = self.handover.facts.zeros if self.handover.facts else found["zeros"]
         if not same_zeros(current, found["zeros"]):
             raise CheckpointError(

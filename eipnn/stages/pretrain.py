@@ -13,7 +13,7 @@ from torch_geometric.nn import global_add_pool
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph, graph_of
 from eipnn.potential.heads import EnergyHead
-from eipnn.potential.potential import derivatives, differentiable, stress_of
+from eipnn.potential.potential import atom_energies, derivatives, differentiable, stress_of
 from eipnn.representations.base import Representation
 from eipnn.stages.data import StageDataModule
 from eipnn.stages.module import require_positive
@@ -37,6 +37,8 @@ class PretrainModule(PotentialStage):
     Forces and stress of all heads take one backward pass: in each configuration those of a combination of the heads,
     with random signs, are compared with the same combination of the labels (`Targets.along`). Their squared residual is
     on average the mean over the EIPs.
+
+    All EIPs repel at short range: a base term (`core`) is in the energy of each head.
 
     Args:
         representation: f_rep, kept for fine-tuning.
@@ -84,7 +86,7 @@ class PretrainModule(PotentialStage):
         """The graph, and energies of atoms (N, |P|) and configurations (B, |P|)."""
         graph = graph_of(batch)
         graph = differentiable(graph) if derive else graph
-        atoms = self.head(self.representation(graph), graph.z)
+        atoms = atom_energies(graph, self.representation, self.head, self.core)
         return graph, atoms, global_add_pool(atoms, graph.batch, graph.size)
 
     def compared(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, tuple[Tensor, Targets]]:

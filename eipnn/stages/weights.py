@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from eipnn.errors import InputError
+from eipnn.potential.core import CoreName, core_of
 from eipnn.representations.base import Representation
 from eipnn.stages.module import StageModule
 from eipnn.stages.terms import Per, Term
@@ -33,6 +34,8 @@ class PotentialStage(StageModule):
             where the sizes of configurations differ by much.
         second_weights: in place of these from `second_from` on; what is not named keeps its weight.
         second_from: share of the epochs.
+        core: ``zbl``: a repulsion at short range, `eipnn.potential.core.ZBL`, is part of every energy that is
+            predicted, and the network learns the rest; null: the network learns all.
         **kwargs: see `StageModule`.
 
     Raises:
@@ -51,6 +54,7 @@ class PotentialStage(StageModule):
         energy_per: Per = "configuration",
         second_weights: dict[str, float] | None = None,
         second_from: float = 0.75,
+        core: CoreName | None = None,
         **kwargs: Any,
     ) -> None:
         for name, given in (("weights", weights), ("second_weights", second_weights)):
@@ -62,12 +66,13 @@ class PotentialStage(StageModule):
         self.weights, self.energy_per = weights, energy_per
         self.second_weights, self.second_from = second_weights, second_from
         super().__init__(representation, eips, **kwargs)  # which asks for the names of the metrics
+        self.core_name, self.core = core, core_of(core, representation.cutoff)
         if self.patience and second_weights:
             raise InputError("patience may end a training before second_weights come: give one of the two")
 
     def settings(self) -> dict[str, Any]:
         names = ("weights", "energy_per", "second_weights", "second_from")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"core": self.core_name}
 
     @property
     def first_weights(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 
@@ -49,6 +49,7 @@ def train(
     teachers: list[str] | None = None,
     test: list[str] | None = None,
     network: str | None = None,
+    core: Literal["zbl"] | None = None,
     recipes: list[Recipe] | None = None,
     folds: FoldCount = 4,
     steps: Count = 2400,
@@ -79,6 +80,7 @@ def train(
             potential that was trained on these frames knows those that validate: its recipe looks better than it is.
         test: files of DFT frames to test on in the end; they have no part in training and choice.
         network: mace, schnet, or a YAML file in the form of these (default: mace).
+        core: zbl: a repulsion at short range, on top of which the network learns (default: the network learns all).
         recipes: to choose among: DFT alone (baseline), pretraining on the teachers (mp), label augmentation (la), on
             top of the best teacher (delta) (default: baseline mp).
         folds: of the DFT frames, and potentials of the committee.
@@ -125,6 +127,8 @@ def train(
             generate_pool(frames, pool_size, seed, Path(data["pool"][0]), workers)
         splits = with_pool(splits, parents_of(data["pool"], dft, everything))
     content |= with_steps(settings, steps, max(len(split.pool) for split in splits))
+    if core:
+        content["core"] = core
     content["run"] = {"strategy": chosen, "split": list(range(1, folds + 1)), "seed": [seed]}
     rows = write_experiment(content, splits, output)
     check_rows(rows)
