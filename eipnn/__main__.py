@@ -18,6 +18,7 @@ COMMANDS = {
     "report": ("eipnn.report.command", "tables and pictures of finished runs"),
     "committee": ("eipnn.potential.committee", "one file of several fine-tuned potentials"),
     "select": ("eipnn.select.command", "structures of a pool that are most worth a DFT calculation"),
+    "check": ("eipnn.check.command", "whether a potential is safe to simulate with: a page of figures and pictures"),
     "lammps": ("eipnn.potential.lammps_command", "an input script of LAMMPS with a fine-tuned potential"),
     "export": ("eipnn.potential.export", "a fine-tuned potential as a torch.export program"),
 }

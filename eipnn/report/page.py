@@ -17,7 +17,7 @@ PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>eipnn report</title>
+<title>TITLE</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; display: block; overflow-x: auto }
@@ -52,7 +52,7 @@ class Output:
         return f"![{text}]({self.link}{name}.png)"
 
 
-def html_page(text: str, folder: Path) -> str:
+def html_page(text: str, folder: Path, title: str = "eipnn report") -> str:
     """Markdown as HTML with its pictures inside, which are PNG files relative to `folder`.
 
     Raises:
@@ -64,4 +64,4 @@ def html_page(text: str, folder: Path) -> str:
         return f'src="data:image/png;base64,{content}"'
 
     body = re.sub(r'src="([^"]+\.png)"', embedded, markdown(text, extensions=["tables", "sane_lists"]))
-    return PAGE.replace("BODY", body)
+    return PAGE.replace("TITLE", title).replace("BODY", body)

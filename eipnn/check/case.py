@@ -1,0 +1,34 @@
+"""What a section is given: a calculator, the crystals relaxed under it, and the settings of the check."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ase.calculators.calculator import Calculator
+
+from eipnn.check.crystals import Crystal
+from eipnn.structures import StructureStore
+
+
+@dataclass(frozen=True)
+class Case:
+    """One calculator (eV, eV/A) with all that its figures are found from.
+
+    Args:
+        calculator: of ASE.
+        elements: that it knows.
+        crystals: by name, relaxed under it.
+        wanted: names of crystals that must be there.
+        temperature: of NVE dynamics, K.
+        time: of each dynamics, ps.
+        frames: with DFT labels.
+        seed: of all that is random.
+    """
+
+    calculator: Calculator
+    elements: tuple[str, ...]
+    crystals: Mapping[str, Crystal]
+    wanted: tuple[str, ...] = ()
+    temperature: float = 1000.0
+    time: float = 1.0
+    frames: StructureStore | None = None
+    seed: int = 0

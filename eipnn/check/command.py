@@ -1,0 +1,133 @@
+"""The command `eipnn check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from rich.console import Console
+
+from eipnn.command_line import Positive, Seed
+from eipnn.errors import InputError, UsageError
+from eipnn.progress import progress_bar
+
+if TYPE_CHECKING:
+    from eipnn.check.case import Case
+    from eipnn.check.sections import Outcome, Section
+
+NAMES = (
+    *("crystals", "frames", "dimers", "eos", "elastic", "phonons", "vacancy"),
+    *("nve", "heating", "symmetry", "smoothness"),
+)
+"""Of the sections, in their order."""
+
+
+class BadPotential(InputError):
+    """A figure of the check is bad."""
+
+
+def check(
+    potential: list[Path],
+    *,
+    crystal: list[Path] | None = None,
+    reference: list[str] | None = None,
+    numbers: Path | None = None,
+    eip: list[str] | None = None,
+    sections: list[Annotated[str, NAMES]] | None = None,
+    temperature: Positive = 1000.0,
+    time: Positive = 1.0,
+    seed: Seed = 0,
+    device: str = "cpu",
+    dtype: Literal["float32", "float64"] = "float64",
+    output: Path = Path("check"),
+) -> None:
+    """Whether a potential is safe to simulate with: dimers, crystals, phonons, a vacancy, dynamics, smoothness.
+
+    Each figure is good, fair or bad. The exit code is 0 where nothing is bad, 1 where something is, 2 where the input
+    cannot be used.
+
+    Args:
+        potential: checkpoint of the fine-tuning stage; several are an ensemble.
+        crystal: structure files of crystals, each by its last frame (default: of each element, and of two together, the
+            simple structure of least energy by the potential).
+        reference: files of DFT frames, or bundled:NAME.
+        numbers: YAML file of reference values, such as {bulk_modulus: 98, vacancy: 3.6}.
+        eip: EIPs whose figures stand beside, SET:NAME each.
+        sections: these alone (default: all).
+        temperature: of dynamics at constant energy, K.
+        time: of each dynamics, ps.
+        seed: of what is random.
+        device: of torch, such as cuda.
+        dtype: precision of the network.
+        output: folder of check.md, check.html, check.csv and the pictures.
+    """
+    # here: the help need not wait for them
+    from eipnn.check.page import bad_ones, summary, write_page
+    from eipnn.check.references import read_numbers
+    from eipnn.check.sections import SECTIONS
+
+    console = Console()
+    settings = {"temperature": temperature, "time": time, "seed": seed}
+    try:
+        case, others = _cases(potential, crystal, reference, eip, {"device": device, "dtype": dtype}, settings)
+        given = read_numbers(numbers, list(case.crystals))
+    except InputError as error:
+        raise UsageError(str(error)) from error
+    chosen = [section for section in SECTIONS if section.name in (sections or NAMES)]
+    outcomes = _run(console, chosen, case, others)
+    write_page(output, " ".join(map(str, potential)), outcomes, given)
+    console.print(summary(outcomes, given))
+    console.print(f"{output / 'check.md'}, {output / 'check.html'}, {output / 'check.csv'}: written", soft_wrap=True)
+    if bad := bad_ones(outcomes, given):
+        raise BadPotential(f"{' '.join(map(str, potential))}: bad in {', '.join(bad)}; see {output / 'check.md'}")
+
+
+def _cases(
+    potential: Sequence[Path],
+    crystal: Sequence[Path] | None,
+    reference: Sequence[str] | None,
+    eip: Sequence[str] | None,
+    network: dict[str, str],
+    settings: dict[str, Any],
+) -> tuple[Case, dict[str, Case]]:
+    """The case of the potential, and those of EIPs by name, each with the same crystals relaxed under it."""
+    from eipnn.check.case import Case
+    from eipnn.check.crystals import find_crystals, read_crystals, relaxed_all
+    from eipnn.check.references import eip_calculators
+    from eipnn.potential.calculator import EIPNNCalculator
+    from eipnn.structures import open_structures
+
+    calculator = EIPNNCalculator(potential, **network)  # type: ignore[arg-type]
+    elements = tuple(calculator.potential.elements)
+    frames = open_structures(reference) if reference else None
+    beside = eip_calculators(eip or [], elements)
+    if crystal:
+        start = read_crystals(crystal, elements)
+        found, wanted = relaxed_all(start, calculator), tuple(start)
+    else:
+        found, wanted = find_crystals(elements, calculator), elements
+    case = Case(calculator, elements, found, wanted, frames=frames, **settings)
+    others = {name: Case(other, elements, relaxed_all(found, other), **settings) for name, other in beside.items()}
+    return case, others
+
+
+def _run(console: Console, sections: Sequence[Section], case: Case, others: dict[str, Case]) -> list[Outcome]:
+    """Say what is to be done, and do it."""
+    from eipnn.check.sections import estimates, run
+
+    calls = [(1, 0.0)] * len(sections)
+    if case.crystals:
+        calls = list(estimates(list(sections), case))
+        for section, (number, seconds) in zip(sections, calls, strict=True):
+            console.print(f"{section.name:<11} {number:>6} evaluations, about {seconds:.0f} s", highlight=False)
+        console.print(
+            f"{'all':<11} {sum(n for n, _ in calls):>6} evaluations, about {sum(s for _, s in calls) / 60:.1f} min"
+        )
+    outcomes = []
+    with progress_bar("check", sum(n for n, _ in calls), "evaluations") as move:
+        for section, (number, _) in zip(sections, calls, strict=True):
+            move(0, section.name)
+            outcomes.append(run(section, case, others))
+            move(number)
+    return outcomes

@@ -1,0 +1,168 @@
+"""Molecular dynamics of a crystal: energy that is kept (NVE), and a ramp from 300 to 3000 K."""
+
+from collections.abc import Callable, Mapping
+from math import isfinite, nan
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import Stationary
+from ase.md.verlet import VelocityVerlet
+from scipy.stats import linregress
+
+from eipnn.check.case import Case
+from eipnn.check.crystals import placed, supercell
+from eipnn.check.dimers import CLOSE
+from eipnn.check.figures import Figure, Found, Limits
+from eipnn.generate.distance import RADII
+from eipnn.neighbours import pairs
+from eipnn.report.plots import BLUE, canvas
+
+SIZE = 7.0
+"""A between the faces of the cell, at least."""
+TIMESTEP = 1.0
+"""fs"""
+LOOK = 10
+"""Steps between two looks at the atoms."""
+BLOCKS = 20
+"""Parts of a run whose means are fitted: within them energies are correlated."""
+RAMP = (300.0, 3000.0)
+FRICTION = 0.02
+"""1/fs, of the ramp: temperatures follow within 50 fs."""
+HOT = 5.0
+"""Times the temperature that is set, in K; more comes of energy that was not kept."""
+WHOLE = Limits(1.0, 0.999)
+DRIFT = Limits(1.0, 10.0)
+"""meV/atom/ps"""
+SHARE = Limits(0.1, 1.0)
+"""Of |slope| x time in the deviation of the kinetic energy."""
+
+
+def box(case: Case) -> Atoms:
+    """Of the last crystal, which has all elements where there is a compound, with its calculator."""
+    crystal = list(case.crystals.values())[-1]
+    return placed(supercell(crystal.atoms, SIZE), case.calculator)
+
+
+def set_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
+    """Maxwell's and Boltzmann's at this temperature (K), at rest as a whole."""
+    spread = np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]
+    atoms.set_momenta(spread * rng.standard_normal((len(atoms), 3)))
+    Stationary(atoms)
+
+
+def broken(atoms: Atoms, temperature: float) -> str:
+    """How the atoms left what is physical at a temperature (K) that was set; empty where they did not."""
+    if not (np.isfinite(atoms.positions).all() and isfinite(atoms.get_total_energy())):
+        return "positions or energy are NaN"
+    if atoms.get_temperature() > HOT * temperature:
+        return f"{atoms.get_temperature():.0f} K at {temperature:.0f} K"
+    i, j, distance, _ = pairs(atoms, CLOSE * RADII[np.ix_(atoms.numbers, atoms.numbers)].max())
+    near = distance < CLOSE * RADII[atoms.numbers[i], atoms.numbers[j]]
+    return f"atoms {distance[near].min():.2f} A apart" if near.any() else ""
+
+
+def followed(
+    run: VelocityVerlet | Langevin, atoms: Atoms, steps: int, temperature: Callable[[float], float]
+) -> tuple[np.ndarray, str]:
+    """Times (ps), potential and kinetic energies (eV) in every step up to the end or a break, and how it broke.
+
+    `temperature` gives what is set (K) by the share of the run that is done.
+    """
+    rows = [(0.0, atoms.get_potential_energy(), atoms.get_kinetic_energy())]
+    problem = ""
+    while len(rows) <= steps and not problem:
+        aim = temperature((len(rows) - 1) / steps)
+        if isinstance(run, Langevin):
+            run.set_temperature(temperature_K=aim)
+        try:
+            for _ in range(min(LOOK, steps + 1 - len(rows))):
+                run.run(1)
+                time = len(rows) * TIMESTEP / 1000
+                rows.append((time, atoms.get_potential_energy(), atoms.get_kinetic_energy()))
+            problem = broken(atoms, aim)
+        except Exception as error:  # each potential has its own kinds
+            problem = f"{type(error).__name__}: {error}"
+    return np.array(rows).T, problem
+
+
+def steps_of(case: Case) -> int:
+    """Of each run, at least enough for its blocks."""
+    return max(round(1000 * case.time / TIMESTEP), 2 * BLOCKS)
+
+
+def measure_nve(case: Case) -> Found:
+    """Drift of the total energy at constant energy."""
+    atoms, steps = box(case), steps_of(case)
+    set_momenta(atoms, case.temperature, np.random.default_rng(case.seed))
+    run = VelocityVerlet(atoms, TIMESTEP * units.fs)
+    rows, problem = followed(run, atoms, steps, lambda share: case.temperature)
+    name = f"{len(atoms)} atoms"
+    share = (rows.shape[1] - 1) / steps
+    note = f"broke at {rows[0, -1]:.3f} ps: {problem}" if problem else ""
+    slope, error, part = drift(*rows) if not problem else (nan, nan, nan)
+    n = len(atoms)
+    figures = [
+        Figure("nve_run", name, share, "of the run", WHOLE, note=note),
+        Figure("nve_drift", name, abs(1000 * slope / n), "meV/atom/ps", DRIFT, note=f"+- {1000 * error / n:.2g}"),
+        Figure("nve_share", name, part, "std of kinetic energy", SHARE),
+    ]
+    return Found(figures if not problem else figures[:1], {"energies": (rows, n)})
+
+
+def drift(time: np.ndarray, potential: np.ndarray, kinetic: np.ndarray) -> tuple[float, float, float]:
+    """Slope of the total energy (eV/ps) with its standard error, and |slope| x time over the kinetic deviation.
+
+    The first tenth, in which a crystal at rest takes half of its kinetic energy as potential energy, is left out.
+    """
+    begin = len(time) // 10
+    blocks = np.array_split(np.arange(begin, len(time)), BLOCKS)
+    total = potential + kinetic
+    fit = linregress([time[b].mean() for b in blocks], [total[b].mean() for b in blocks])
+    span = time[-1] - time[begin]
+    return fit.slope, fit.stderr, abs(fit.slope) * span / kinetic[begin:].std()
+
+
+def draw_nve(file: Path, founds: Mapping[str, Found]) -> None:
+    """Total energy over time, beside the kinetic energy."""
+    (time, potential, kinetic), n = next(iter(founds.values())).curves["energies"]
+    with canvas(file, 9.0, 3.6, columns=2) as (_, (left, right)):
+        total = potential + kinetic
+        left.plot(time, 1000 * (total - total[0]) / n, color=BLUE, linewidth=0.8)
+        left.set(xlabel="time (ps)", ylabel="total energy (meV/atom)")
+        right.plot(time, kinetic / (1.5 * units.kB * n), color=BLUE, linewidth=0.8)
+        right.set(xlabel="time (ps)", ylabel="temperature (K)")
+        left.grid()
+        right.grid()
+
+
+def measure_heating(case: Case) -> Found:
+    """How far a ramp of temperature at constant volume goes before atoms or energy leave what is physical."""
+    atoms, steps, rng = box(case), steps_of(case), np.random.default_rng(case.seed)
+    low, high = RAMP
+    set_momenta(atoms, 2 * low, rng)  # a crystal at rest takes half of it as potential energy
+    run = Langevin(atoms, TIMESTEP * units.fs, temperature_K=low, friction=FRICTION / units.fs, fixcm=False, rng=rng)
+    rows, problem = followed(run, atoms, steps, lambda share: low + share * (high - low))
+    share = (rows.shape[1] - 1) / steps
+    last = rows[2, -max(rows.shape[1] // 10, 1) :].mean() / (1.5 * units.kB * len(atoms))
+    note = f"broke at {low + share * (high - low):.0f} K: {problem}" if problem else f"at the end {last:.0f} K"
+    figure = Figure("heating_run", f"{len(atoms)} atoms", share, "of 300 to 3000 K", WHOLE, note=note)
+    return Found(
+        [figure], {"energies": (rows, len(atoms)), "ramp": low + (high - low) * np.arange(rows.shape[1]) / steps}
+    )
+
+
+def draw_heating(file: Path, founds: Mapping[str, Found]) -> None:
+    """Temperature and potential energy over time."""
+    curves = next(iter(founds.values())).curves
+    (time, potential, kinetic), n = curves["energies"]
+    with canvas(file, 9.0, 3.6, columns=2) as (_, (left, right)):
+        left.plot(time, kinetic / (1.5 * units.kB * n), color=BLUE, linewidth=0.8, label="of the atoms")
+        left.plot(time, curves["ramp"], color="0.4", linewidth=1.5, label="set")
+        left.set(xlabel="time (ps)", ylabel="temperature (K)")
+        left.legend(frameon=False)
+        right.plot(time, (potential - potential[0]) / n, color=BLUE, linewidth=0.8)
+        right.set(xlabel="time (ps)", ylabel="potential energy (eV/atom)")
+        left.grid()
+        right.grid()
