@@ -17,6 +17,7 @@ COMMANDS = {
     "run": ("eipnn.run.command", "an experiment: label, classify, pretrain, fine-tune, test"),
     "report": ("eipnn.report.command", "tables and pictures of finished runs"),
     "committee": ("eipnn.potential.committee", "one file of several fine-tuned potentials"),
+    "evaluate": ("eipnn.evaluate.command", "predictions of structures, errors against labels, spread of a committee"),
     "select": ("eipnn.select.command", "structures of a pool that are most worth a DFT calculation"),
     "check": ("eipnn.check.command", "whether a potential is safe to simulate with: a page of figures and pictures"),
     "lammps": ("eipnn.potential.lammps_command", "an input script of LAMMPS with a fine-tuned potential"),

@@ -1,7 +1,7 @@
 """Predictions of a test or prediction run as a CSV file and, where there are forces, as extended XYZ."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,16 @@ class PredictionWriter(Callback):
         file = Path(self.folder or trainer.default_root_dir) / name
         write_atomically(file, table.to_csv(index=False))
         if "forces" in outputs:
-            text = io.StringIO()
             found = {name: outputs[name].numpy() for name in ("forces", "stress") if name in outputs}
-            ase.io.write(text, list(predicted(structures, outputs["prediction"].numpy(), **found)), format="extxyz")
-            write_atomically(file.with_suffix(".extxyz"), text.getvalue())
+            frames = predicted(structures, outputs["prediction"].numpy(), **found)
+            write_extxyz(file.with_suffix(".extxyz"), frames)
+
+
+def write_extxyz(file: Path, frames: Iterable[Atoms]) -> None:
+    """Write extended XYZ, whole or not at all."""
+    text = io.StringIO()
+    ase.io.write(text, list(frames), format="extxyz")
+    write_atomically(file, text.getvalue())
 
 
 def in_order(outputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ from tiny import exit_code, in_process, read_json
 
 from eipnn import load
 from eipnn.errors import InputError
+from eipnn.evaluate.errors import maes
+from eipnn.potential import Committee
 from eipnn.potential.calculator import EIPNNCalculator
 from eipnn.run import command, execute
 from eipnn.run.experiment import read_experiment
@@ -26,7 +28,7 @@ from eipnn.train import teachers
 from eipnn.train.choice import RECIPES, choose, sentence
 from eipnn.train.command import children_name
 from eipnn.train.folds import make_folds, parents_of, with_pool
-from eipnn.train.outcome import errors_table, leave_potential, maes, next_steps
+from eipnn.train.outcome import errors_on_test, errors_table, leave_potential, next_steps
 from eipnn.train.settings import PRESETS, network_settings, with_steps
 
 FOLDS = 2
@@ -129,6 +131,18 @@ def test_it_leaves_a_committee_and_its_errors(trained, place):
     error = np.abs((np.mean(energies, axis=0) - frames.energies) / frames.sizes).mean()
     assert found["test"][f"committee of {found['recipe']}"][0]["atom_mae"] == pytest.approx(error)
     assert found["validation"]["mp"][0]["force_mae"] > 0
+
+
+def test_test_frames_calibrate_the_spread(trained, tmp_path, capfd):
+    members = [Path(file) for file in read_json(trained / "choice.json")["members"]]
+    assert not Committee.load(trained / "potential.pt").factors  # of three frames there are none
+    Committee.load(members).save(tmp_path / "potential.pt")
+    frames = StructureStore.of(copper(12, 5))
+    errors = errors_on_test({"baseline": members}, "baseline", tmp_path / "potential.pt", frames)
+    assert set(errors) == {"baseline", "committee of baseline"}
+    factors = Committee.load(tmp_path / "potential.pt").factors
+    assert {name: factor.frames for name, factor in factors.items()} == {"energy": 12, "forces": 12, "stress": 12}
+    assert "calibrated on the test frames" in capfd.readouterr().out
 
 
 def test_folds_without_a_mean_leave_the_first(trained, tmp_path):

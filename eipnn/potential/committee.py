@@ -20,7 +20,7 @@ SPREADS = ("energy", "forces", "stress")
 
 
 class Factor(NamedTuple):
-    """By what a spread is multiplied to be the standard deviation of the error."""
+    """By what a spread is multiplied to be the standard deviation of the error (`eipnn.evaluate.spread`)."""
 
     value: float
     frames: int
@@ -85,20 +85,9 @@ class Committee:
             raise InputError(f"{self.names[0]}: {error}") from error
 
     def spread(self, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Sample standard deviations over the members, times their `factors`, as ``energy_std`` and so on.
-
-        Args:
-            found: of some of `SPREADS` what each of the m members says (m, ...).
-
-        Returns:
-            without the first axis; of forces (m, N, 3) the norm over the components, (N,).
-        """
-        spread = {
-            f"{name}_std": self.factors.get(name, Factor(1.0, 0)).value * np.std(found[name], axis=0, ddof=1)
-            for name in SPREADS
-            if name in found
-        }
-        return spread | {"forces_std": np.linalg.norm(spread["forces_std"], axis=-1)}
+        """`deviations` times the `factors`."""
+        factors = {f"{name}_std": factor.value for name, factor in self.factors.items()}
+        return {name: factors.get(name, 1.0) * values for name, values in deviations(found).items()}
 
     def save(self, file: str | Path) -> None:
         """Write one file that `load` reads: plain values and tensors, whole or not at all."""
@@ -125,6 +114,19 @@ class Committee:
             names += [f"{file}: member {k}" for k in range(1, len(members) + 1)] if len(members) > 1 else [str(file)]
             potentials += [Potential.of(*pair) for pair in zip(members, names[len(potentials) :], strict=True)]
         return cls(potentials, factors if len(files) == 1 else None, names)
+
+
+def deviations(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Sample standard deviations over the members, as ``energy_std`` and so on.
+
+    Args:
+        found: of some of `SPREADS`, forces among them, what each of the m members says (m, ...).
+
+    Returns:
+        without the first axis; of forces (m, N, 3) the norm over the components, (N,).
+    """
+    spread = {f"{name}_std": np.std(found[name], axis=0, ddof=1) for name in SPREADS if name in found}
+    return spread | {"forces_std": np.linalg.norm(spread["forces_std"], axis=-1)}
 
 
 def _read(file: str | Path) -> tuple[list[dict[str, Any]], dict[str, Factor]]:

@@ -98,6 +98,30 @@ def parity(file: Path, panels: Mapping[str, tuple[np.ndarray, str]], quantity: s
         figure.suptitle(title)
 
 
+def spread(file: Path, panels: Mapping[str, tuple[np.ndarray, np.ndarray, str]], title: str) -> None:
+    """The absolute error over the spread of a committee, both logarithmic, a panel a quantity with its unit.
+
+    Args:
+        file: of the picture.
+        panels: spreads and errors (n,) each, positive, and a text that says what the spreads are.
+        title: above all panels.
+    """
+    with canvas(file, 0.9 + 3.6 * len(panels), 4.6, columns=len(panels), squeeze=False) as (figure, axes):
+        for axis, (name, (spreads, errors, text)) in zip(axes.flat, panels.items(), strict=True):
+            look: dict[str, Any] = {"s": 4, "alpha": 0.25} if len(spreads) > CROWD else {"s": 16, "alpha": 0.5}
+            low, high = np.percentile(spreads, (0, 100))
+            floor = low / 30  # errors below are drawn there
+            axis.scatter(spreads, np.maximum(errors, floor), color=BLUE, linewidths=0, **look)
+            axis.plot((low, high), (low, high), color="0.4", linewidth=1, label="error = spread")
+            bins = np.array_split(np.argsort(spreads), min(10, max(len(spreads) // 10, 1)))
+            means = [[np.sqrt(np.mean(values[b] ** 2)) for values in (spreads, errors)] for b in bins]
+            axis.plot(*np.transpose(means), "o", **DOTS, markersize=6, label="root mean squares of a bin")
+            axis.set(xscale="log", yscale="log", xlabel=f"spread, {text}", ylabel="absolute error", title=name)
+            axis.grid()
+        axes[0, 0].legend(frameon=False, loc="lower right")
+        figure.suptitle(title)
+
+
 def bars(file: Path, values: Mapping[str, Sequence[float]], label: str, form: str = ".3f", title: str = "") -> None:
     """Name -> one value a fold: their mean as a bar with its number in this form, each fold as a dot."""
     places = np.arange(len(values))

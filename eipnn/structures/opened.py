@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Unpack
 
 import ase
+import numpy as np
+from ase import Atoms
 from filelock import FileLock
 
 from eipnn.cache import cache_folder, cache_limit, keep, kept
@@ -36,6 +38,12 @@ def open_structures(files: Paths, beside: Paths | None = None, **options: Unpack
     check_different(everything)
     prefixes = id_prefixes(everything)
     return _open({path: prefixes[path] for path in paths}, options)
+
+
+def open_with_types(files: Paths, **options: Unpack[Options]) -> tuple[StructureStore, np.ndarray]:
+    """As `open_structures`, with the ``config_type`` of each frame, "" without one; stores keep none: read anew."""
+    frames, counts = read_files(prefixes := id_prefixes(resolve_all(files)), options)
+    return _store(frames, prefixes, counts), np.array([str(atoms.info.get("config_type", "")) for atoms in frames])
 
 
 def open_pool(pool: Paths | None, dft: Paths, known: StructureStore) -> StructureStore:
@@ -88,6 +96,10 @@ def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
 
 def _read(prefixes: dict[Path, str], options: Options) -> StructureStore:
     frames, counts = read_files(prefixes, options)
+    return _store(frames, prefixes, counts)
+
+
+def _store(frames: list[Atoms], prefixes: dict[Path, str], counts: list[int]) -> StructureStore:
     store = StructureStore.of(frames)
     store.files = list(zip(prefixes, counts, strict=True))
     return store

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.stress import voigt_6_to_full_3x3_stress
-from ase.units import GPa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from eipnn.errors import InputError
 from eipnn.files import write_json
-from eipnn.metrics import ATOM, FORCE, METRICS, STRESS
+from eipnn.metrics import ATOM, FORCE, STRESS
 from eipnn.progress import progress_bar
 from eipnn.run.execute import console, say
 from eipnn.structures import StructureStore
@@ -42,7 +40,7 @@ def show_outcome(results: Sequence[Mapping[str, Any]], output: Path, tested: Str
     found: dict[str, Any] = {"recipe": choice.recipe, "scores": scores, "validation": errors}
     if tested:
         potentials = {recipe: [Path(one["potential"]) for one in mine] for recipe, mine in recipes.items()}
-        found["test"] = errors_on_test(potentials, choice.recipe, tested)
+        found["test"] = errors_on_test(potentials, choice.recipe, file, tested)
         console.print(errors_table(f"{len(tested)} test frames", found["test"]))
     write_json(output / "choice.json", found | {"potential": str(file), "members": [str(member) for member in members]})
     say(sentence(choice, folds))
@@ -64,51 +62,40 @@ def leave_potential(members: Sequence[Path], file: Path) -> str | None:
 
 
 def errors_on_test(
-    potentials: Mapping[str, Sequence[Path]], chosen: str, frames: StructureStore
+    potentials: Mapping[str, Sequence[Path]], chosen: str, file: Path, frames: StructureStore
 ) -> dict[str, list[dict[str, float | None]]]:
     """Errors on test frames: of each recipe's potentials, and of the committee of the chosen one's.
+
+    These frames also calibrate the committee's spread: no member knows them.
 
     Args:
         potentials: recipe -> files of its folds.
         chosen: recipe.
+        file: of its committee.
         frames: with DFT labels.
     """
+    from eipnn.evaluate.errors import maes  # here: they import torch
+    from eipnn.evaluate.predict import Predictions, predict
+    from eipnn.evaluate.spread import factors, spreads
+    from eipnn.potential import Committee
+
     found, committee = {}, {}
     with progress_bar("test", sum(map(len, potentials.values())), "potentials") as advance:
         for recipe, files in potentials.items():
             predictions = []
-            for file in files:
-                predictions.append(predict(file, frames))
+            for member in files:
+                predictions.append(predict(Committee.load(member), frames, shown=False))
                 advance(1)
-            found[recipe] = [maes(prediction, frames) for prediction in predictions]
+            found[recipe] = [maes(prediction.mean(), frames) for prediction in predictions]
             if recipe == chosen:
-                mean = {name: np.mean([p[name] for p in predictions], axis=0) for name in predictions[0]}
-                committee = {f"{COMMITTEE} {recipe}": [maes(mean, frames)]}
+                joined = Predictions.joined(predictions)
+                committee = {f"{COMMITTEE} {recipe}": [maes(joined.mean(), frames)]}
+    if len(whole := Committee.load(file)) > 1 and (calibration := factors(spreads(joined, frames))):
+        whole.factors = calibration
+        whole.save(file)
+        by = ", ".join(f"{name} {factor.value:.2f}" for name, factor in calibration.items())
+        say(f"Spread of the committee, calibrated on the test frames by the factors: {by}")
     return found | committee
-
-
-def predict(potential: Path, frames: StructureStore) -> dict[str, np.ndarray]:
-    """``energy`` (n,), eV, ``forces`` (N, 3), eV/A, and ``stress`` (n, 3, 3), eV/A^3, NaN where an axis is open."""
-    from eipnn.potential.calculator import EIPNNCalculator  # here: it imports torch
-
-    calculator = EIPNNCalculator(potential)
-    found: dict[str, list[Any]] = {"energy": [], "forces": [], "stress": []}
-    for atoms in frames:
-        calculator.calculate(atoms, ["energy", "forces", "stress"])
-        found["energy"].append(calculator.results["energy"])
-        found["forces"].append(calculator.results["forces"])
-        found["stress"].append(voigt_6_to_full_3x3_stress(calculator.results.get("stress", np.full(6, np.nan))))
-    return {name: (np.concatenate if name == "forces" else np.array)(parts) for name, parts in found.items()}
-
-
-def maes(prediction: Mapping[str, np.ndarray], frames: StructureStore) -> dict[str, float | None]:
-    """Mean absolute errors by name of the metric, in its unit; None where the frames have no such labels."""
-    errors = {
-        ATOM.name: (prediction["energy"] - frames.energies) / frames.sizes,
-        FORCE.name: prediction["forces"] - frames.forces,
-        STRESS.name: (prediction["stress"] - frames.stresses) / GPa,
-    }
-    return {name: float(np.nanmean(np.abs(e))) if np.isfinite(e).any() else None for name, e in errors.items()}
 
 
 def errors_table(
@@ -123,7 +110,7 @@ def errors_table(
     """
     made = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True)
     made.add_column("recipe", no_wrap=True)
-    shown = [m for m in METRICS if any(e.get(m.name) is not None for mine in errors.values() for e in mine)]
+    shown = [m for m in SHOWN if any(e.get(m.name) is not None for mine in errors.values() for e in mine)]
     for metric in shown:
         made.add_column(metric.heading.replace(" (", "\n("), justify="right", no_wrap=True)
     if scores:

@@ -1,0 +1,1 @@
+"""`eipnn evaluate`: a potential against labels, and the spread of a committee against its errors."""
