@@ -17,7 +17,7 @@ from eipnn.check import dimers, dynamics, elastic, eos, frames, phonons, smoothn
 from eipnn.check.case import Case
 from eipnn.check.crystals import Crystal, find_crystals, placed, relax, supercell
 from eipnn.check.figures import Figure, Found, Limits
-from eipnn.check.sections import SECTIONS, run
+from eipnn.check.sections import SECTIONS, crystals_found, run
 from eipnn.structures import StructureStore
 
 
@@ -306,6 +306,16 @@ def test_crystals_of_least_energy():
     assert found["Cu"].structure in ("fcc", "hcp")  # which differ by less than 1 meV/atom
     fcc = crystal("Au").atoms
     assert found["Au"].atoms.cell.lengths() == pytest.approx(fcc.cell.lengths(), rel=1e-3)
+
+
+def test_a_wrong_crystal_is_told():
+    cubic = Crystal("sc", bulk("Cu", "sc", a=2.4))
+    figure = by_key(crystals_found(Case(EMT(), ("Cu",), {"Cu": cubic}, ("Cu", "Au"))))["known_crystal"]
+    energies = [placed(c.atoms, EMT()).get_potential_energy() / len(c.atoms) for c in (crystal("Cu"), cubic)]
+    assert figure.value == pytest.approx(1000 * (energies[0] - energies[1]), abs=0.1)
+    assert (figure.note, figure.verdict()) == ("fcc above sc", "good")
+    missing = crystals_found(Case(EMT(), ("Cu",), {}, ("Cu",))).figures[0]
+    assert (missing.note, missing.verdict()) == ("no crystal comes to rest", "bad")
 
 
 def test_a_section_that_raises_has_failed():

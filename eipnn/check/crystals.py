@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
-from ase.data import atomic_numbers, covalent_radii
+from ase.data import atomic_numbers, covalent_radii, reference_states
 from ase.filters import FrechetCellFilter
 from ase.io import read
 from ase.optimize import BFGS
@@ -118,7 +118,7 @@ def _best(symbols: list[str], calculator: Calculator) -> Crystal | None:
     spacings = SPACINGS * 2 * np.mean([covalent_radii[atomic_numbers[s]] for s in symbols])
     candidates = []
     for name, make in structures.items():
-        energies = [_energy(make(symbols, d), calculator) for d in spacings]
+        energies = [energy_per_atom(make(symbols, d), calculator) for d in spacings]
         # the deepest minimum within: what falls towards shorter distances is a hole, no crystal
         inner = [k for k in range(1, len(energies) - 1) if energies[k] < min(energies[k - 1], energies[k + 1])]
         if inner:
@@ -126,10 +126,23 @@ def _best(symbols: list[str], calculator: Calculator) -> Crystal | None:
             candidates.append((energies[lowest], Crystal(name, make(symbols, spacings[lowest]))))
     best = sorted(candidates, key=lambda candidate: candidate[0])[:2]
     relaxed = relaxed_all({crystal.structure: crystal for _, crystal in best}, calculator)
-    return min(relaxed.values(), key=lambda crystal: _energy(crystal.atoms, calculator), default=None)
+    return min(relaxed.values(), key=lambda crystal: energy_per_atom(crystal.atoms, calculator), default=None)
 
 
-def _energy(atoms: Atoms, calculator: Calculator) -> float:
+def known_crystal(crystal: Crystal, calculator: Calculator) -> Crystal | None:
+    """The structure that ASE's table has of this element, relaxed; None where it is the same or none of `SIMPLE`."""
+    (symbol, *others) = sorted(set(crystal.atoms.symbols))
+    table: dict[str, Any] = reference_states[atomic_numbers[symbol]] or {}
+    structure = table.get("symmetry", "")
+    if others or crystal.structure == structure or not {crystal.structure, structure} <= set(SIMPLE):
+        return None
+    atoms = SIMPLE[structure]([symbol], 1.0)
+    volume = crystal.atoms.get_volume() / len(crystal.atoms) * len(atoms)
+    atoms.set_cell(atoms.cell * (volume / atoms.get_volume()) ** (1 / 3), scale_atoms=True)
+    return relaxed_all({symbol: Crystal(structure, atoms)}, calculator).get(symbol)
+
+
+def energy_per_atom(atoms: Atoms, calculator: Calculator) -> float:
     """eV/atom."""
     return placed(atoms, calculator).get_potential_energy() / len(atoms)
 

@@ -77,16 +77,18 @@ def cell(value: float) -> str:
 def _row(outcome: Outcome, given: Given) -> dict[str, str]:
     """One of the summary: a section, its verdict, and what is worst in it."""
     verdict = outcome.verdict(given)
-    told = [_said(f) for f in outcome.figures if verdict in VERDICTS[1:] and f.verdict(given(f)) == verdict]
+    told = [_said(f, given(f)) for f in outcome.figures if verdict in VERDICTS[1:] and f.verdict(given(f)) == verdict]
     more = f" and {len(told) - 3} more" if len(told) > 3 else ""
     reason = outcome.problem or "; ".join(told[:3]) + more
     status = verdict or ("not run" if outcome.problem else "no limits")
     return {"section": outcome.section.name, "verdict": status, "why": reason, "s": f"{outcome.seconds:.0f}"}
 
 
-def _said(figure: Figure) -> str:
+def _said(figure: Figure, given: float) -> str:
     value = "none" if isnan(figure.value) else " ".join(filter(None, [cell(figure.value), figure.unit]))
-    note = f" ({figure.note})" if figure.note else ""
+    notes = [figure.note] if figure.note else []
+    notes += [] if isnan(given) else [f"given {cell(given)}"]
+    note = f" ({', '.join(notes)})" if notes else ""
     return f"{figure.key.replace('_', ' ')} of {figure.of} {value}{note}"
 
 

@@ -77,7 +77,8 @@ def bands(phonon: Any) -> tuple[np.ndarray, np.ndarray, dict[float, str]]:
     named: dict[float, str] = {}
     for place, label in zip(marks.tolist(), labels, strict=True):  # where the path jumps two have one place
         named[place] = "|".join(filter(None, [named.get(place), label.replace("G", "$\\Gamma$")]))
-    return places, phonon.qpoints.frequencies, named
+    jumps = np.flatnonzero(np.diff(places) == 0) + 1  # no line is drawn across them
+    return np.insert(places, jumps, np.nan), np.insert(phonon.qpoints.frequencies, jumps, np.nan, axis=0), named
 
 
 def draw(file: Path, founds: Mapping[str, Found]) -> None:

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
 from eipnn.check import dimers, dynamics, elastic, eos, frames, phonons, smoothness, symmetry, vacancy
 from eipnn.check.case import Case
-from eipnn.check.crystals import placed, supercell
-from eipnn.check.figures import Figure, Found, NotRun, worst
+from eipnn.check.crystals import energy_per_atom, known_crystal, placed, supercell
+from eipnn.check.figures import Figure, Found, Limits, NotRun, worst
 
 Calls = list[tuple[int, int]]
 """Numbers of evaluations, and of atoms in each."""
@@ -60,24 +61,24 @@ class Outcome:
         return "bad" if self.failed else worst(figure.verdict(given(figure)) for figure in self.figures)
 
 
+KNOWN_ABOVE = Limits(1.0, 20.0)
+"""meV/atom"""
+
+
 def crystals_found(case: Case) -> Found:
-    """Energy of each crystal (eV/atom), or none."""
+    """Energy of each crystal (eV/atom), or none, and how far the known structure of an element lies above it."""
     figures = []
     for name in dict.fromkeys([*case.wanted, *case.crystals]):
-        if crystal := case.crystals.get(name):
-            energy = placed(crystal.atoms, case.calculator).get_potential_energy() / len(crystal.atoms)
-            a, b, c = crystal.atoms.cell.lengths()
-            figures.append(
-                Figure(
-                    "crystal_energy",
-                    name,
-                    energy,
-                    "eV/atom",
-                    note=f"{crystal.structure}, {a:.3f} x {b:.3f} x {c:.3f} A",
-                )
-            )
-        else:
-            figures.append(Figure("crystal_energy", name, float("nan"), "eV/atom", note="no crystal comes to rest"))
+        if not (crystal := case.crystals.get(name)):
+            figures.append(Figure("crystal_energy", name, nan, "eV/atom", note="no crystal comes to rest"))
+            continue
+        energy = energy_per_atom(crystal.atoms, case.calculator)
+        sides = " x ".join(f"{side:.3f}" for side in crystal.atoms.cell.lengths())
+        figures.append(Figure("crystal_energy", name, energy, "eV/atom", note=f"{crystal.structure}, {sides} A"))
+        if known := known_crystal(crystal, case.calculator):
+            above = 1000 * (energy_per_atom(known.atoms, case.calculator) - energy)
+            note = f"{known.structure} above {crystal.structure}"
+            figures.append(Figure("known_crystal", name, above, "meV/atom", KNOWN_ABOVE, note=note))
     return Found(figures)
 
 
