@@ -21,6 +21,7 @@ from eipnn.files import write_atomically, write_json
 from eipnn.metrics import METRICS
 from eipnn.processes import call
 from eipnn.run.dry_run import show_plan
+from eipnn.run.ensemble import make_committees, seeds_of
 from eipnn.run.execute import console, record_command, say
 from eipnn.run.experiment import ALL, Experiment, ExperimentError, check_known, listed, read_experiment
 from eipnn.run.plan import Late, Plan, Row, filled, in_order, without
@@ -42,6 +43,7 @@ def run(
     seed: list[Seed] | None = None,
     frames: list[Count | Literal["all"]] | None = None,
     alpha: list[Positive] | None = None,
+    ensemble: Count = 1,
     jobs: Count = 1,
     threads: Count | None = None,
     workers: Count = 1,
@@ -62,6 +64,8 @@ def run(
         frames: numbers of DFT frames for training and validation together, or all (default: all); what is left out
             joins the pool without its DFT energy.
         alpha: weight of EIP labels; several are searched on validation (default: the experiment's).
+        ensemble: seeds, from --seed on, whose potentials are a committee in the end: committee-STRATEGY.pt in the
+            folder of the split, its spread calibrated on validation.
         jobs: stages that run at once, each when what it reads is done; what they print goes to log.txt of their folder.
         threads: CPU threads of each training (default: torch's, or a fair share of the cores with --jobs).
         workers: processes that label.
@@ -80,6 +84,7 @@ def run(
         check_known(strategy or (), content.strategies, f"--strategy, with {file}", UsageError)
         default = DEFAULT | content.run | {"alpha": content.alpha}
         what = {key: list(dict.fromkeys(values or default[key])) for key, values in given.items()}
+        what["seed"] = seeds_of(what["seed"], ensemble)
         check_strategies(what["strategy"], content, file)
         root = output / file.stem if len(files) > 1 else output
         planned[root] = make_rows(content, root, what)
@@ -89,10 +94,14 @@ def run(
             show_plan(root, rows)
         return
     results: list[dict[str, Any]] = []
+    tables = []
     for root, rows in planned.items():
         head = {"experiment": root.name} if len(files) > 1 else {}
-        results += [head | result for result in carry_out(root, rows, jobs, threads, workers)]
-    console.print(results_table(results))
+        mine = carry_out(root, rows, jobs, threads, workers)
+        results += [head | result for result in mine]
+        tables += [make_committees(rows, mine)] if ensemble > 1 else []
+    for table in (results_table(results), *tables):
+        console.print(table)
     for line in best_on_validation(results):
         say(line)
 

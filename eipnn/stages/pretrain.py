@@ -48,6 +48,7 @@ class PretrainModule(PotentialStage):
         **kwargs: see `PotentialStage`.
     """
 
+    head: EnergyHead
     stage = "pretrain"
 
     def __init__(self, representation: Representation, eips: list[str], outlier: float = 200.0, **kwargs: Any) -> None:
