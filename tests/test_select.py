@@ -11,11 +11,11 @@ from tiny import EIPS, REPRESENTATION, exit_code
 from eipnn import EIPNNCalculator
 from eipnn.labels import LabelStore
 from eipnn.labels.store import open_array, read_index
-from eipnn.potential import Committee, Potential
+from eipnn.potential import Potential
 from eipnn.potential.checkpoints import build_representation
 from eipnn.potential.heads import EnergyHead
 from eipnn.select import scores
-from eipnn.select.scores import disagreements, farthest, features, force_spreads
+from eipnn.select.scores import disagreements, farthest, features
 from eipnn.structures import open_structures
 
 NAMES = ["Au", "Cu"]
@@ -66,13 +66,16 @@ def test_by_spread(tiny, members, select):
     assert "of as many random ones" in said
 
 
-def test_batches_of_several_sizes(tiny, members, monkeypatch):
+def test_features_are_those_of_each_structure_alone(tiny, members, monkeypatch):
+    """Whatever stands beside it in a batch."""
     pool = open_structures(str(tiny.folder / "pool.extxyz"), labels=False)
-    committee = Committee.load(members)
-    whole = force_spreads(committee, pool)
-    monkeypatch.setattr(scores, "BATCH", 7)
-    np.testing.assert_allclose(force_spreads(committee, pool), whole, rtol=1e-4)
-    assert len(features(committee.potentials[0], pool)) == len(pool)
+    potential = Potential.load(members[0])
+    whole = features(potential, pool)
+    with torch.no_grad():
+        alone = [potential.representation(potential.graph([atoms])).mean(dim=0).numpy() for atoms in pool]
+    np.testing.assert_allclose(whole, alone, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(scores, "ATOMS", 9)
+    np.testing.assert_allclose(features(potential, pool), alone, rtol=1e-4, atol=1e-6)
 
 
 def test_by_disagreement(tiny, select, tmp_path):

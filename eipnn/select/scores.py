@@ -1,33 +1,21 @@
 """How much a DFT calculation of a structure would teach, by what is known without it."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch_geometric.nn import global_mean_pool
 
-from eipnn.inputs import AtomicGraph
+from eipnn.evaluate.predict import ATOMS, batches, predict
 from eipnn.labels import LabelStore
 from eipnn.potential.committee import Committee
 from eipnn.potential.potential import Potential
 from eipnn.progress import progress_bar
 from eipnn.structures import StructureStore
 
-BATCH = 32
-"""Structures that are predicted at once."""
-
 
 def force_spreads(committee: Committee, frames: StructureStore) -> np.ndarray:
     """Of each of n structures the largest spread of the force on an atom, eV/A (n,), see `Committee.spread`."""
-    found = np.zeros((len(committee), len(frames.numbers), 3))
-    for member, potential in enumerate(committee.potentials):
-        start = 0
-        for graph in _batches(potential, frames, f"member {member + 1}"):
-            forces = potential.predict(graph, ("forces",)).forces
-            assert forces is not None
-            found[member, start : start + len(forces)] = forces.numpy()
-            start += len(forces)
-    return np.maximum.reduceat(committee.spread({"forces": found})["forces_std"], frames.offsets[:-1])
+    spread = committee.spread({"forces": predict(committee, frames).forces})["forces_std"]
+    return np.maximum.reduceat(spread, frames.offsets[:-1])
 
 
 def disagreements(labels: LabelStore, frames: StructureStore) -> np.ndarray:
@@ -46,11 +34,13 @@ def disagreements(labels: LabelStore, frames: StructureStore) -> np.ndarray:
 
 def features(potential: Potential, frames: StructureStore) -> np.ndarray:
     """The mean of f_rep over the atoms of each of n structures (n, d)."""
-    with torch.no_grad():
-        means = [
-            global_mean_pool(potential.representation(graph), graph.batch, graph.size).numpy()
-            for graph in _batches(potential, frames, "features")
-        ]
+    means = []
+    with torch.no_grad(), progress_bar("features", len(frames), "structures") as advance:
+        for rows in batches(frames.sizes, ATOMS):
+            graph = potential.graph([frames[row] for row in rows])
+            found = potential.representation(graph)
+            means.append(global_mean_pool(found, graph.batch, graph.size).numpy())
+            advance(len(rows))
     return np.concatenate(means)
 
 
@@ -78,12 +68,3 @@ def farthest(known: np.ndarray, pool: np.ndarray, number: int) -> tuple[np.ndarr
         distances.append(float(nearest[row]))
         nearest = np.minimum(nearest, np.linalg.norm(pool - pool[row], axis=1))
     return np.array(rows), np.array(distances)
-
-
-def _batches(potential: Potential, frames: StructureStore, what: str) -> Iterator[AtomicGraph]:
-    """The structures as a potential takes them, with a bar."""
-    with progress_bar(what, len(frames), "structures") as advance:
-        for start in range(0, len(frames), BATCH):
-            some = frames[start : start + BATCH]
-            yield potential.graph(some)
-            advance(len(some))
