@@ -163,7 +163,7 @@ def test_files_have_it(cored):
     torch.testing.assert_close(energies[0] - energies[1], added)
     given = core.representation.inputs(close)
     batch = torch.zeros(len(close), dtype=torch.long)
-    exported = PlainPotential(core)(given.z, given.pos, given.cell, given.edge_index, given.edge_shift, batch)
+    exported, _, _ = PlainPotential(core)(given.z, given.pos, given.cell, given.edge_index, given.edge_shift, batch)
     assert exported.item() == pytest.approx(energies[0].item(), rel=1e-6)
 
 

@@ -1,36 +1,31 @@
 """Exported potentials against the ASE calculator of the same checkpoint."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
 from backbones import FRAMES, batch_of, make_potential, with_skin
 from tiny import best, in_process
 
 from eipnn import EIPNNCalculator
 from eipnn.errors import InputError
+from eipnn.inputs import graph_of
 from eipnn.potential.checkpoints import CheckpointError
-from eipnn.potential.export import FIELDS, export_potential
+from eipnn.potential.export import FIELDS, RECORD, export_potential
 from eipnn.representations import SchNet
 
-# What a user without eipnn runs.
-PLAIN = """\
-import json, sys
-import numpy as np, torch
-
-extra = {"eipnn.json": ""}
-program = torch.export.load(sys.argv[1], extra_files=extra).module()
-inputs = {k: torch.from_numpy(v) for k, v in np.load(sys.argv[2]).items()}
-inputs["pos"].requires_grad_()
-inputs["cell"].requires_grad_()
-energy = program(*(inputs[k] for k in ("z", "pos", "cell", "edge_index", "edge_shift", "batch")))
-pos, cell = torch.autograd.grad(energy.sum(), [inputs["pos"], inputs["cell"]])
-np.savez(sys.argv[3], energy=energy.detach(), pos=pos, cell=cell)
-assert json.loads(extra["eipnn.json"])["elements"] == ["C", "Si"]
-assert not {"eipnn", "torch_geometric", "ase"} & set(sys.modules)
+EXAMPLE = Path(__file__).parents[1] / "experiments" / "potential" / "run_exported.py"
+WITHOUT_EIPNN = """\
+import runpy, sys
+sys.modules["eipnn"] = sys.modules["torch_geometric"] = None  # their import fails
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
@@ -65,60 +60,83 @@ def calculator(checkpoint):
     return EIPNNCalculator(checkpoint, dtype="float64")
 
 
-def test_a_process_without_eipnn_gets_what_the_calculator_gives(exported, calculator, tmp_path):
-    frames = list(FRAMES.values())
-    batch = batch_of(calculator.potential.representation, *frames, dtype=torch.float64)
-    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
-    np.savez(given, **{name: batch[name].numpy() for name in FIELDS})
-    subprocess.run([sys.executable, "-c", PLAIN, str(exported), str(given), str(found)], check=True)
-    result, ends = np.load(found), batch.ptr.numpy()
-    for k, atoms in enumerate(frames):
-        atoms = atoms.copy()
-        atoms.calc = calculator
-        assert result["energy"][k] == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
-        slope = result["pos"][ends[k] : ends[k + 1]]
-        np.testing.assert_allclose(-slope, atoms.get_forces(), atol=1e-8)
-        if atoms.pbc.all():
-            positions = batch.pos[batch.batch == k].numpy()
-            virial = batch.cell[k].numpy().T @ result["cell"][k] + positions.T @ slope
-            stress = (virial + virial.T) / 2 / atoms.get_volume()
-            np.testing.assert_allclose(stress, atoms.get_stress(voigt=False), atol=1e-8)
+def run_example(program: Path, frames: list[Atoms]) -> tuple[list[float], np.ndarray]:
+    """What the example prints: energies, and forces and stress one below the other."""
+    structures = program.with_suffix(".traj")
+    ase.io.write(structures, frames)
+    command = [sys.executable, "-c", WITHOUT_EIPNN, str(EXAMPLE), str(program), str(structures)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    energies = [float(line.split()[1]) for line in printed if " eV; " in line]
+    return energies, np.array([line.split() for line in printed if "eV" not in line], float)
 
 
-def test_any_number_of_atoms_and_pairs(program, calculator):
-    net = calculator.potential.representation
-    frames = [Atoms("Si"), FRAMES["one atom a cell"], FRAMES["molecule"], FRAMES["cubic"]]
+def calculated(calculator: EIPNNCalculator, frames: list[Atoms]) -> tuple[list[float], np.ndarray]:
+    """The same by the calculator."""
+    energies, rows = [], []
     for atoms in frames:
-        batch = batch_of(net, atoms, dtype=torch.float64)
-        energy = program(*(batch[name] for name in FIELDS))
-        atoms = atoms.copy()
-        atoms.calc = calculator
-        assert energy.item() == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
+        energies.append(calculator.get_potential_energy(atoms))
+        rows.append(calculator.get_forces(atoms))
+        periodic = atoms.pbc.all()
+        rows.append(voigt_6_to_full_3x3_stress(calculator.get_stress(atoms)) if periodic else np.full((3, 3), np.nan))
+    return energies, np.concatenate(rows)
+
+
+def assert_as_calculated(program: Path, frames: list[Atoms], calculator: EIPNNCalculator, rtol: float) -> None:
+    energies, rows = run_example(program, frames)
+    expected, expected_rows = calculated(calculator, frames)
+    np.testing.assert_allclose(energies, expected, rtol=rtol)
+    np.testing.assert_allclose(rows, expected_rows, rtol=0, atol=rtol * np.nanmax(np.abs(expected_rows)))
+
+
+def test_a_process_without_eipnn_gets_what_the_calculator_gives(exported, calculator):
+    assert_as_calculated(exported, list(FRAMES.values()), calculator, 1e-10)
+
+
+def test_single_precision_without_eipnn(tmp_path):
+    checkpoint = save(make_potential(SchNet), tmp_path / "single.ckpt")
+    assert in_process(["export", str(checkpoint), "-o", str(tmp_path / "single.pt2")]) == 0
+    frames = [FRAMES["cubic"], FRAMES["slab"], FRAMES["molecule"]]
+    assert_as_calculated(tmp_path / "single.pt2", frames, EIPNNCalculator(checkpoint), 1e-5)
+
+
+def test_the_record_is_in_the_file(exported, calculator):
+    extra = {RECORD: ""}
+    torch.export.load(exported, extra_files=extra)
+    expected = calculator.potential.record() | {"dtype": "float64"}
+    assert json.loads(extra[RECORD]) == expected
+    assert {"version", "elements", "cutoff", "units"} <= set(expected)
+
+
+def test_several_configurations_at_once(program, calculator):
+    frames = [Atoms("Si"), FRAMES["one atom a cell"], FRAMES["molecule"], FRAMES["cubic"]]
+    batch = batch_of(calculator.potential.representation, *frames, dtype=torch.float64)
+    found = program(*(batch[name] for name in FIELDS))
+    expected = calculator.potential.predict(graph_of(batch), ("forces", "stress"))[1:]
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float64
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9, equal_nan=True)
 
 
 def test_pairs_beyond_the_cutoff_change_nothing(program, calculator):
     """In a simulation code whose neighbour list has a skin."""
     net = calculator.potential.representation
     frames = [FRAMES["cubic"], FRAMES["slab"], FRAMES["molecule"]]
-    found = []
-    for batch in (batch_of(net, *frames, dtype=torch.float64), with_skin(net, *frames)):
-        batch.pos.requires_grad_()
-        energy = program(*(batch[name] for name in FIELDS))
-        found.append((energy.detach(), *torch.autograd.grad(energy.sum(), batch.pos)))
+    exact, longer = batch_of(net, *frames, dtype=torch.float64), with_skin(net, *frames)
+    found = [program(*(batch[name] for name in FIELDS)) for batch in (exact, longer)]
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9, equal_nan=True)
 
 
-def test_an_element_of_no_training_data_has_no_energy_and_no_forces(program, calculator):
-    frames = [FRAMES["crystal"], FRAMES["molecule"]]
+def test_an_element_of_no_training_data_has_no_results(program, calculator):
+    frames = [FRAMES["crystal"], FRAMES["cubic"]]
     batch = batch_of(calculator.potential.representation, *frames, dtype=torch.float64)
     batch.z[0] = 32
-    batch.pos.requires_grad_()
-    energy = program(*(batch[name] for name in FIELDS))
-    (slope,) = torch.autograd.grad(energy.sum(), batch.pos)
+    energy, forces, stress = program(*(batch[name] for name in FIELDS))
     assert energy.isnan().tolist() == [True, False]
-    assert slope[:2].isnan().all()
-    assert slope[2:].isfinite().all()
+    assert forces[:2].isnan().all()
+    assert forces[2:].isfinite().all()
+    assert stress[0].isnan().all()
+    assert stress[1].isfinite().all()
 
 
 class Refusing(SchNet):

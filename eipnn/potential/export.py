@@ -1,7 +1,6 @@
 """A fine-tuned potential as a `torch.export` program, which runs without eipnn.
 
-    energy = torch.export.load("potential.pt2").module()(z, pos, cell, edge_index, edge_shift, batch)
-    forces = -torch.autograd.grad(energy.sum(), pos)[0]
+    energy, forces, stress = torch.export.load("potential.pt2").module()(z, pos, cell, edge_index, edge_shift, batch)
 
 The arguments describe N atoms with P pairs in B configurations; ``float`` is the precision that was exported:
 
@@ -10,18 +9,24 @@ argument    shape     dtype   what
 =========== ========= ======= ==================================================================
 z           (N,)      int64   atomic numbers
 pos         (N, 3)    float   positions, A
-cell        (B, 3, 3) float   lattice vectors as rows, A; zero where there is none
+cell        (B, 3, 3) float   lattice vectors as rows, A; zero along open axes
 edge_index  (2, P)    int64   atoms i and j of each pair closer than the cutoff, j-i not again
 edge_shift  (P, 3)    float   lattice translation of j, in whole cells
 batch       (N,)      int64   the configuration that an atom belongs to, 0 ... B - 1, ascending
 =========== ========= ======= ==================================================================
 
 Pairs beyond the cutoff, as of a list with a skin, change nothing. An atom whose own image lies within the cutoff forms
-pairs i-i, each of both directions once. The result is the total
-energy of each configuration (B,), float64, in eV on the zero of the DFT data, as the ASE calculator gives it; NaN where
-an atom is of an element that the training data did not hold. The stress of a configuration is ``(cell.T @ dE/dcell +
-pos.T @ dE/dpos) / volume``, symmetrised. The cutoff (A), the elements and the rest of the checkpoint's record stand as
-JSON in the extra file `RECORD` of the program.
+pairs i-i, each of both directions once. The results are those of `EIPNNCalculator`, on the zero of the DFT data:
+
+=========== ========= ======= ==================================================================
+energy      (B,)      float64 total energies, eV
+forces      (N, 3)    float   eV/A
+stress      (B, 3, 3) float   eV/A^3, positive under tension; NaN where an axis is open
+=========== ========= ======= ==================================================================
+
+All three of a configuration are NaN where one of its atoms is of an element that the training data did not hold. The
+cutoff (A), the elements, units, the version of eipnn and the rest of the checkpoint's record stand as JSON in the extra
+file `RECORD` of the program.
 """
 
 import json
@@ -34,36 +39,59 @@ from ase import Atoms
 from ase.build import bulk
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch_geometric.data import Batch
-from torch_geometric.nn import global_add_pool
 
 from eipnn.errors import InputError
-from eipnn.inputs.base import AtomicGraph, vectors_between
-from eipnn.potential.potential import Potential
+from eipnn.inputs.base import AtomicGraph, graph_of, vectors_between
+from eipnn.potential.potential import Potential, differentiable
 
 RECORD = "eipnn.json"
 FIELDS = ("z", "pos", "cell", "edge_index", "edge_shift", "batch")
 
 
 class PlainPotential(nn.Module):
-    """A potential that takes tensors (see the head of this file)."""
+    """A potential that takes and gives tensors (see the head of this file)."""
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
         self.potential = potential
-        self.register_buffer("zero", potential.zero)
-        self.zero: Tensor
 
     def forward(
         self, z: Tensor, pos: Tensor, cell: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor
-    ) -> Tensor:
-        """-> energies (B,) in eV, float64."""
-        size = cell.shape[0]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """-> energies (B,), forces (N, 3) and stress (B, 3, 3)."""
         vectors = vectors_between(pos, cell, edge_index, edge_shift, batch)
-        graph = AtomicGraph(z, edge_index, vectors, batch, size)
-        energy = global_add_pool(self.potential(graph), batch, size)
-        zero = energy.new_zeros(size).index_add(0, batch, self.zero[z])
-        return energy * (1 + 0 * zero) + zero  # of an unknown element, the forces are NaN too
+        graph = AtomicGraph(z, edge_index, vectors, batch, cell.shape[0], cell=cell)
+        energy, forces, stress = self.potential.predict(graph, ("forces", "stress"))[1:]
+        assert forces is not None
+        assert stress is not None
+        known = (0 * energy).to(forces)  # NaN where an element is unknown
+        return energy, forces + known[batch, None], stress + known[:, None, None]
+
+
+class PlainRepresentation(nn.Module):
+    """A representation that takes tensors."""
+
+    def __init__(self, representation: nn.Module) -> None:
+        super().__init__()
+        self.representation = representation
+
+    def forward(self, z: Tensor, edge_index: Tensor, vectors: Tensor, batch: Tensor, cell: Tensor) -> Tensor:
+        """-> features (N, dim)."""
+        return self.representation(AtomicGraph(z, edge_index, vectors, batch, cell.shape[0]))
+
+
+class ExportedRepresentation(nn.Module):
+    """The program of a `PlainRepresentation`, for a potential."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, graph: AtomicGraph) -> Tensor:
+        """-> features (N, dim)."""
+        return self.program(graph.z, graph.edge_index, graph.vectors, graph.batch, graph.cell)
 
 
 def export_potential(checkpoint: str | Path, dtype: Literal["float32", "float64"] = "float32") -> ExportedProgram:
@@ -84,16 +112,11 @@ def export_potential(checkpoint: str | Path, dtype: Literal["float32", "float64"
             "EIPNNCalculator in ASE"
         )
     precision = getattr(torch, dtype)
-    plain = PlainPotential(potential).requires_grad_(False).eval()
-    plain.potential.to(precision)
-    for tensor in (*plain.parameters(), *plain.buffers()):
+    potential.requires_grad_(False).to(precision)
+    for tensor in (*potential.parameters(), *potential.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)  # no views in files
-    atoms, pairs, configurations = Dim("atoms"), Dim("pairs"), Dim("configurations")
-    dynamic = {name: {0: atoms} for name in ("z", "pos", "batch")}
-    dynamic |= {"cell": {0: configurations}, "edge_index": {1: pairs}, "edge_shift": {0: pairs}}
     try:
-        example = [example_batch(potential, precision)[name] for name in FIELDS]
-        return torch.export.export(plain, tuple(example), dynamic_shapes=dynamic, strict=False)
+        return traced(potential, example_batch(potential, precision))
     except InputError:
         raise
     except Exception as error:  # torch has many kinds
@@ -104,18 +127,39 @@ def export_potential(checkpoint: str | Path, dtype: Literal["float32", "float64"
         ) from error
 
 
+def traced(potential: Potential, batch: Batch) -> ExportedProgram:
+    """The program of a potential, whose representation becomes its own program; `batch` is an example.
+
+    In three steps: `torch.export` has the representation take plain operations, but cannot follow the slope of the
+    energy (torch 2.13); `make_fx` can, with sizes that stay free; `torch.export` again makes what can be saved.
+    """
+    atoms, pairs, configurations = ({0: Dim(name)} for name in ("atoms", "pairs", "configurations"))
+    columns = {1: pairs[0]}
+    graph = differentiable(graph_of(batch))
+    potential.representation = ExportedRepresentation(  # type: ignore[assignment]
+        torch.export.export(
+            PlainRepresentation(potential.representation),
+            (graph.z, graph.edge_index, graph.vectors, graph.batch, graph.cell),
+            dynamic_shapes=(atoms, columns, pairs, atoms, configurations),
+            strict=False,
+        ).module()
+    )
+    example = tuple(batch[name] for name in FIELDS)
+    plain = make_fx(PlainPotential(potential), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
+    dynamic = (atoms, atoms, configurations, columns, pairs, atoms)
+    return torch.export.export(plain, example, dynamic_shapes=dynamic, strict=False)
+
+
 def example_batch(potential: Potential, dtype: torch.dtype) -> Batch:
-    """Three crystals of all elements; positions ask for gradients, as for forces."""
+    """Crystals of all elements: five, as an axis of a length that another one has too, such as 3, would be fixed."""
     lattice = bulk("X", "fcc", a=0.9 * potential.cutoff)  # 12 neighbours and more
     frames = []
-    for repeats in (1, 2, 4):
+    for repeats in range(1, 6):
         atoms: Atoms = lattice.repeat((repeats, 1, 1))
         atoms.symbols[:] = list(islice(cycle(potential.elements), len(atoms)))
         atoms.rattle(0.01, seed=repeats)
         frames.append(potential.representation.inputs(atoms, dtype))
-    batch = Batch.from_data_list(frames)
-    batch.pos.requires_grad_()
-    return batch
+    return Batch.from_data_list(frames)
 
 
 def export(
@@ -123,7 +167,7 @@ def export(
 ) -> None:
     """Write a fine-tuned potential as a torch.export program, which runs without eipnn.
 
-    It leads from positions, cell and neighbour pairs to energies, differentiable for forces and stress.
+    It leads from positions, cell and neighbour pairs to energies, forces and stress.
 
     Args:
         checkpoint: of the fine-tuning stage.
@@ -134,4 +178,4 @@ def export(
     record = Potential.load(checkpoint).record() | {"dtype": dtype}
     output.parent.mkdir(parents=True, exist_ok=True)
     torch.export.save(program, output, extra_files={RECORD: json.dumps(record)})
-    print(f"{output}: takes {', '.join(FIELDS)}; see the head of eipnn.potential.export")
+    print(f"{output}: {', '.join(FIELDS)} -> energy, forces, stress; see the head of eipnn.potential.export")
