@@ -60,7 +60,7 @@ def test_load_gives_the_trained_module(trained, stage):
     "module",
     [
         eipnn.ClassifierModule(SchNet(**SMALL), ["sw", "edip"], judge="forces", c=0.37, c_forces=0.4),
-        eipnn.PretrainModule(SchNet(**SMALL), ["sw-1.0", "edip"], outlier=17.0, weights={"energy": 2.0}),
+        eipnn.PretrainModule(SchNet(**SMALL), ["sw-1.0", "edip"], outlier=17.0, weights={"energy": 2.0}, core="zbl"),
         eipnn.FinetuneModule(SchNet(**SMALL), alpha=3.0, eip_loss="mse", energy_per="atom", huber=0.1),
     ],
     ids=lambda module: module.stage,
@@ -69,7 +69,7 @@ def test_settings_of_the_stage_come_back(module, tmp_path):
     file = tmp_path / "settings.ckpt"
     torch.save({"state_dict": module.state_dict(), "eipnn": module.record()}, file)
     assert type(module).load_from_checkpoint(file).settings() == module.settings()
-    assert len(module.settings()) == {"classify": 4, "pretrain": 6, "finetune": 8}[module.stage]
+    assert len(module.settings()) == {"classify": 4, "pretrain": 7, "finetune": 9}[module.stage]
 
 
 def test_fine_tunings_of_0_2_0_are_read(tiny, trained, tmp_path):

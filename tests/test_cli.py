@@ -86,6 +86,7 @@ WEIGHED = {
     "energy_per": "atom",
     "second_weights": {"energy": 20.0, "forces": 0.3},
     "second_from": 0.6,
+    "core": "zbl",
 }
 MODEL = {
     "Classifier": EVERY | {"eips": ["au"], "judge": "forces", "c": 0.2, "c_forces": 0.3},

@@ -46,7 +46,7 @@ def cored(tmp_path):
     """File of an untrained potential of C and Si with a core, and the same without."""
     module = make_potential(SchNet)
     module.potential.save(tmp_path / "bare.pt")
-    module.core = ZBL(module.cutoff)
+    module.base = ZBL(module.cutoff)
     module.potential.save(tmp_path / "core.pt")
     return tmp_path / "core.pt", tmp_path / "bare.pt"
 
@@ -179,7 +179,7 @@ def test_every_head_of_pretraining_has_it():
     with_core, without = made("zbl"), made(None)
     batch = batch_of(with_core.representation, close)
     found, bare = (m.properties(batch, {"energy", "forces"}) for m in (with_core, without))
-    expected = with_core.core(graph(with_core.representation, close)).sum()
+    expected = with_core.base(graph(with_core.representation, close)).sum()
     torch.testing.assert_close(found["energy"] - bare["energy"], expected.expand(1, 2))
     push = found["forces"] - bare["forces"]
     assert push.abs().max() > 1

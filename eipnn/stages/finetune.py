@@ -97,7 +97,7 @@ class FinetuneModule(PotentialStage):
     @property
     def potential(self) -> Potential:
         """What is trained: the network with its energies of elements; it shares the weights."""
-        return Potential(self.representation, self.head, self.elements, self.zeros, self.core)
+        return Potential(self.representation, self.head, self.elements, self.zeros, self.base)
 
     def properties(self, batch: Batch, wanted: Collection[str]) -> dict[str, Any]:
         """Those of `Properties`; ``energy`` (B,), eV, float64, on the zero of the aligned DFT energies."""

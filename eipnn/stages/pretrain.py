@@ -87,7 +87,7 @@ class PretrainModule(PotentialStage):
         """The graph, and energies of atoms (N, |P|) and configurations (B, |P|)."""
         graph = graph_of(batch)
         graph = differentiable(graph) if derive else graph
-        atoms = atom_energies(graph, self.representation, self.head, self.core)
+        atoms = atom_energies(graph, self.representation, self.head, self.base)
         return graph, atoms, global_add_pool(atoms, graph.batch, graph.size)
 
     def compared(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, tuple[Tensor, Targets]]:

@@ -66,13 +66,13 @@ class PotentialStage(StageModule):
         self.weights, self.energy_per = weights, energy_per
         self.second_weights, self.second_from = second_weights, second_from
         super().__init__(representation, eips, **kwargs)  # which asks for the names of the metrics
-        self.core_name, self.core = core, core_of(core, representation.cutoff)
+        self.core, self.base = core, core_of(core, representation.cutoff)
         if self.patience and second_weights:
             raise InputError("patience may end a training before second_weights come: give one of the two")
 
     def settings(self) -> dict[str, Any]:
-        names = ("weights", "energy_per", "second_weights", "second_from")
-        return {name: getattr(self, name) for name in names} | {"core": self.core_name}
+        names = ("weights", "energy_per", "second_weights", "second_from", "core")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def first_weights(self) -> dict[str, float]:
