@@ -46,6 +46,15 @@ def distances(atoms: Atoms, reach: float | None = None) -> tuple[np.ndarray, np.
     return atoms.numbers[i], atoms.numbers[j], found
 
 
+def shortest_distances(frames: Iterable[Atoms]) -> np.ndarray:
+    """The shortest distance (A) by two atomic numbers, symmetric; inf for elements that no frame has side by side."""
+    shortest = np.full_like(RADII, np.inf)
+    for atoms in frames:
+        first, second, found = distances(atoms)
+        np.minimum.at(shortest, (first, second), found)
+    return np.minimum(shortest, shortest.T)
+
+
 def covalent_rule() -> DistanceRule:
     """`COVALENT_SHARE` of the sums of covalent radii."""
     return DistanceRule(COVALENT_SHARE * RADII)
@@ -61,10 +70,6 @@ def parents_rule(frames: Sequence[Atoms], ideal: float = np.inf) -> DistanceRule
 
     `ideal` is the shortest distance (A) of prototypes that are parents too: they must hold the rule as well.
     """
-    seen = np.full_like(RADII, np.inf)
-    for atoms in frames:
-        first, second, found = distances(atoms)
-        np.minimum.at(seen, (first, second), found)
-    seen = np.minimum(seen, seen.T)
+    seen = shortest_distances(frames)
     from_parents = PARENT_SHARE * np.minimum(seen, ideal)
     return DistanceRule(np.where(seen <= REACH * RADII, from_parents, covalent_rule().shortest))

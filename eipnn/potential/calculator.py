@@ -15,6 +15,7 @@ from eipnn.inputs import AtomicGraph, Graph
 from eipnn.inputs.soap import Soap
 from eipnn.neighbours import NeighbourList, complete_cell
 from eipnn.potential.committee import Committee
+from eipnn.potential.guard import Mode, guard_of
 from eipnn.potential.potential import Potential
 from eipnn.structures.check import value_problem
 
@@ -42,12 +43,16 @@ class EIPNNCalculator(Calculator):
         eip: ASE calculator of the EIP on top of which the potential was trained, with delta learning only; by default
             made as the checkpoint records it. It must give the energies that the checkpoint holds of that EIP.
         tabulate: read the functions of the distance alone from tables, see `SchNet.tabulate`; about twice as quick.
+        guard: what happens when atoms come closer than in any training frame, or the density of a crystal leaves the
+            range of these: a warning, once for each pair of elements (``warn``), an error, or nothing (``off``). By
+            default a warning, if the file says what its training saw; those of before do not.
 
     Raises:
         CheckpointError: the checkpoint is of another stage.
         InputError: no checkpoint, or members of a committee with other elements, another mode of the energy zero or
             another EIP under them than the first one; `tabulate` with a representation that has no such tables; `eip`
             where the potential needs none, or another one than it was trained on; none where it cannot be made here.
+        InputError: `guard` is asked for, and a file does not say what its training saw.
         InputError: (when calculating) an element that the training data did not hold, positions or a cell that cannot
             be used, NaN from the network.
     """
@@ -62,6 +67,7 @@ class EIPNNCalculator(Calculator):
         cohesive: bool = False,
         tabulate: bool = False,
         eip: Calculator | None = None,
+        guard: Mode | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -71,6 +77,8 @@ class EIPNNCalculator(Calculator):
         self.potentials = self.committee.potentials
         self.potential = self.potentials[0]
         self.eip = self.committee.eip(eip)
+        self.guard = guard_of(self.committee, guard)
+        self.guard_volume = True
         self.cohesive = cohesive
         for potential in self.potentials:
             potential.to(device=device, dtype=getattr(torch, dtype)).requires_grad_(False)
@@ -110,7 +118,10 @@ class EIPNNCalculator(Calculator):
     def _of_member(self, potential: Potential, atoms: Atoms) -> dict[str, Any]:
         """What one potential says, on the zero of its DFT data; of the EIP of delta learning the zero alone."""
         # The stress comes with the forces at little cost; molecular dynamics at constant pressure asks for it later.
-        found = potential.predict(self._graph(potential, atoms), ("forces", "stress"))
+        graph = self._graph(potential, atoms)
+        if self.guard is not None and potential is self.potential:
+            self.guard.check(atoms, graph, self.guard_volume)
+        found = potential.predict(graph, ("forces", "stress"))
         assert found.forces is not None
         assert found.stress is not None
         if not (found.energy.isfinite().all() and found.forces.isfinite().all()):

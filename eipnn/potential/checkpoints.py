@@ -95,6 +95,7 @@ def _wrong(record: Any) -> str | None:
         "settings": _texts(settings := record.get("settings")) and settings.get("core") in (None, *get_args(CoreName)),
         "elements": isinstance(elements, list)
         and all(isinstance(element, str) and atomic_numbers.get(element, 0) for element in elements),
+        "seen": _texts(seen := record.get("seen", {})) and all(map(_is_seen, seen.values())),
         "zeros": _texts(zeros) and all(map(_is_zero, zeros.values())),
     }
     wrong = (f"{key} {'are' if key.endswith('s') else 'is'} {record.get(key)!r}" for key in fine if not fine[key])
@@ -104,6 +105,14 @@ def _wrong(record: Any) -> str | None:
 def _texts(content: Any) -> TypeGuard[dict[str, Any]]:
     """Whether it is a mapping whose keys are texts."""
     return isinstance(content, dict) and all(isinstance(key, str) for key in content)
+
+
+def _is_seen(part: Any) -> bool:
+    if not (_texts(part) and _texts(part.get("distances")) and isinstance(part.get("volumes"), list)):
+        return False
+    pairs, numbers = [name.split("-") for name in part["distances"]], [*part["distances"].values(), *part["volumes"]]
+    known = all(len(pair) == 2 and all(symbol in atomic_numbers for symbol in pair) for pair in pairs)
+    return known and all(isinstance(number, (int, float)) for number in numbers)
 
 
 def _is_zero(zero: Any) -> bool:

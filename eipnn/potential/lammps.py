@@ -88,6 +88,7 @@ class Answer:
         self.ensemble = "energy_std" in calculator.implemented_properties
         self.numbers = np.array([0, *(atomic_numbers[symbol] for symbol in elements)])  # types count from 1
         self.error: BaseException | None = None
+        calculator.guard_volume = all(lmp.extract_box()[5])  # else of a cell with vacuum, see `_atoms`
 
     def __call__(self, _: None, step: int, local: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
         """Put the forces (N, 3), eV/A, of atoms at `x` (N, 3), A, into `f`, and hand over energy and virial.

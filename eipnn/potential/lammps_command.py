@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from eipnn.errors import InputError, UsageError, exit_code
 from eipnn.potential.calculator import EIPNNCalculator
+from eipnn.potential.guard import Mode
 from eipnn.potential.lammps import LINE, attach, start
 
 
@@ -23,6 +24,7 @@ def lammps(
     device: str = "cpu",
     dtype: Literal["float32", "float64"] = "float32",
     tabulate: bool = False,
+    guard: Mode | None = None,
 ) -> None:
     """Run an input script of LAMMPS with a fine-tuned potential.
 
@@ -37,8 +39,10 @@ def lammps(
         device: of torch, such as cuda.
         dtype: precision of the network.
         tabulate: read functions of the distance from tables (SchNet); about twice as quick.
+        guard: when atoms come closer than in any training frame, or the density leaves the range of these: warn, error
+            or off (default: warn, if the potential says what its training saw).
     """
-    calculator = EIPNNCalculator(potential, device=device, dtype=dtype, tabulate=tabulate)
+    calculator = EIPNNCalculator(potential, device=device, dtype=dtype, tabulate=tabulate, guard=guard)
     lines = read(script)
     with start(*variables(var or [])) as lmp:  # at its end LAMMPS closes its files
         execute(lmp, script, lines, calculator, elements)

@@ -52,6 +52,7 @@ class Potential(nn.Module):
         zeros: by source (``dft``, names of EIPs): ``mode`` and ``energies`` (eV an element); under ``dft`` also ``eip``
             (`eipnn.eips.recorded`) with delta learning.
         core: base term at short range (`core_of`), to which the network adds.
+        seen: what its training saw (`eipnn.potential.guard`).
     """
 
     def __init__(
@@ -61,10 +62,11 @@ class Potential(nn.Module):
         elements: list[str],
         zeros: dict[str, dict[str, Any]],
         core: ZBL | None = None,
+        seen: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.representation, self.head, self.core = representation, head, core
-        self.elements, self.zeros = elements, zeros
+        self.elements, self.zeros, self.seen = elements, zeros, seen or {}
         energies = zeros.get("dft", {}).get("energies", {})
         zero = torch.full((MAX_Z + 1,), torch.nan, dtype=torch.float64)
         for symbol in elements:
@@ -159,6 +161,7 @@ class Potential(nn.Module):
             "cutoff": self.cutoff,
             "zeros": self.zeros,
             "units": self.units,
+            "seen": self.seen,
         }
 
     def save(self, file: str | Path) -> None:
@@ -189,7 +192,14 @@ class Potential(nn.Module):
             raise CheckpointError(f"{file}: of stage {record['stage']!r}; a potential is a fine-tuned checkpoint")
         representation = build_representation(record["representation"])
         core = core_of(record["settings"].get("core"), representation.cutoff)
-        potential = cls(representation, EnergyHead(representation.dim), record["elements"], record["zeros"], core)
+        potential = cls(
+            representation,
+            EnergyHead(representation.dim),
+            record["elements"],
+            record["zeros"],
+            core,
+            record.get("seen"),
+        )
         weights = {k: v for k, v in content["state_dict"].items() if k.startswith(("representation.", "head."))}
         try:
             potential.load_state_dict(weights)

@@ -14,6 +14,7 @@ from eipnn.eips import recorded
 from eipnn.errors import InputError
 from eipnn.inputs import graph_of
 from eipnn.potential import Potential
+from eipnn.potential.guard import seen_in
 from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
@@ -97,7 +98,7 @@ class FinetuneModule(PotentialStage):
     @property
     def potential(self) -> Potential:
         """What is trained: the network with its energies of elements; it shares the weights."""
-        return Potential(self.representation, self.head, self.elements, self.zeros, self.base)
+        return Potential(self.representation, self.head, self.elements, self.zeros, self.base, self.seen)
 
     def properties(self, batch: Batch, wanted: Collection[str]) -> dict[str, Any]:
         """Those of `Properties`; ``energy`` (B,), eV, float64, on the zero of the aligned DFT energies."""
@@ -210,7 +211,10 @@ class FinetuneDataModule(StageDataModule):
         counts = ", ".join(f"{name} of {known.sum()}" for name, known in train.labelled().items())
         aside = "; DFT forces and stress are left aside" if self.energies_only else ""
         log.info("DFT labels: %s training frames; trained on: %s%s", counts, ", ".join(sorted(self.wanted)), aside)
-        return made
+        seen = {"dft": seen_in(train)} | (
+            {"eip": seen_in(self.source.structures(list(self.chosen)))} if self.chosen else {}
+        )
+        return replace(made, seen=seen)
 
     def augmented(self) -> Configurations:
         """The pool structures that the classifier chose an EIP for, with that EIP's labels (or DFT's, see `DFT`)."""

@@ -98,6 +98,7 @@ class StageModule(LightningModule):
         self.init_from, self.cutoff, self.units = init_from, representation.cutoff, dict(UNITS)
         self.elements: list[str] = []
         self.zeros: dict[str, dict[str, Any]] = {}
+        self.seen: dict[str, Any] = {}
         # a list: the name of an EIP may hold a dot, which a ModuleDict refuses
         self.means: Any = nn.ModuleList(MeanMetric() for _ in self.measures)
 
@@ -159,7 +160,7 @@ class StageModule(LightningModule):
         facts = self.handover.known()
         if (training := facts.training) is None:
             raise InputError("the data module was set up without its training configurations")
-        self.elements, self.zeros = training.elements, facts.zeros
+        self.elements, self.zeros, self.seen = training.elements, facts.zeros, training.seen
         self.check_data()  # not after the first epoch
         if isinstance(self.head, EnergyHead):
             self.head.set_scale(*zip(*training.scales, strict=True))
@@ -311,6 +312,7 @@ class StageModule(LightningModule):
             "cutoff": self.cutoff,
             "zeros": self.zeros,
             "units": self.units,
+            "seen": self.seen,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -336,7 +338,7 @@ class StageModule(LightningModule):
                 f"{file}: the checkpoint's energy zeros are {zeros_text(found['zeros'])}, the data's "
                 f"{zeros_text(current)}; use the energy_zero, labels and split that it was trained with"
             )
-        self.elements, self.zeros = found["elements"], found["zeros"]
+        self.elements, self.zeros, self.seen = found["elements"], found["zeros"], found.get("seen", {})
         if self._trainer is not None:
             adapt_states(checkpoint.get("callbacks", {}), self._trainer)
 
@@ -364,7 +366,7 @@ class StageModule(LightningModule):
                 f"{checkpoint_path}: does not fit the code ({type(error).__name__}: {error}); "
                 "use the version of eipnn, and the backbone, that it was trained with"
             ) from error
-        module.elements, module.zeros = record["elements"], record["zeros"]
+        module.elements, module.zeros, module.seen = record["elements"], record["zeros"], record.get("seen", {})
         return module.eval()
 
     def _load_representation(self, file: str) -> None:
