@@ -98,7 +98,7 @@ def _cases(
     from eipnn.potential.calculator import EIPNNCalculator
     from eipnn.structures import open_structures
 
-    calculator = EIPNNCalculator(potential, **network)  # type: ignore[arg-type]
+    calculator = EIPNNCalculator(potential, guard="off", **network)  # type: ignore[arg-type]
     elements = tuple(calculator.potential.elements)
     frames = open_structures(reference) if reference else None
     beside = eip_calculators(eip or [], elements)
