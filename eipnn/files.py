@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def replacing(file: Path) -> Iterator[Path]:
         DiskFullError: there is no room for it; what stood in `file` still does.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
     with told_when_full(file.parent):
         try:
             yield part

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -15,7 +15,7 @@ from ase.optimize import FIRE
 
 from eipnn.check import dimers, dynamics, elastic, eos, frames, phonons, smoothness, symmetry, vacancy
 from eipnn.check.case import Case
-from eipnn.check.crystals import Crystal, find_crystals, placed, relax, supercell
+from eipnn.check.crystals import Crystal, find_crystals, placed, relax, relaxed_all, supercell
 from eipnn.check.figures import Figure, Found, Limits
 from eipnn.check.sections import SECTIONS, crystals_found, run
 from eipnn.structures import StructureStore
@@ -251,6 +251,30 @@ def test_a_ramp_is_survived_or_not():
     assert "no energy" in by_key(dynamics.measure_heating(asked))["heating_run"].note
 
 
+@pytest.mark.parametrize("measure", [dynamics.measure_nve, dynamics.measure_heating])
+def test_a_run_that_breaks_in_its_last_look_is_bad(monkeypatch, measure):
+    asked = case(EMT(), time=0.1)
+    looks = dynamics.steps_of(asked) // dynamics.LOOK
+    told = iter([""] * (looks - 1) + ["atoms 0.50 A apart"])
+    monkeypatch.setattr(dynamics, "broken", lambda atoms, aim: next(told))
+    (figure,) = measure(asked).figures
+    assert figure.value == pytest.approx(1 - 1 / looks)
+    assert figure.verdict() == "bad"
+
+
+def test_without_a_stress_atoms_alone_are_relaxed():
+    class Without(EMT):
+        def get_property(self, name, atoms=None, allow_calculation=True):
+            if name == "stress":
+                raise PropertyNotImplementedError
+            return super().get_property(name, atoms, allow_calculation)
+
+    start = Crystal("fcc", bulk("Cu", a=3.7, cubic=True))
+    found = relaxed_all({"Cu": start}, Without())["Cu"]
+    np.testing.assert_allclose(found.atoms.cell, start.atoms.cell)
+    assert relaxed_all({"Cu": start}, Changed(lambda atoms, results: 1 / 0)) == {}
+
+
 def test_atoms_that_meet_have_broken_the_run():
     atoms = Atoms("Cu2", [[0, 0, 0], [1.5, 0, 0]], cell=[9, 9, 9], pbc=True, calculator=EMT())
     assert dynamics.broken(atoms, 300) == "atoms 1.50 A apart"
@@ -315,7 +339,8 @@ def test_a_wrong_crystal_is_told():
     assert figure.value == pytest.approx(1000 * (energies[0] - energies[1]), abs=0.1)
     assert (figure.note, figure.verdict()) == ("fcc above sc", "good")
     missing = crystals_found(Case(EMT(), ("Cu",), {}, ("Cu",))).figures[0]
-    assert (missing.note, missing.verdict()) == ("no crystal comes to rest", "bad")
+    assert missing.note == "no crystal comes to rest; if it has no simple one, give --crystal"
+    assert missing.verdict() == "bad"
 
 
 def test_a_section_that_raises_has_failed():

@@ -16,7 +16,7 @@ from eipnn.evaluate.predict import predict
 from eipnn.evaluate.spread import spreads
 from eipnn.potential import Committee
 from eipnn.run import execute
-from eipnn.run.ensemble import committee_file, seeds_of, validation_ids
+from eipnn.run.ensemble import committee_file, make_committees, seeds_of, validation_ids
 from eipnn.run.experiment import read_experiment
 from eipnn.run.plan import Plan
 from eipnn.structures import open_structures, read_split
@@ -85,3 +85,16 @@ def test_a_run_leaves_a_committee(experiment, tmp_path, monkeypatch, capfd, tiny
     assert f"{1000 * maes(found.mean(), frames)['atom_mae']:.1f}"[:4] in said
     coverage = spreads(found, frames)["forces"].coverage(committee.factors["forces"].value)
     assert all(f"/ {100 * share:.0f}" in said for share in coverage)
+
+
+def test_what_is_no_committee_is_said_and_the_others_are_made(plans, monkeypatch, capfd):
+    """Of few frames, another EIP may be the best for each seed."""
+
+    def refuse(*_):
+        raise InputError("b.pt: trained with another EIP under it than a.pt; give equals")
+
+    monkeypatch.setattr(Committee, "load", refuse)
+    rows = [plan.row("baseline", [0.1]) for plan in plans(None)]
+    table = make_committees(rows, [{"potential": "a.pt"}, {"potential": "b.pt"}])
+    assert table.row_count == 0
+    assert "committee-baseline.pt is not made: b.pt: trained with another EIP" in capfd.readouterr().out

@@ -155,6 +155,9 @@ def test_errors_are_those_that_were_put_in(file, tmp_path, capfd):
 def test_without_labels_there_are_predictions_alone(file, tmp_path, capfd):
     ase.io.write(tmp_path / "bare.extxyz", frames())
     words = "evaluate", file, tmp_path / "bare.extxyz", "-o", tmp_path / "out"
+    (tmp_path / "out").mkdir()
+    for older in ("errors.csv", "parity_energy.png", "spread.png"):  # of other structures
+        (tmp_path / "out" / older).touch()
     assert exit_code(*words) == 0
     assert "no labels, so no errors" in capfd.readouterr().out
     assert {found.name for found in (tmp_path / "out").iterdir()} == {"predictions.extxyz"}
@@ -217,6 +220,9 @@ def test_what_symmetry_holds_is_left_out():
     assert spread.factor().value == pytest.approx(expected, rel=0.1)
     few = Spread(np.ones((9, 1)), np.ones(9), 3, 9, 0)
     assert not factors({"energy": few})
+    exact = Spread(np.zeros((20, 1)), np.ones(20), 3, 20, 0)
+    assert exact.factor().value == 0
+    assert not factors({"energy": exact})
 
 
 def test_factors_are_written_into_the_file(file, tmp_path, capfd):
@@ -250,8 +256,14 @@ def test_what_cannot_be_is_said_in_a_line(file, tmp_path, capfd):
         assert said.startswith("eipnn evaluate: ")
         return said
 
+    if not torch.cuda.is_available():
+        for make in (lambda: EIPNNCalculator(file, device="cuda"), lambda: predict(Committee.load(file), [], "cuda")):
+            with pytest.raises(InputError, match="torch finds no GPU here"):
+                make()
     data, single = tmp_path / "frames.extxyz", tmp_path / "single.pt"
     strange = labelled(file)
+    strange[0] = Atoms("Ge", info={"config_id": "free", "config_type": "IsolatedAtom"})  # is left out
+    strange[0].calc = SinglePointCalculator(strange[0], energy=0.0)
     strange[4].symbols[0] = "Ge"
     ase.io.write(data, strange)
     said = refused(file, data)

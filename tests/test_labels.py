@@ -168,7 +168,7 @@ def wait_for(condition: object, seconds: float = 60.0) -> None:
 def done(folder: Path) -> int:
     try:
         return int((np.load(folder / "status.npy") == DONE).sum())
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):  # it is being made
         return 0
 
 

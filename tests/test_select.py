@@ -6,6 +6,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from tiny import EIPS, REPRESENTATION, exit_code
 
 from eipnn import EIPNNCalculator
@@ -60,7 +61,7 @@ def test_by_spread(tiny, members, select):
         atoms.get_forces()
         spreads[name] = calculator.results["forces_std"].max()
     best = sorted(spreads, key=spreads.get, reverse=True)[:3]
-    assert [atoms.info["config_id"] for atoms in chosen] == best
+    assert [atoms.info["pool_id"] for atoms in chosen] == best
     np.testing.assert_allclose([atoms.info["score"] for atoms in chosen], [spreads[i] for i in best], rtol=1e-4)
     np.testing.assert_allclose(chosen[0].positions, tiny.frames[best[0]].positions, atol=1e-7)
     assert "of as many random ones" in said
@@ -98,7 +99,7 @@ def test_by_disagreement(tiny, select, tmp_path):
         start += size
     chosen, _ = select("--by", "eips", "--labels", str(labels))
     best = [pool.ids[row] for row in np.argsort(-found)[:3]]
-    assert [atoms.info["config_id"] for atoms in chosen] == best
+    assert [atoms.info["pool_id"] for atoms in chosen] == best
 
 
 def test_far_from_what_is_known_and_from_one_another():
@@ -116,7 +117,7 @@ def test_by_distance_and_at_random(tiny, members, select):
     chosen, _ = select("--by", "distance", "--potential", members[0], "--dft", dft)
     found = [atoms.info["score"] for atoms in chosen]
     assert found == sorted(found, reverse=True)
-    ones, others, again = ([a.info["config_id"] for a in select("--by", "random", "--seed", s)[0]] for s in "010")
+    ones, others, again = ([a.info["pool_id"] for a in select("--by", "random", "--seed", s)[0]] for s in "010")
     assert ones == again != others
     assert len(set(ones)) == 3
 
@@ -126,10 +127,19 @@ def test_what_has_dft_already_is_not_chosen(tiny, select, tmp_path):
     ase.io.write(tmp_path / "there.extxyz", pool[:-3], format="extxyz")
     chosen, said = select("--by", "random", "--dft", str(tmp_path / "there.extxyz"))
     assert f"{len(pool) - 3} structures" in said
-    assert sorted(a.info["config_id"] for a in chosen) == sorted(tiny.ids("pool")[-3:])
+    assert sorted(a.info["pool_id"] for a in chosen) == sorted(tiny.ids("pool")[-3:])
     assert "3 structures to choose from, fewer than --number 4" in select(
         "--by", "random", "--dft", str(tmp_path / "there.extxyz"), number=4, status=1
     )
+
+
+def test_free_atoms_of_the_pool_are_not_chosen(tiny, members, tmp_path):
+    pool = ase.io.read(tiny.folder / "pool.extxyz", ":4")
+    free = Atoms("Cu", info={"config_id": "free", "config_type": "IsolatedAtom"})
+    ase.io.write(tmp_path / "pool.extxyz", [free, *pool], format="extxyz")
+    words = ("select", str(tmp_path / "pool.extxyz"), "-n", "4", "--by", "random", "-o", str(tmp_path / "s.extxyz"))
+    assert exit_code(*words) == 0
+    assert all(len(atoms) > 1 for atoms in ase.io.read(tmp_path / "s.extxyz", ":"))
 
 
 @pytest.mark.parametrize(

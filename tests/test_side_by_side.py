@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from eipnn import processes
+from eipnn.files import write_atomically
 from eipnn.run import execute, side_by_side
 from eipnn.run.execute import StageError
 from eipnn.run.plan import Late, Stage
@@ -90,6 +91,16 @@ def test_the_log_of_a_stage_has_what_its_processes_print(stages, monkeypatch, ca
         execute._call(stages["alone"], "fits", None, None, True)
     assert "there is no such command" in stages["alone"].log.read_text()
     assert capfd.readouterr() == ("", "")
+
+
+def test_stages_that_share_a_file_write_it_whole(tmp_path):
+    """Such as the split, at the same moment."""
+    file, text = tmp_path / "split.csv", "configs,mark\n" * 1000
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(write_atomically, file, text) for _ in range(200)]:
+            done.result()
+    assert file.read_text() == text
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_threads_are_shared_fairly(monkeypatch):

@@ -262,7 +262,7 @@ def test_parents_are_known_by_the_ids_that_they_had_alone(tmp_path, capfd):
     (tmp_path / "pool").mkdir()
     dft, pool = str(tmp_path / "dft" / "si.extxyz"), str(tmp_path / "pool" / "si.extxyz")
     ase.io.write(dft, copper(3, 0), format="extxyz")
-    children = [copper(1, seed)[0] for seed in range(3)]
+    children = [copper(1, seed)[0] for seed in range(10, 13)]
     for child, parent in zip(children, ("si_000001", "fcc-Cu", None), strict=True):
         child.calc = None
         if parent:
@@ -272,6 +272,17 @@ def test_parents_are_known_by_the_ids_that_they_had_alone(tmp_path, capfd):
     assert known.ids[1] == "dft_si_000001"
     assert list(parents_of([pool], [dft], known).values()) == [{"dft_si_000001"}, set(), set()]
     assert "1 of 3 structures of the pool name a parent that is none of the DFT frames" in capfd.readouterr().out
+
+
+def test_a_frame_that_was_chosen_from_the_pool_is_its_own_parent(tmp_path):
+    """Else the pool of the fold in which it validates would hold it."""
+    dft, pool = str(tmp_path / "dft.extxyz"), str(tmp_path / "pool.extxyz")
+    frames = copper(4, 0)
+    ase.io.write(dft, frames, format="extxyz")
+    candidates = [atoms.copy() for atoms in (frames[2], *copper(2, 9))]
+    ase.io.write(pool, candidates, format="extxyz")
+    known = open_structures([dft], beside=[pool])
+    assert list(parents_of([pool], [dft], known).values()) == [{known.ids[2]}, set(), set()]
 
 
 def test_a_kill_while_splits_are_written_is_no_end(place, tmp_path):

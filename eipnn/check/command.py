@@ -71,7 +71,7 @@ def check(
     settings = {"temperature": temperature, "time": time, "seed": seed}
     try:
         case, others = _cases(potential, crystal, reference, eip, {"device": device, "dtype": dtype}, settings)
-        given = read_numbers(numbers, list(case.crystals))
+        given = read_numbers(numbers, list(dict.fromkeys([*case.wanted, *case.crystals])))
     except InputError as error:
         raise UsageError(str(error)) from error
     chosen = [section for section in SECTIONS if section.name in (sections or NAMES)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.data import atomic_numbers, covalent_radii, reference_states
 from ase.filters import FrechetCellFilter
 from ase.io import read
@@ -60,23 +60,32 @@ def relax(atoms: Atoms, cell: bool = False, fmax: float = FMAX, steps: int = 100
 
 
 def relaxed_crystal(crystal: Crystal, calculator: Calculator) -> Crystal:
-    """Atoms and cell at least energy under this calculator.
+    """Atoms and cell at least energy under this calculator; atoms alone where it has no stress.
 
     Raises:
         InputError: there is no rest for them within 25 to 300 % of the volume.
     """
     atoms = placed(crystal.atoms, calculator)
-    rests = relax(atoms, cell=True)
+    rests = relax(atoms, cell=has_stress(atoms))
     if not (rests and 0.25 < atoms.get_volume() / crystal.atoms.get_volume() < 3):
         raise InputError(f"{crystal.structure}: does not come to rest under the potential")
     return Crystal(crystal.structure, Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True))
 
 
+def has_stress(atoms: Atoms) -> bool:
+    """Whether its calculator knows the stress."""
+    try:
+        atoms.get_stress()
+    except PropertyNotImplementedError:
+        return False
+    return True
+
+
 def relaxed_all(crystals: Mapping[str, Crystal], calculator: Calculator) -> dict[str, Crystal]:
-    """Those that come to rest, relaxed."""
+    """Those that come to rest, relaxed; none where the calculator fails."""
     found = {}
     for name, crystal in crystals.items():
-        with suppress(InputError):
+        with suppress(Exception):  # each potential has its own kinds
             found[name] = relaxed_crystal(crystal, calculator)
     return found
 

@@ -66,12 +66,13 @@ def broken(atoms: Atoms, temperature: float) -> str:
 def followed(
     run: VelocityVerlet | Langevin, atoms: Atoms, steps: int, temperature: Callable[[float], float]
 ) -> tuple[np.ndarray, str]:
-    """Times (ps), potential and kinetic energies (eV) in every step up to the end or a break, and how it broke.
+    """Times (ps), potential and kinetic energies (eV) in every step up to the end, or to the last look before a break,
+    and how it broke.
 
     `temperature` gives what is set (K) by the share of the run that is done.
     """
     rows = [(0.0, atoms.get_potential_energy(), atoms.get_kinetic_energy())]
-    problem = ""
+    problem, good = "", 1
     while len(rows) <= steps and not problem:
         aim = temperature((len(rows) - 1) / steps)
         if isinstance(run, Langevin):
@@ -82,9 +83,10 @@ def followed(
                 time = len(rows) * TIMESTEP / 1000
                 rows.append((time, atoms.get_potential_energy(), atoms.get_kinetic_energy()))
             problem = broken(atoms, aim)
+            good = good if problem else len(rows)
         except Exception as error:  # each potential has its own kinds
             problem = f"{type(error).__name__}: {error}"
-    return np.array(rows).T, problem
+    return np.array(rows[:good]).T, problem
 
 
 def steps_of(case: Case) -> int:

@@ -70,7 +70,8 @@ def crystals_found(case: Case) -> Found:
     figures = []
     for name in dict.fromkeys([*case.wanted, *case.crystals]):
         if not (crystal := case.crystals.get(name)):
-            figures.append(Figure("crystal_energy", name, nan, "eV/atom", note="no crystal comes to rest"))
+            note = "no crystal comes to rest; if it has no simple one, give --crystal"
+            figures.append(Figure("crystal_energy", name, nan, "eV/atom", note=note))
             continue
         energy = energy_per_atom(crystal.atoms, case.calculator)
         sides = " x ".join(f"{side:.3f}" for side in crystal.atoms.cell.lengths())

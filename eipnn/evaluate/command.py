@@ -69,12 +69,14 @@ def evaluate(
     if calibrate and len(committee) == 1:
         raise InputError(f"--calibrate: {potential} is a single potential, which has no spread; give a committee")
     store, types = open_with_types(structures, energy_key=energy_key, forces_key=forces_key, stress_key=stress_key)
-    check_elements(committee.elements, store)  # before rows are taken: it names the file
     rows = np.flatnonzero(~store.isolated)
+    check_elements(committee.elements, store, rows)  # before they are taken: it names the file
     if not len(rows):
         raise InputError(f"{', '.join(structures)}: holds isolated atoms alone; give other structures")
     left_out = f" ({len(store) - len(rows)} free atoms left out)" if len(rows) < len(store) else ""
     store, types = store.take(rows), types[rows]
+    for older in (output / "errors.csv", *output.glob("parity_*.png"), output / "spread.png"):
+        older.unlink(missing_ok=True)  # of other structures, perhaps
     found = predict(committee, store, device, dtype, batch_atoms)
     mean = found.mean()
     spread = committee.spread(found._asdict()) if len(committee) > 1 else {}

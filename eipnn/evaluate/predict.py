@@ -6,12 +6,14 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 import torch
 from ase import Atoms
+from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from eipnn.eips.in_cell import InCell
 from eipnn.errors import InputError
 from eipnn.inputs import AtomicGraph
 from eipnn.potential import Committee, Potential
+from eipnn.potential.potential import check_device
 from eipnn.progress import progress_bar
 from eipnn.structures import StructureStore
 
@@ -61,8 +63,7 @@ def predict(
         InputError: an element that the training data did not hold, a GPU that is not there, NaN from a network, an EIP
             of delta learning that cannot be made or fails; of a structure the message names file and frame.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: torch finds no GPU here; leave it out for the CPU")
+    check_device(device)
     check_elements(committee.elements, structures)
     eip = committee.eip()
     for potential in committee.potentials:
@@ -75,13 +76,15 @@ def predict(
     return Predictions(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
 
 
-def check_elements(elements: Sequence[str], structures: StructureStore) -> None:
-    """Raise `InputError` where a structure holds another element; the message names file and frame."""
-    if strangers := set(structures.elements()) - set(elements):
-        row = next(row for row, atoms in enumerate(structures) if strangers & {*atoms.symbols})
-        stranger = min(strangers & {*structures[row].symbols})
-        known = ", ".join(elements)
-        raise InputError(f"{structures.place(row)}: the potential was trained on {known}, not on {stranger}")
+def check_elements(elements: Sequence[str], structures: StructureStore, among: np.ndarray | None = None) -> None:
+    """Raise `InputError` where a structure, one of these rows if they are given, holds another element; the message
+    names file and frame."""
+    known = set(elements)
+    for row in range(len(structures)) if among is None else among.tolist():
+        numbers = np.unique(structures.numbers[slice(*structures.offsets[row : row + 2])]).tolist()
+        if strangers := {chemical_symbols[number] for number in numbers} - known:
+            which = f"{', '.join(elements)}, not on {min(strangers)}"
+            raise InputError(f"{structures.place(row)}: the potential was trained on {which}")
 
 
 def batches(sizes: np.ndarray, atoms: int) -> Iterator[range]:

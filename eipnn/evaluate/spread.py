@@ -59,7 +59,9 @@ class Spread:
     def factor(self) -> Factor:
         """The one of maximum likelihood, see the head of this file."""
         z = np.square(self.errors / self.deviations[:, None])
-        square, before = float(np.median(z)), np.inf
+        square, before = float(z.mean()), np.inf
+        if square == 0:
+            return Factor(0.0, self.frames)
         while abs(square - before) > 1e-9 * square:
             before = square
             square = float(((self.degrees + 1) * z / (self.degrees + z / square)).mean())

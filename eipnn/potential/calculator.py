@@ -16,7 +16,7 @@ from eipnn.inputs.soap import Soap
 from eipnn.neighbours import NeighbourList, complete_cell
 from eipnn.potential.committee import Committee
 from eipnn.potential.guard import Mode, guard_of
-from eipnn.potential.potential import Potential
+from eipnn.potential.potential import Potential, check_device
 from eipnn.structures.check import value_problem
 
 SKIN = 1.0
@@ -73,6 +73,7 @@ class EIPNNCalculator(Calculator):
         super().__init__(**kwargs)
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {dtype!r}")
+        check_device(device)
         self.committee = Committee.load(checkpoint)
         self.potentials = self.committee.potentials
         self.potential = self.potentials[0]

@@ -217,6 +217,12 @@ def atom_energies(graph: AtomicGraph, representation: Representation, head: Ener
     return energies if core is None else energies + core(graph).unsqueeze(-1)
 
 
+def check_device(device: str) -> None:
+    """Raise `InputError` where the device of torch is a GPU that is not there."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: torch finds no GPU here; leave it out for the CPU")
+
+
 def differentiable(graph: AtomicGraph) -> AtomicGraph:
     """The same, for `derivatives`. Features that were computed beforehand know no gradients: they are left out."""
     return graph._replace(vectors=graph.vectors.detach().requires_grad_(), features=None, curvature=False)

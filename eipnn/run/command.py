@@ -94,14 +94,15 @@ def run(
             show_plan(root, rows)
         return
     results: list[dict[str, Any]] = []
-    tables = []
+    trained: dict[Path, list[dict[str, Any]]] = {}
     for root, rows in planned.items():
         head = {"experiment": root.name} if len(files) > 1 else {}
-        mine = carry_out(root, rows, jobs, threads, workers)
-        results += [head | result for result in mine]
-        tables += [make_committees(rows, mine)] if ensemble > 1 else []
-    for table in (results_table(results), *tables):
-        console.print(table)
+        trained[root] = carry_out(root, rows, jobs, threads, workers)
+        results += [head | result for result in trained[root]]
+    console.print(results_table(results))
+    if ensemble > 1:
+        for root, rows in planned.items():
+            console.print(make_committees(rows, trained[root]))
     for line in best_on_validation(results):
         say(line)
 

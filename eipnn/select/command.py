@@ -28,8 +28,8 @@ def select(
 ) -> None:
     """Structures of a pool that are most worth a DFT calculation, as extended XYZ.
 
-    Each has its `config_id` of the pool and, where the choice is by a score, that as `score`. How the chosen compare
-    with as many random ones is printed.
+    Each has its id in the pool as `pool_id` and, where the choice is by a score, that as `score`. How the chosen
+    compare with as many random ones is printed.
 
     Args:
         pool: files of structures; patterns; bundled:NAME.
@@ -45,7 +45,7 @@ def select(
     """
     if output.suffix not in (".xyz", ".extxyz"):
         raise InputError(f"--output {output}: must end in .extxyz or .xyz")
-    frames = open_structures(pool, labels=False)
+    frames = without_isolated_atoms(open_structures(pool, labels=False))
     known = without_isolated_atoms(open_structures(dft)) if dft else StructureStore.of([])
     there = {name for _, name in same_structures(known, frames)}
     frames = frames.take(np.array([row for row, name in enumerate(frames.ids) if name not in there], dtype=int))
@@ -118,7 +118,7 @@ def _write(file: Path, frames: StructureStore, rows: np.ndarray, by: By, scores:
     chosen = []
     for place, row in enumerate(rows.tolist()):
         atoms = frames[row]
-        atoms.info = {"config_id": frames.ids[row], "selected_by": by}
+        atoms.info = {"pool_id": frames.ids[row], "selected_by": by}  # as config_id it would clash with the pool's
         if scores is not None:
             atoms.info["score"] = float(scores[place])
         chosen.append(atoms)

@@ -12,6 +12,7 @@ from eipnn.generate.distance import parents_rule
 from eipnn.generate.parents import Frame
 from eipnn.run.execute import say
 from eipnn.structures import Split, StructureStore, open_pool, read_structures
+from eipnn.structures.suspects import same_structures
 
 SHARES = {"rattle": 0.5, "strain": 0.25, "packed": 0.25}
 """Of a generated pool."""
@@ -85,19 +86,22 @@ def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -
     """Id of each structure of the pool -> those of the DFT frames which it may be a child of.
 
     A pool tells of parents by the ids that they had when it was made; read with other files, these have other folders
-    before them. Several frames that may be meant are all parents. How many parents are none of the frames is said.
+    before them. Several frames that may be meant are all parents, and so is a frame that is the structure itself, as of
+    a pool from which frames were chosen for DFT. How many parents are none of the frames is said.
 
     Args:
         pool: files.
         dft: the files of the DFT frames.
         known: the frames of these.
     """
-    ids = open_pool(list(pool), list(dft), known).ids
+    structures = open_pool(list(pool), list(dft), known)
+    ids = structures.ids
+    twins = {name: {frame} for frame, name in same_structures(known, structures)}
     told = [str(atoms.info.get("parent", "")) for atoms in read_structures(list(pool), labels=False)]
     found = {parent: {name for name in known.ids if _may_be(parent, name)} for parent in set(told) - {""}}
     if strangers := sum(parent in found and not found[parent] for parent in told):
         say(f"{strangers} of {len(told)} structures of the pool name a parent that is none of the DFT frames")
-    return {name: found.get(parent, set()) for name, parent in zip(ids, told, strict=True)}
+    return {name: found.get(parent, set()) | twins.get(name, set()) for name, parent in zip(ids, told, strict=True)}
 
 
 def _may_be(parent: str, name: str) -> bool:
