@@ -1,11 +1,9 @@
 """Predictions of a test or prediction run as a CSV file and, where there are forces, as extended XYZ."""
 
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 import pandas as pd
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor
 from eipnn.collectives import gathered
 from eipnn.files import write_atomically
 from eipnn.structures import StructureStore
+from eipnn.structures.extxyz import write_extxyz
 from eipnn.targets import PER_ATOM
 
 
@@ -63,13 +62,6 @@ class PredictionWriter(Callback):
             found = {name: outputs[name].numpy() for name in ("forces", "stress") if name in outputs}
             frames = predicted(structures, outputs["prediction"].numpy(), **found)
             write_extxyz(file.with_suffix(".extxyz"), frames)
-
-
-def write_extxyz(file: Path, frames: Iterable[Atoms]) -> None:
-    """Write extended XYZ, whole or not at all."""
-    text = io.StringIO()
-    ase.io.write(text, list(frames), format="extxyz")
-    write_atomically(file, text.getvalue())
 
 
 def in_order(outputs: dict[str, Tensor]) -> dict[str, Tensor]:

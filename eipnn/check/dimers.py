@@ -13,7 +13,7 @@ from ase.data.vdw_alvarez import vdw_radii
 from eipnn.check.case import Case
 from eipnn.check.crystals import placed
 from eipnn.check.figures import Figure, Found, Limits
-from eipnn.report.plots import PALETTE, canvas
+from eipnn.report.plots import PALETTE, panel_row
 
 STEP = 0.01
 FLAT = 0.01
@@ -93,13 +93,11 @@ def hole(r: np.ndarray, energy: np.ndarray, force: np.ndarray) -> float:
 def draw(file: Path, founds: Mapping[str, Found]) -> None:
     """Energies of each pair, a line a calculator."""
     names = list(next(iter(founds.values())).curves)
-    with canvas(file, 1.0 + 4.0 * len(names), 3.8, columns=len(names), squeeze=False) as (_, axes):
-        for axis, name in zip(axes[0], names, strict=True):
+    with panel_row(file, names, 4.0, 3.8, "energy (eV)") as panels:
+        for axis, name in panels:
             for (who, found), colour in zip(founds.items(), PALETTE, strict=False):
                 axis.plot(*found.curves[name], label=who, color=colour, linewidth=1.8)
             energy = next(iter(founds.values())).curves[name][1]
             low = min(energy[len(energy) // 6 :].min(), -0.5)  # a hole at the shortest distances may leave the panel
-            axis.set(xlabel="distance (A)", title=name, ylim=(1.6 * low, -4 * low))
+            axis.set(xlabel="distance (A)", ylim=(1.6 * low, -4 * low))
             axis.grid()
-        axes[0, 0].set_ylabel("energy (eV)")
-        axes[0, 0].legend(frameon=False)

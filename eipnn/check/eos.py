@@ -12,7 +12,7 @@ from ase.units import GPa
 from eipnn.check.case import Case
 from eipnn.check.crystals import Crystal, placed, relax
 from eipnn.check.figures import Figure, Found, Limits
-from eipnn.report.plots import PALETTE, canvas
+from eipnn.report.plots import PALETTE, panel_row
 
 RANGE, POINTS = 0.1, 11
 MODULUS = Limits(1.0, 0.0)
@@ -71,12 +71,10 @@ def fitted(volumes: np.ndarray, energies: np.ndarray) -> tuple[float, float, flo
 def draw(file: Path, founds: Mapping[str, Found]) -> None:
     """Energies over volume, a panel a crystal."""
     names = list(next(iter(founds.values())).curves)
-    with canvas(file, 1.0 + 3.8 * len(names), 3.8, columns=len(names), squeeze=False) as (_, axes):
-        for axis, name in zip(axes[0], names, strict=True):
+    with panel_row(file, names, 3.8, 3.8, "energy above the lowest (meV/atom)") as panels:
+        for axis, name in panels:
             for (who, found), colour in zip(founds.items(), PALETTE, strict=False):
                 if name in found.curves:
                     axis.plot(*found.curves[name], "o-", label=who, color=colour, markersize=4)
-            axis.set(xlabel="volume (A$^3$/atom)", title=name)
+            axis.set(xlabel="volume (A$^3$/atom)")
             axis.grid()
-        axes[0, 0].set_ylabel("energy above the lowest (meV/atom)")
-        axes[0, 0].legend(frameon=False)

@@ -12,7 +12,7 @@ from ase.cell import Cell
 from eipnn.check.case import Case
 from eipnn.check.crystals import Crystal, placed, supercell
 from eipnn.check.figures import Figure, Found, Limits, NotRun
-from eipnn.report.plots import PALETTE, canvas
+from eipnn.report.plots import PALETTE, panel_row
 
 SIZE = 9.0
 """A between the faces of the supercell, at least."""
@@ -84,8 +84,8 @@ def bands(phonon: Any) -> tuple[np.ndarray, np.ndarray, dict[float, str]]:
 def draw(file: Path, founds: Mapping[str, Found]) -> None:
     """Bands, a panel a crystal, a colour a calculator."""
     names = list(next(iter(founds.values())).curves)
-    with canvas(file, 1.0 + 5.0 * len(names), 4.0, columns=len(names), squeeze=False) as (_, axes):
-        for axis, name in zip(axes[0], names, strict=True):
+    with panel_row(file, names, 5.0, 4.0, "frequency (THz), imaginary below 0") as panels:
+        for axis, name in panels:
             for (who, found), colour in zip(founds.items(), PALETTE, strict=False):
                 if name in found.curves:
                     places, frequencies, marks = found.curves[name]
@@ -96,6 +96,3 @@ def draw(file: Path, founds: Mapping[str, Found]) -> None:
             axis.set_xticks([mark / places[-1] for mark in marks], list(marks.values()))
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.grid(axis="x")
-            axis.set_title(name)
-        axes[0, 0].set_ylabel("frequency (THz), imaginary below 0")
-        axes[0, 0].legend(frameon=False)

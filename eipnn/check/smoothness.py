@@ -9,7 +9,7 @@ from ase import Atoms
 from eipnn.check.case import Case
 from eipnn.check.crystals import placed, supercell
 from eipnn.check.figures import Figure, Found, Limits
-from eipnn.report.plots import PALETTE, canvas
+from eipnn.report.plots import PALETTE, panel_row
 
 REACH, STEP = 0.2, 0.005
 """A that the farthest atom of a line moves either way, and between two points."""
@@ -78,12 +78,10 @@ def draw(file: Path, founds: Mapping[str, Found]) -> None:
     """Force along each line, a panel a crystal."""
     curves = next(iter(founds.values())).curves
     names = list(dict.fromkeys(key.rpartition(", ")[0] for key in curves))
-    with canvas(file, 1.0 + 4.0 * len(names), 3.6, columns=len(names), squeeze=False) as (_, axes):
-        for axis, name in zip(axes[0], names, strict=True):
+    with panel_row(file, names, 4.0, 3.6, "force along the line (eV/A)") as panels:
+        for axis, name in panels:
             for line, colour in zip(LINES, PALETTE, strict=False):
                 s, _, force = curves[f"{name}, {line}"]
                 axis.plot(s, force, label=line, color=colour, linewidth=1.5)
-            axis.set(xlabel="displacement (A)", title=name)
+            axis.set(xlabel="displacement (A)")
             axis.grid()
-        axes[0, 0].set_ylabel("force along the line (eV/A)")
-        axes[0, 0].legend(frameon=False)

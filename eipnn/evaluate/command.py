@@ -17,10 +17,11 @@ from eipnn.files import write_atomically
 from eipnn.metrics import ATOM, FORCE, STRESS, Metric
 from eipnn.potential import Committee
 from eipnn.potential.committee import Factor
-from eipnn.predictions import predicted, write_extxyz
+from eipnn.predictions import predicted
 from eipnn.report import plots
 from eipnn.report.tables import markdown
 from eipnn.structures import StructureStore, open_with_types
+from eipnn.structures.extxyz import write_extxyz
 
 PANELS = 6
 """Kinds of frames up to which each has a panel of its own."""
@@ -75,9 +76,9 @@ def evaluate(
         raise InputError(f"{', '.join(structures)}: holds isolated atoms alone; give other structures")
     left_out = f" ({len(store) - len(rows)} free atoms left out)" if len(rows) < len(store) else ""
     store, types = store.take(rows), types[rows]
+    found = predict(committee, store, device, dtype, batch_atoms)
     for older in (output / "errors.csv", *output.glob("parity_*.png"), output / "spread.png"):
         older.unlink(missing_ok=True)  # of other structures, perhaps
-    found = predict(committee, store, device, dtype, batch_atoms)
     mean = found.mean()
     spread = committee.spread(found._asdict()) if len(committee) > 1 else {}
     write_extxyz(output / "predictions.extxyz", frames_of(mean, spread, store, types))

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from eipnn.eips.in_cell import InCell
@@ -79,12 +79,16 @@ def predict(
 def check_elements(elements: Sequence[str], structures: StructureStore, among: np.ndarray | None = None) -> None:
     """Raise `InputError` where a structure, one of these rows if they are given, holds another element; the message
     names file and frame."""
-    known = set(elements)
-    for row in range(len(structures)) if among is None else among.tolist():
-        numbers = np.unique(structures.numbers[slice(*structures.offsets[row : row + 2])]).tolist()
-        if strangers := {chemical_symbols[number] for number in numbers} - known:
-            which = f"{', '.join(elements)}, not on {min(strangers)}"
-            raise InputError(f"{structures.place(row)}: the potential was trained on {which}")
+    strange = ~np.isin(structures.numbers, [atomic_numbers[symbol] for symbol in elements])
+    if among is not None:
+        taken = np.zeros(len(structures), dtype=bool)
+        taken[among] = True
+        strange &= np.repeat(taken, structures.sizes)
+    if strange.any():
+        atom = int(strange.argmax())
+        place = structures.place(int(np.searchsorted(structures.offsets, atom, side="right")) - 1)
+        stranger = chemical_symbols[structures.numbers[atom]]
+        raise InputError(f"{place}: the potential was trained on {', '.join(elements)}, not on {stranger}")
 
 
 def batches(sizes: np.ndarray, atoms: int) -> Iterator[range]:

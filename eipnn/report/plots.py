@@ -54,6 +54,18 @@ def canvas(
         figure.savefig(file)
 
 
+@contextmanager
+def panel_row(file: Path, names: Sequence[str], width: float, height: float, label: str) -> Iterator[Iterator[Any]]:
+    """A panel of that size in inches for each name, side by side: pairs of panel and name. The first one has the
+    legend, and the label of the vertical axis."""
+    with canvas(file, 1.0 + width * len(names), height, columns=len(names), squeeze=False) as (_, axes):
+        for axis, name in zip(axes[0], names, strict=True):
+            axis.set_title(name)
+        yield zip(axes[0], names, strict=True)
+        axes[0, 0].set_ylabel(label)
+        axes[0, 0].legend(frameon=False)
+
+
 def log_ticks(axis: Axes) -> None:
     """Few numbers without powers of ten on the vertical axis, which is made logarithmic; call it when all is drawn."""
     axis.set_yscale("log")

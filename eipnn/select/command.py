@@ -7,8 +7,8 @@ import numpy as np
 
 from eipnn.command_line import Count, Seed
 from eipnn.errors import InputError
-from eipnn.files import replacing
 from eipnn.structures import StructureStore, open_structures, without_isolated_atoms
+from eipnn.structures.extxyz import write_extxyz
 from eipnn.structures.suspects import same_structures
 
 By = Literal["spread", "distance", "eips", "random"]
@@ -113,8 +113,6 @@ def _farthest(
 
 def _write(file: Path, frames: StructureStore, rows: np.ndarray, by: By, scores: np.ndarray | None) -> None:
     """The structures without labels, in order of choice."""
-    import ase.io
-
     chosen = []
     for place, row in enumerate(rows.tolist()):
         atoms = frames[row]
@@ -122,5 +120,4 @@ def _write(file: Path, frames: StructureStore, rows: np.ndarray, by: By, scores:
         if scores is not None:
             atoms.info["score"] = float(scores[place])
         chosen.append(atoms)
-    with replacing(file) as part:
-        ase.io.write(part, chosen, format="extxyz")
+    write_extxyz(file, chosen)

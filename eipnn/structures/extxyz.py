@@ -6,16 +6,20 @@ periodic ones, and the id 007 for 7. Here keys are read in any case, ids as writ
 remains unclear is an error. `VEC` lines, as ADF writes them, are cell vectors after the atoms.
 """
 
+import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import accumulate, islice
+from pathlib import Path
 from typing import Any, TextIO
 
+import ase.io
 import numpy as np
 from ase import Atoms
 from ase.io.extxyz import key_val_str_to_dict
 
+from eipnn.files import write_atomically
 from eipnn.structures.check import PBC_LIKE
 from eipnn.structures.paths import StructureError
 
@@ -172,3 +176,10 @@ PLAIN = _properties("species:S:1:pos:R:3")
 def _short(text: str) -> str:
     text = text.strip()
     return repr(text if len(text) <= 40 else f"{text[:37]}...")
+
+
+def write_extxyz(file: Path, frames: Iterable[Atoms]) -> None:
+    """Write extended XYZ, whole or not at all."""
+    text = io.StringIO()
+    ase.io.write(text, list(frames), format="extxyz")
+    write_atomically(file, text.getvalue())
