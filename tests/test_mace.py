@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -171,6 +173,17 @@ else:
 
 
 @needs_mace
+@needs_mace
+def test_several_made_at_once_leave_the_process_as_it_was():
+    # the run command writes the potentials of trainings that end together, each in its thread
+    with ThreadPoolExecutor(8) as pool, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = list(pool.map(lambda _: MACE(["Si"], cutoff=4.0, channels=2, max_ell=1, correlation=1), range(16)))
+    assert torch.get_default_dtype() == torch.float32
+    assert not told  # TorchScript tells of itself
+    assert not any(isinstance(part, torch.jit.ScriptModule) for net in made for part in net.modules())
+
+
 def test_a_setting_of_the_users_stays(monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0")
     small()

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import threading
 from collections.abc import Iterable
 from itertools import islice
 from types import ModuleType
@@ -18,6 +19,8 @@ from eipnn.representations.base import MAX_Z, Representation
 from eipnn.representations.mace_layers import CORRELATIONS, Harmonics, Layer
 
 UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+ONE_AT_A_TIME = threading.Lock()
+"""Held where settings of the whole process (of torch, e3nn, standard output) are changed for a moment."""
 CALIBRATION_BATCHES = 32
 """Batches whose features are standardised: enough atoms, and no longer than that."""
 
@@ -67,13 +70,14 @@ class MACE(Representation):
         self.register_buffer("one_hot", one_hot_rows(self.elements), persistent=False)
         self.one_hot: Tensor
 
-        modules = import_mace()
+        with ONE_AT_A_TIME:
+            modules = import_mace()
         from e3nn.o3 import Irreps
         from mace.tools.compile import disable_e3nn_codegen
         from mace.tools.torch_tools import default_dtype
 
         # Without TorchScript: it is no faster here, is slow to start and deprecated.
-        with default_dtype(torch.float64), disable_e3nn_codegen():
+        with ONE_AT_A_TIME, default_dtype(torch.float64), disable_e3nn_codegen():
             model = modules.MACE(
                 r_max=cutoff,
                 num_bessel=bessel,
