@@ -12,12 +12,15 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.eos import EquationOfState
 from ase.optimize import FIRE
+from backbones import FRAMES, make_potential
 
+from eipnn import EIPNNCalculator
 from eipnn.check import dimers, dynamics, elastic, eos, frames, phonons, smoothness, symmetry, vacancy
 from eipnn.check.case import Case
 from eipnn.check.crystals import Crystal, find_crystals, placed, relax, relaxed_all, supercell
 from eipnn.check.figures import Figure, Found, Limits
 from eipnn.check.sections import SECTIONS, crystals_found, run
+from eipnn.representations import SchNet
 from eipnn.structures import StructureStore
 
 
@@ -311,17 +314,20 @@ def test_forces_jump():
     assert figure.value == pytest.approx(150, rel=0.05)  # half of it, to the mean of both neighbours
 
 
-def test_errors_on_frames():
+def test_errors_on_frames(tmp_path):
+    make_potential(SchNet).potential.save(tmp_path / "potential.pt")
+    calculator = EIPNNCalculator(tmp_path / "potential.pt", dtype="float64", guard="off")
     labelled = []
-    for seed in range(3):
-        atoms = placed(crystal("Cu").atoms, EMT())
-        atoms.rattle(0.1, seed=seed)
-        energy, forces = atoms.get_potential_energy() + 0.04, 1.5 * atoms.get_forces()
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    for name in ("crystal", "wire", "molecule"):
+        atoms = placed(FRAMES[name], calculator)
+        energy, forces = atoms.get_potential_energy() + 0.01 * len(atoms), 1.5 * atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, **({"forces": forces} if name != "molecule" else {}))
         labelled.append(atoms)
-    figures = by_key(frames.measure(case(EMT(), frames=StructureStore.of(labelled))))
-    assert figures["energy_error"].value == pytest.approx(10)  # meV/atom
+    asked = Case(calculator, ("C", "Si"), {}, frames=StructureStore.of(labelled))
+    figures = by_key(frames.measure(asked))
+    assert figures["energy_error"].value == pytest.approx(10)  # meV/atom, and no digit is lost to float32
     assert figures["force_error_share"].value == pytest.approx(1 / 3)
+    assert [figures[key].of for key in ("energy_error", "force_error")] == ["3 frames", "2 frames"]
 
 
 def test_crystals_of_least_energy():

@@ -94,10 +94,10 @@ def refuse(command: str, config: dict, *arguments: str) -> str:
     return message
 
 
-def start(tiny, file, representation: dict = SMALL) -> eipnn.FinetuneModule:
+def start(tiny, file, representation: dict = SMALL, **settings) -> eipnn.FinetuneModule:
     """A fine-tuning as it is before its first step."""
     torch.manual_seed(1)
-    net = eipnn.FinetuneModule(SchNet(**representation), init_from=file and str(file))
+    net = eipnn.FinetuneModule(SchNet(**representation), init_from=file and str(file), **settings)
     attached(eipnn.FinetuneDataModule(**tiny.arguments), net)
     return net
 
@@ -135,6 +135,16 @@ def test_init_from_refuses_what_does_not_fit(tiny, trained, tmp_path):
         start(tiny, pretrained, {**SMALL, "features": 16})
     assert f"init_from={pretrained} holds" in str(error.value)
     assert "use the same representation in both stages" in str(error.value)
+    content = read_checkpoint(pretrained)
+    content["eipnn"]["settings"]["core"] = "zbl"
+    torch.save(content, tmp_path / "zbl.ckpt")
+    start(tiny, tmp_path / "zbl.ckpt", core="zbl")
+    for file, core, words in ((pretrained, "zbl", ("null", "zbl")), (tmp_path / "zbl.ckpt", None, ("zbl", "null"))):
+        with pytest.raises(CheckpointError) as error:
+            start(tiny, file, core=core)
+        first, second = str(error.value).splitlines()
+        assert first == "init_from={} was pretrained with core: {}, but this stage has core: {};".format(file, *words)
+        assert second == "give model.core the same value in both stages"
 
 
 def test_init_from_is_strict(tiny, trained, tmp_path):

@@ -1,7 +1,7 @@
 """What the members of a committee say of many structures, in batches."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ def predict(
     committee: Committee,
     structures: StructureStore,
     device: str = "cpu",
-    dtype: Literal["float32", "float64"] = "float32",
+    dtype: str = "float32",
     batch_atoms: int = ATOMS,
     shown: bool = True,
 ) -> Predictions:
@@ -55,7 +55,7 @@ def predict(
         committee: is left on that device, in that precision.
         structures: at least one.
         device: of torch.
-        dtype: precision of the networks.
+        dtype: precision of the networks, float32 or float64.
         batch_atoms: atoms of a batch; a larger structure is a batch of its own.
         shown: whether there is a progress bar.
 
