@@ -2,6 +2,7 @@
 
 import errno
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from eipnn.structures import (
     opened,
     read_structures,
 )
-from eipnn.structures.read import read_files
+from eipnn.structures.read import iterate
 from eipnn.structures.store import ARRAYS, StructureStore
 from eipnn.tensor_files import read_tensors, write_tensors
 
@@ -123,6 +124,26 @@ def test_rows_taken_and_joined(rows, cut):
     assert list(taken) == [frames()[row] for row in rows]
 
 
+def test_frames_that_come_one_by_one_are_let_go(monkeypatch):
+    """A block of them is in memory at a time; the store is that of a list."""
+    monkeypatch.setattr("eipnn.structures.store.BLOCK", 3)
+    given: list[weakref.ref] = []
+    most = 0
+
+    def one_by_one():
+        nonlocal most
+        for atoms in frames() * 3:
+            given.append(weakref.ref(atoms := atoms.copy()))
+            del atoms.info["config_id"]
+            most = max(most, sum(known() is not None for known in given))
+            yield atoms
+
+    store = StructureStore.of(one_by_one())
+    assert store.ids == tuple(map(str, range(12)))
+    assert list(store) == frames() * 3
+    assert most == 3
+
+
 def test_sets_of_elements():
     assert StructureStore.of(frames()).element_sets() == ("Cl-Na", "H-O", "Cu", "Au")
 
@@ -149,9 +170,9 @@ def cached(tmp_path, monkeypatch):
 
     def counted(*arguments):
         reads.append(1)
-        return read_files(*arguments)
+        return iterate(*arguments)
 
-    monkeypatch.setattr(opened, "read_files", counted)
+    monkeypatch.setattr(opened, "iterate", counted)
     return tmp_path / "cache", reads
 
 

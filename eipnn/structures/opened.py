@@ -5,6 +5,8 @@ They are known by the content of the files, how they are read and the code that 
 
 import hashlib
 import logging
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Unpack
@@ -17,7 +19,7 @@ from filelock import FileLock
 from eipnn.cache import cache_folder, cache_limit, keep, kept
 from eipnn.files import digest_file
 from eipnn.structures.paths import Paths, StructureError, check_different, id_prefixes, resolve_all
-from eipnn.structures.read import Options, read_files
+from eipnn.structures.read import Options, iterate
 from eipnn.structures.store import ARRAYS, StructureStore
 
 log = logging.getLogger("eipnn")
@@ -42,8 +44,8 @@ def open_structures(files: Paths, beside: Paths | None = None, **options: Unpack
 
 def open_with_types(files: Paths, **options: Unpack[Options]) -> tuple[StructureStore, np.ndarray]:
     """As `open_structures`, with the ``config_type`` of each frame, "" without one; stores keep none: read anew."""
-    frames, counts = read_files(prefixes := id_prefixes(resolve_all(files)), options)
-    return _store(frames, prefixes, counts), np.array([str(atoms.info.get("config_type", "")) for atoms in frames])
+    store, types = _read(id_prefixes(resolve_all(files)), options)
+    return store, np.array(types)
 
 
 def open_pool(pool: Paths | None, dft: Paths, known: StructureStore) -> StructureStore:
@@ -74,7 +76,7 @@ def open_dft_and_pool(
 
 def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
     if not all(path.is_file() for path in prefixes):  # some formats are folders
-        return _read(prefixes, options)
+        return _read(prefixes, options)[0]
     cache_limit()  # a wrong one is said before the work
     file = cache_folder() / f"structures-{_digest(prefixes, options)}.pt"
     lock = FileLock(file.with_suffix(".lock"))
@@ -83,26 +85,31 @@ def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
         lock.acquire()  # of several processes one reads
     except OSError as error:
         log.warning("structures are not kept: %s", error)
-        return _read(prefixes, options)
+        return _read(prefixes, options)[0]
     try:
         if content := kept(file, ("ids", "frames", *ARRAYS)):
             return StructureStore.from_tensors(content, list(prefixes))
-        store = _read(prefixes, options)
+        store, _ = _read(prefixes, options)
         keep(file, store.to_tensors(), "structures")
         return store
     finally:
         lock.release()
 
 
-def _read(prefixes: dict[Path, str], options: Options) -> StructureStore:
-    frames, counts = read_files(prefixes, options)
-    return _store(frames, prefixes, counts)
+def _read(prefixes: dict[Path, str], options: Options) -> tuple[StructureStore, list[str]]:
+    """The frames, and the ``config_type`` of each."""
+    counts = dict.fromkeys(prefixes, 0)
+    types: list[str] = []
 
+    def frames() -> Iterator[Atoms]:
+        for path, atoms in iterate(prefixes, options):
+            counts[path] += 1
+            types.append(sys.intern(str(atoms.info.get("config_type", ""))))  # many frames have the same
+            yield atoms
 
-def _store(frames: list[Atoms], prefixes: dict[Path, str], counts: list[int]) -> StructureStore:
-    store = StructureStore.of(frames)
-    store.files = list(zip(prefixes, counts, strict=True))
-    return store
+    store = StructureStore.of(frames())
+    store.files = list(counts.items())
+    return store, types
 
 
 def _digest(prefixes: dict[Path, str], options: Options) -> str:

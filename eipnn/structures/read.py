@@ -99,17 +99,15 @@ def read_structures(files: Paths, **options: Unpack[Options]) -> list[Atoms]:
     positions, cell or labels; a label of another shape, a stress that is not symmetric or of a frame with an open axis;
     a cell that is flat along its periodic axes, or under a key that is not read; coincident atoms; an id given twice.
     """
-    return read_files(id_prefixes(resolve_all(files)), options)[0]
+    return [atoms for _, atoms in iterate(id_prefixes(resolve_all(files)), options)]
 
 
-def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Atoms], list[int]]:
-    """The frames of files, each with what its ids begin with, and how many each file holds; see `read_structures`."""
-    frames: list[Atoms] = []
-    counts: list[int] = []
+def iterate(prefixes: Mapping[Path, str], options: Options) -> Iterator[tuple[Path, Atoms]]:
+    """File and frame, one by one, of files each with what its ids begin with; see `read_structures`."""
     places: dict[str, tuple[Path, int]] = {}  # of each id
     carried: set[str] = set()  # keys
     for path, prefix in prefixes.items():
-        first = len(frames)
+        index, energies = -1, set()  # of frames of several atoms: none of them, 0 or another
         for index, atoms in enumerate(_raw_frames(path)):
             name = atoms.info["config_id"] = str(atoms.info.get("config_id", f"{prefix}_{index:06d}"))
             try:
@@ -120,12 +118,12 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
                 carried |= _check(atoms, options)
             except StructureError as error:
                 raise StructureError(f"{path}: frame {index} ({name}): {error}") from None
-            frames.append(atoms)
-        counts.append(len(frames) - first)
-        if not counts[-1]:
+            if len(atoms) > 1:
+                energies.add(bool(energy(atoms)))
+            yield path, atoms
+        if index < 0:
             raise StructureError(f"{path}: holds no frames; give a file with at least one structure")
-        energies = [energy(atoms) for atoms in frames[first:] if len(atoms) > 1]
-        if options.get("require_energy") and energies and not any(energies):
+        if options.get("require_energy") and energies == {False}:
             how = "give a file with energies, or name their key with energy_key"
             raise StructureError(f"{path}: all energies are 0 eV, which stands for none; {how}")
     for kind in KEYS if options.get("labels", True) else ():
@@ -133,7 +131,6 @@ def read_files(prefixes: Mapping[Path, str], options: Options) -> tuple[list[Ato
         if named is not None and named.lower() not in map(str.lower, carried):
             there = f"the frames carry {', '.join(sorted(carried)) or 'no keys'}"
             raise StructureError(f"{', '.join(map(str, prefixes))}: no frame has the {kind} key {named!r}; {there}")
-    return frames, counts
 
 
 def _raw_frames(path: Path) -> Iterator[Atoms]:

@@ -17,9 +17,9 @@ Rows are numbered from 0; `ase.Atoms` are made of a row where one is asked for.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, overload
 
@@ -43,6 +43,8 @@ PER_STRUCTURE: dict[str, tuple[type, tuple[int, ...]]] = {
     "stresses": (np.float64, (3, 3)),
 }
 ARRAYS = ("offsets", *PER_ATOM, *PER_STRUCTURE)
+BLOCK = 1000
+"""Frames that are in memory as `Atoms` at a time while a store is made of them."""
 ISOLATED = "IsolatedAtom"
 """``config_type`` of a free atom."""
 
@@ -65,18 +67,28 @@ class StructureStore(Sequence[Atoms]):
         self.energies, self.forces, self.stresses = (_slim(arrays[name]) for name in ("energies", "forces", "stresses"))
 
     @classmethod
-    def of(cls, frames: Sequence[Atoms]) -> "StructureStore":
-        """In memory, with each frame's ``config_id`` (or place) and the labels of its calculator; a store as it is."""
+    def of(cls, frames: Iterable[Atoms]) -> "StructureStore":
+        """In memory, with each frame's ``config_id`` (or place) and the labels of its calculator; a store as it is.
+
+        Frames that are read or made as they are asked for are let go block by block.
+        """
         if isinstance(frames, StructureStore):
             return frames
-        entries = [_entries(atoms) for atoms in frames]
-        arrays = {"offsets": _offsets(np.array([len(atoms) for atoms in frames], dtype=np.int64))}
+        numbered = enumerate(frames)
+        blocks = iter(lambda: list(islice(numbered, BLOCK)), [])
+        return cls.joined([cls._of([]), *map(cls._of, blocks)])
+
+    @classmethod
+    def _of(cls, frames: Sequence[tuple[int, Atoms]]) -> "StructureStore":
+        """Of frames with their places."""
+        entries = [_entries(atoms) for _, atoms in frames]
+        arrays = {"offsets": _offsets(np.array([len(atoms) for _, atoms in frames], dtype=np.int64))}
         for name, (kind, shape) in PER_ATOM.items():
             parts = [np.empty((0, *shape)), *(entry[name] for entry in entries)]
             arrays[name] = np.concatenate(parts).astype(kind)
         for name, (kind, shape) in PER_STRUCTURE.items():
             arrays[name] = np.array([entry[name] for entry in entries], dtype=kind).reshape(-1, *shape)
-        return cls([str(atoms.info.get("config_id", row)) for row, atoms in enumerate(frames)], arrays)
+        return cls([str(atoms.info.get("config_id", place)) for place, atoms in frames], arrays)
 
     @classmethod
     def joined(cls, parts: Sequence["StructureStore"]) -> "StructureStore":
