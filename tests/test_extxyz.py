@@ -3,6 +3,7 @@
 import gzip
 import io
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eipnn.structures import StructureError, energy, read_structures
-from eipnn.structures.extxyz import parse_header, read_extxyz
+from eipnn.structures.extxyz import parse_header, read_extxyz, write_extxyz
 
 ROWS = "Al 0.02 0.00 0.01\nAl 0.00 2.05 2.03\n"
 COLUMNS = "Properties=species:S:1:pos:R:3"
@@ -284,3 +285,19 @@ def test_frames_that_ase_writes(tmp_path: Path) -> None:
             "rattled bulk",
         )
         assert found.calc.results["stress"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_written_one_by_one_or_not_at_all(tmp_path: Path) -> None:
+    """No list of the frames is made, the file is that of a list; an error on the way leaves what was there."""
+    frames = [bulk("Cu", a=3.5 + k / 100) for k in range(5)]
+    write(tmp_path / "list.extxyz", frames, format="extxyz")
+    write_extxyz(file := tmp_path / "a.extxyz", iter(frames))
+    assert file.read_bytes() == (tmp_path / "list.extxyz").read_bytes()
+
+    def broken() -> Iterator[Atoms]:
+        yield frames[0]
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        write_extxyz(file, broken())
+    assert file.read_bytes() == (tmp_path / "list.extxyz").read_bytes()

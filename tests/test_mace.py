@@ -111,6 +111,30 @@ def test_calibration_counts_neighbours_and_standardises(net):
 
 
 @needs_mace
+def test_calibration_counts_some_batches_of_very_many(monkeypatch):
+    """As of a million structures: the batches come in random order, and those after are not made at all."""
+    monkeypatch.setattr("eipnn.representations.mace.COUNTED_BATCHES", 2)
+    net, made = small(), []
+
+    def batches():
+        for name in ("cubic", "crystal", "cubic"):
+            made.append(name)
+            yield graph(net, FRAMES[name])
+
+    class Graphs:
+        def __iter__(self):
+            return batches()
+
+    with torch.no_grad():
+        monkeypatch.setattr("eipnn.representations.mace.CALIBRATION_BATCHES", 1)
+        net.calibrate(Graphs())
+    assert made == ["cubic", "crystal", "cubic"]  # two are counted, one is standardised
+    frames = [FRAMES["cubic"], FRAMES["crystal"]]
+    neighbours = np.concatenate([np.bincount(neighbor_list("i", a, CUTOFF), minlength=len(a)) for a in frames])
+    assert net.interactions[0].avg_num_neighbors.item() == pytest.approx(neighbours.mean())
+
+
+@needs_mace
 def test_calibration_without_any_neighbour():
     net = small()
     with torch.no_grad():

@@ -51,6 +51,13 @@ def test_outliers_and_missing_labels_are_masked_alone(tiny, rows, caplog):
     assert "of 40 configurations, labels left out as missing or outliers: au 1, far 1" in caplog.text
 
 
+@pytest.mark.parametrize("stage", ["fit", "predict"])
+def test_what_is_gone_through_once_is_not_kept(tiny, stage):
+    data = attached(PretrainDataModule(**tiny.arguments), module(), stage)
+    parts = [data.train_set, data.val_set] if stage == "fit" else [data.predict_set]
+    assert [part[3] is part[3] for part in parts] == [stage == "fit"] * len(parts)
+
+
 def test_the_threshold_is_an_atom(tiny, rows):
     net = module(outlier=300.5)
     data = attached(PretrainDataModule(**tiny.arguments), net).train_set

@@ -23,6 +23,8 @@ ONE_AT_A_TIME = threading.Lock()
 """Held where settings of the whole process (of torch, e3nn, standard output) are changed for a moment."""
 CALIBRATION_BATCHES = 32
 """Batches whose features are standardised: enough atoms, and no longer than that."""
+COUNTED_BATCHES = 1000
+"""Batches whose neighbours are counted."""
 
 
 class MACE(Representation):
@@ -150,7 +152,7 @@ class MACE(Representation):
         The features of the untrained network vary by 0.01 or so; a head learns much faster from a spread of one.
         """
         pairs, atoms = 0, 0
-        for graph in graphs:
+        for graph in islice(graphs, COUNTED_BATCHES):
             pairs += graph.edge_index.shape[1]
             atoms += len(graph.z)
         for block in self.interactions:

@@ -29,9 +29,9 @@ from eipnn.targets import PER_ATOM, PROPERTIES
 
 log = logging.getLogger("eipnn")
 
-KEPT = 100_000
-"""Configurations up to which a data set keeps each `Data` that it made: some kB each, and no work from the second
-epoch on. Larger sets make them anew."""
+KEPT = 400_000
+"""Atoms up to which a data set keeps each `Data` that it made: 2 kB an atom, and no work from the second epoch on.
+Larger sets make them anew, as do those that are gone through once."""
 
 
 class Configurations(Dataset[Data]):
@@ -49,13 +49,14 @@ class Configurations(Dataset[Data]):
 
     def __init__(self, inputs: InputSet, targets: dict[str, Tensor]) -> None:
         self.ids, self.inputs, self.targets = list(inputs.structures.ids), inputs, targets
+        self.kept = len(inputs.structures.numbers) <= KEPT
         self._items: dict[int, Data] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Data:
-        if len(self) > KEPT:
+        if not self.kept:
             return self._make(index)
         if index not in self._items:
             self._items[index] = self._make(index)
@@ -101,7 +102,7 @@ class StageDataModule(LightningDataModule):
             a backward pass there too.
         seed: of the sample order.
         structures: file, pattern or list, with structures to predict, in place of the stage's default.
-        num_workers: of each loader; up to 100,000 graphs stay in memory, so that 0 is often the fastest.
+        num_workers: of each loader; graphs of up to 400,000 atoms stay in memory, so that 0 is often the fastest.
         cache: folder for costly inputs (SOAP); default ``$EIPNN_CACHE`` or the user's cache folder.
         handover: the module's, ``module.handover``; the commands give it by themselves.
         **source: the arguments of `SourceConfig`: structures, split, labels and zeros.
@@ -196,6 +197,7 @@ class StageDataModule(LightningDataModule):
             evaluated = self.test_set = self.labelled(self.source.split.tested)
         else:
             evaluated = self.predict_set = self.make_predict()
+        evaluated.kept &= self.fitting
         evaluated.keep(evaluated.known())
         first = {symbol: f"{self.file_of(i)}: {i}" for symbol, i in evaluated.first_with().items()}
         self.handover.facts = Facts(self.zero_record(), first, training)

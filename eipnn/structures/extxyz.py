@@ -6,7 +6,6 @@ periodic ones, and the id 007 for 7. Here keys are read in any case, ids as writ
 remains unclear is an error. `VEC` lines, as ADF writes them, are cell vectors after the atoms.
 """
 
-import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -14,12 +13,11 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.extxyz import key_val_str_to_dict
+from ase.io.extxyz import key_val_str_to_dict, write_xyz
 
-from eipnn.files import write_atomically
+from eipnn.files import replacing
 from eipnn.structures.check import PBC_LIKE
 from eipnn.structures.paths import StructureError
 
@@ -179,7 +177,6 @@ def _short(text: str) -> str:
 
 
 def write_extxyz(file: Path, frames: Iterable[Atoms]) -> None:
-    """Write extended XYZ, whole or not at all."""
-    text = io.StringIO()
-    ase.io.write(text, list(frames), format="extxyz")
-    write_atomically(file, text.getvalue())
+    """Write extended XYZ, whole or not at all; frames may be made as they are asked for."""
+    with replacing(file) as part, part.open("w", encoding="utf-8") as stream:
+        write_xyz(stream, iter(frames))
