@@ -8,6 +8,9 @@ import numpy as np
 Recipe = Literal["baseline", "mp", "la", "mp+la", "delta", "mp+delta"]
 RECIPES: tuple[str, ...] = get_args(Recipe)
 """The simplest first. Delta learning comes last: its potentials need their teacher in every simulation."""
+PREFERRED: tuple[str, ...] = ("mp", *(recipe for recipe in RECIPES if recipe != "mp"))
+"""Where validation cannot tell. Pretraining comes first: frames for validation are of the kind of those for training, and
+what the teachers show of other structures, such as larger cells, does not count there (experiments/results/forces)."""
 
 
 class Choice(NamedTuple):
@@ -16,7 +19,7 @@ class Choice(NamedTuple):
     recipe: str
     lowest: str
     difference: float
-    """Mean over the folds of the error of the simplest other recipe (or of `recipe`, where it is not the lowest) less
+    """Mean over the folds of the error of the first other recipe (or of `recipe`, where it is not the lowest) less
     that of the lowest; 0 where there is one recipe."""
     error: float
     """Standard error of the difference over the folds."""
@@ -25,13 +28,13 @@ class Choice(NamedTuple):
 
 
 def choose(scores: Mapping[str, Sequence[float]]) -> Choice:
-    """The recipe with the lowest mean validation error or, where a simpler one is not worse by more than the standard
-    error of their difference, the simplest of these.
+    """The recipe with the lowest mean validation error or, where others are not worse by more than the standard error
+    of their difference, the first of these in `PREFERRED`.
 
     Args:
         scores: recipe -> validation errors of K folds, the same folds in the same order.
     """
-    order = [recipe for recipe in RECIPES if recipe in scores]
+    order = [recipe for recipe in PREFERRED if recipe in scores]
     lowest = min(order, key=lambda recipe: float(np.mean(scores[recipe])))
     found = {recipe: _difference(scores[recipe], scores[lowest]) for recipe in order}
     taken = next(recipe for recipe in order if found[recipe][0] <= found[recipe][1] or recipe == lowest)
@@ -53,7 +56,7 @@ def sentence(choice: Choice, folds: int) -> str:
     lower = f"{choice.lowest} has a lower mean validation error than {choice.other} {apart}"
     if choice.recipe == choice.lowest:
         return f"{lower}: {choice.recipe} is taken."
-    return f"{lower}, which is no more than chance: the simpler {choice.recipe} is taken."
+    return f"{lower}, which is no more than chance: {choice.recipe} is taken."
 
 
 def by_recipe(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
