@@ -9,8 +9,8 @@ Recipe = Literal["baseline", "mp", "la", "mp+la", "delta", "mp+delta"]
 RECIPES: tuple[str, ...] = get_args(Recipe)
 """The simplest first. Delta learning comes last: its potentials need their teacher in every simulation."""
 PREFERRED: tuple[str, ...] = ("mp", *(recipe for recipe in RECIPES if recipe != "mp"))
-"""Where validation cannot tell. Pretraining comes first: frames for validation are of the kind of those for training, and
-what the teachers show of other structures, such as larger cells, does not count there (experiments/results/forces)."""
+"""Where validation cannot tell. Pretraining comes first: frames for validation are of the kind of those for training,
+and what teachers show of others, such as larger cells, does not count there (experiments/results/forces)."""
 
 
 class Choice(NamedTuple):
