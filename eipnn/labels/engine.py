@@ -91,6 +91,39 @@ def label_structures(
     return LabelStore.open(folder)
 
 
+def take_labels(source: Path, structures: StructureStore, eips: Sequence[EIP], folder: Path) -> int:
+    """Begin the store of these structures in `folder` with what a finished one in `source` holds of them.
+
+    `label_structures` goes on from there. A store that is in `folder` already stays as it is; labels of other EIPs are
+    not taken, nor are failed ones.
+
+    Returns:
+        of how many structures labels were taken.
+
+    Raises:
+        LabelError: no finished store in `source`.
+    """
+    known, index = LabelStore.open(source), describe(structures, eips)
+    if (folder / INDEX).exists() or known.index["eips"] != index["eips"]:
+        return 0
+    with alone(folder / LOCK, folder, "eipnn label"):
+        create(folder, structures, index)
+        arrays = Arrays(folder, "r+")
+        places = {content: row for row, content in enumerate(known.checksums.tolist())}
+        rows = [row for row, content in enumerate(arrays.checksums.tolist()) if content in places]
+        for row in rows:
+            place = places[int(arrays.checksums[row])]
+            done = known.status[place] == DONE
+            arrays.energies[row, done], arrays.stress[row, done] = (
+                known.energies[place, done],
+                known.stress[place, done],
+            )
+            arrays.all_forces[arrays.atoms(row), done] = known.all_forces[known.atoms(place)][:, done]
+            arrays.status[row, done] = DONE
+        arrays.flush()
+    return len(rows)
+
+
 def _check_folder(folder: Path) -> None:
     if not folder.exists() or (folder / INDEX).exists():
         return

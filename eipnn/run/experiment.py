@@ -74,6 +74,7 @@ class Experiment:
         run: what `eipnn run` trains where its options do not say: ``strategy``, ``split``, ``seed``, ``frames``, each
             one value or a list.
         core: ``zbl``: pretraining and fine-tuning learn on top of this repulsion at short range.
+        pretrained: folder of a run, whose finished pretrainings of the same splits and seeds are taken: none is made.
         trainer: arguments of the Lightning Trainer for every stage.
         classify, pretrain, finetune: ``model``, ``data`` and ``trainer`` arguments of this stage alone.
     """
@@ -86,6 +87,7 @@ class Experiment:
     strategies: dict[str, Strategy] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     core: str | None = None
+    pretrained: str | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
     classify: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
@@ -216,6 +218,8 @@ def _problems(content: dict[str, Any]) -> Iterator[str]:
         yield f"alpha must be a positive number or a list of them, not {alpha!r}"
     if (core := content.get("core")) not in (None, "zbl"):
         yield f"core must be zbl, not {core!r}; leave it out for none"
+    if not isinstance(run := content.get("pretrained"), str | None):
+        yield f"pretrained must be the folder of a run, not {run!r}"
     if (splits := content.get("splits", "random")) != "random" and "{split}" not in str(splits):
         yield "splits must be 'random' or a path with {split} in it"
 

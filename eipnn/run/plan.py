@@ -211,12 +211,25 @@ class Plan:
             model |= self._energy_weights("pretrain")
         return self._stage("pretrain", PRETRAINING_FOLDERS[kind], (), model=model)
 
+    def pretrained(self, run: str, kind: Pretraining) -> Path:
+        """The checkpoint of a finished pretraining of another run, of this split and seed."""
+        folder = Path(run) / f"split-{self.split}" / f"seed-{self.seed}" / PRETRAINING_FOLDERS[kind]
+        if not (folder / "done.json").is_file():
+            raise ExperimentError(
+                f"{folder}: this pretraining has not come to its end; give the command of {run} again"
+            )
+        return folder / "checkpoints" / "best.ckpt"
+
     def finetune(self, name: str, alpha: float) -> Stage:
         """Train the potential."""
         strategy = self.experiment.rows[name]
         own: dict[str, dict[Any, Any]] = {"model": {}, "data": {}, "inputs": {}, "written": {}}
         own["about"] = {"strategy": name, "alpha": alpha if strategy.taught else None}
-        if strategy.pretraining:
+        pretrain = None
+        if strategy.pretraining and self.experiment.pretrained:
+            file = self.pretrained(self.experiment.pretrained, strategy.pretraining)
+            own["model"]["init_from"], own["inputs"]["init_from"] = str(file), digest_file(file)
+        elif strategy.pretraining:
             pretrain = self.pretrain(strategy.pretraining)
             own["model"]["init_from"] = str(pretrain.best)
             own["inputs"]["init_from"] = Late("fingerprint", pretrain)

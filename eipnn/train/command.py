@@ -29,14 +29,19 @@ from eipnn.structures import (
     write_split,
 )
 from eipnn.structures.suspects import same_structures
+from eipnn.train.add import extended
 from eipnn.train.choice import Recipe
 from eipnn.train.folds import generate_pool, make_folds, parents_of, with_pool
 from eipnn.train.outcome import show_outcome
-from eipnn.train.settings import energy_zero, network_settings, properties, with_steps
+from eipnn.train.settings import EXPERIMENT, energy_zero, network_settings, properties, with_steps
 from eipnn.train.teachers import NONE, found_teachers, named_teachers
 
+OF_BEFORE = (
+    *("pool", "teachers", "network", "core", "recipes", "folds", "steps", "pool_size", "isolated_atoms"),
+    *("energy_key", "forces_key", "stress_key", "seed"),
+)
+"""Options that --add takes from the training of before."""
 FoldCount = Annotated[int, Which("a whole number from 2 on", lambda n: n >= 2)]
-EXPERIMENT = "experiment.yaml"
 DEFAULT: tuple[Recipe, ...] = ("baseline", "mp")
 """Delta learning and label augmentation lose where DFT frames have forces: experiments/results/forces."""
 
@@ -51,14 +56,15 @@ def train(
     network: str | None = None,
     core: Literal["zbl"] | None = None,
     recipes: list[Recipe] | None = None,
-    folds: FoldCount = 4,
-    steps: Count = 2400,
+    folds: FoldCount | None = None,
+    steps: Count | None = None,
     pool_size: Count | None = None,
     isolated_atoms: str | None = None,
     energy_key: str | None = None,
     forces_key: str | None = None,
     stress_key: str | None = None,
-    seed: Seed = 0,
+    seed: Seed | None = None,
+    add: list[str] | None = None,
     jobs: Count = 1,
     threads: Count | None = None,
     workers: Count = 1,
@@ -84,20 +90,37 @@ def train(
         core: zbl: a repulsion at short range, on top of which the network learns (default: the network learns all).
         recipes: to choose among: DFT alone (baseline), pretraining on the teachers (mp), label augmentation (la), on
             top of the best teacher (delta) (default: baseline mp).
-        folds: of the DFT frames, and potentials of the committee.
-        steps: gradient steps of a training, and about as many of a pretraining.
+        folds: of the DFT frames, and potentials of the committee (default: 4).
+        steps: gradient steps of a training, and about as many of a pretraining (default: 2400).
         pool_size: structures to generate (default: 40 for each DFT frame, up to 3,000).
         isolated_atoms: JSON file with DFT energies of isolated atoms in eV, as in {"Si": -0.85}; frames of
             config_type=IsolatedAtom need not be named (default: a fit).
         energy_key: key of the DFT energy (default: what ASE recognises, or energy_reference, dft_energy, ...).
         forces_key: the same of the forces.
         stress_key: the same of the stress, or of virials if "virial" is in the name.
-        seed: of folds, pool, weights and sample order.
+        seed: of folds, pool, weights and sample order (default: 0).
+        add: files of more DFT frames, for the training whose folder stands in place of the DFT files. Its settings,
+            teachers, pool, labels and pretrainings are kept, and no frame validates where the pretraining has seen it;
+            all else is trained again, in OUTPUT.
         jobs: trainings that run at once; what they print goes to log.txt of their folders.
         threads: CPU threads of each training (default: torch's, or a fair share of the cores with --jobs).
         workers: processes that generate and label.
         dry_run: stop before labels and trainings are made, when all is known of them.
     """
+    content: dict[str, Any]
+    if add:
+        options = locals()
+        if named := [name for name in OF_BEFORE if options[name] is not None]:
+            option = named[0].replace("_", "-")
+            raise InputError(f"--{option}: --add takes that of the training of before; leave it out")
+        if len(dft) != 1:
+            raise InputError(f"{' '.join(dft)}: --add goes on from one training; name its folder, and no DFT files")
+        content, splits, frames = extended(Path(dft[0]), add, output)
+        check_output(output, len(splits))
+        tested = read_tested(test, frames, options_of(content["data"], require_energy=True)) if test else None
+        finish(content, splits, tested, output, jobs, threads, workers, dry_run)
+        return
+    folds, steps, seed = folds or 4, steps or 2400, seed or 0
     given = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key}
     keys = {name: key for name, key in given.items() if key}
     alone = teachers == [NONE]
@@ -120,7 +143,7 @@ def train(
     zero = energy_zero(everything, read_isolated(isolated_atoms))
     check_output(output, folds)
     data: dict[str, Any] = {"dft": dft, "energy_zero": zero} | keys
-    content: dict[str, Any] = {"data": data, "splits": str(output / "splits" / "fold_{split}.csv")}
+    content = {"data": data, "splits": str(output / "splits" / "fold_{split}.csv")}
     if taught:
         content["eips"] = str(gather_teachers(teachers, frames, output, workers))
         data |= {"pool": pool or [str(output / children_name(dft))], "eip_energy_zero": "least_squares"}
@@ -131,6 +154,20 @@ def train(
     if core:
         content["core"] = core
     content["run"] = {"strategy": chosen, "split": list(range(1, folds + 1)), "seed": [seed]}
+    finish(content, splits, tested, output, jobs, threads, workers, dry_run)
+
+
+def finish(
+    content: dict[str, Any],
+    splits: Sequence[Split],
+    tested: StructureStore | None,
+    output: Path,
+    jobs: int,
+    threads: int | None,
+    workers: int,
+    dry_run: bool,
+) -> None:
+    """Write the experiment, tell what it takes, and run it; the rest as for `train`."""
     rows = write_experiment(content, splits, output)
     check_rows(rows)
     show_plan(rows, output, jobs, threads)

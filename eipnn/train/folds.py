@@ -39,9 +39,7 @@ def make_folds(frames: StructureStore, number: int, seed: int, where: str) -> li
     if len(frames) < 2 * number:
         few = "give at least 4" if len(frames) < 4 else f"give more, or --folds {len(frames) // 2}"
         raise InputError(f"{where}: {len(frames)} DFT frames are too few for {number} folds of two or more; {few}")
-    order = np.random.default_rng(seed).permutation(len(frames))
-    kinds = np.array(frames.element_sets())
-    order = order[np.lexsort((frames.sizes[order], kinds[order]))]  # stable: random among equals
+    order = in_turn(frames, seed)
     splits = []
     for fold in range(number):
         mine = np.arange(len(frames)) % number == fold
@@ -54,6 +52,39 @@ def make_folds(frames: StructureStore, number: int, seed: int, where: str) -> li
             )
         splits.append(Split(train.ids, val.ids, (), ()))
     return splits
+
+
+def in_turn(frames: StructureStore, seed: int) -> np.ndarray:
+    """Rows of the frames by their elements and, within these, size; in random order among equals."""
+    order = np.random.default_rng(seed).permutation(len(frames))
+    kinds = np.array(frames.element_sets())
+    return order[np.lexsort((frames.sizes[order], kinds[order]))]  # stable
+
+
+def with_new(folds: Sequence[Split], frames: StructureStore, in_pool: Mapping[str, set[str]], seed: int) -> list[Split]:
+    """The folds with further frames, whose pools stay, so that what was pretrained on these may be used again.
+
+    A frame validates in a fold whose pool holds neither the frame nor a child of it (one that was chosen from a
+    generated pool: where its parent validates), and trains in the others. One of which every pool holds something
+    trains in all folds. How many do is said.
+
+    Args:
+        folds: of before.
+        frames: to be dealt.
+        in_pool: id of each structure of the pool -> the frames that it is, or is a child of.
+        seed: of the order.
+    """
+    seen = [set().union(*(in_pool[name] for name in fold.pool)) for fold in folds]
+    new: list[list[str]] = [[] for _ in folds]
+    for name in [frames.ids[row] for row in in_turn(frames, seed)]:
+        if unseen := [mine for mine, known in zip(new, seen, strict=True) if name not in known]:
+            min(unseen, key=len).append(name)
+    count = sum(map(len, new))
+    say(f"{len(frames)} new frames: {count} validate in a fold, {len(frames) - count} that all pools hold train in all")
+    return [
+        replace(fold, train=(*fold.train, *(n for n in frames.ids if n not in val)), val=(*fold.val, *val))
+        for fold, val in zip(folds, new, strict=True)
+    ]
 
 
 def generate_pool(frames: StructureStore, size: int | None, seed: int, file: Path, workers: int) -> int:

@@ -16,6 +16,8 @@ from eipnn.structures import Split, StructureStore, isolated_energies
 
 PRESETS = Path(__file__).parent / "presets"
 SECTIONS = ("representation", "trainer", *STAGES)
+EXPERIMENT = "experiment.yaml"
+"""In the folder of a training."""
 BATCH, EPOCHS = 32, 60
 """Size of a batch of pretraining, and epochs of fine-tuning, where the settings do not say."""
 
