@@ -1,73 +1,211 @@
-"""`eipnn train FOLDER --add FILE`: what is kept, what is trained again, and where the new frames go."""
+"""`eipnn train FOLDER --add FILE`, and the loop of `experiments/active`, which goes round by it."""
 
+import sys
 from pathlib import Path
-from shutil import copytree, rmtree
+from shutil import copytree
 
 import ase.io
 import numpy as np
+import pandas as pd
 import pytest
-from test_train import FOLDS, arguments, copper, labelled, place, trained  # noqa: F401 (fixtures)
+import yaml
+from ase.calculators.emt import EMT
+from test_train import NETWORK, TEACHERS, copper
 from tiny import exit_code, in_process, read_json
 
+from eipnn.eips import load_eips
 from eipnn.files import digest_file
 from eipnn.labels import LabelStore
+from eipnn.labels.engine import take_labels
+from eipnn.labels.store import INDEX
 from eipnn.run import command, execute
 from eipnn.structures import Split, StructureStore, open_structures, read_split, read_structures
+from eipnn.train.add import seen_in
 from eipnn.train.folds import with_new
 
-NUMBERS = range(1, FOLDS + 1)
-
-
-def add(folder: Path, files: list[Path], output: Path, *more: str) -> int:
-    return exit_code("train", str(folder), "--add", *map(str, files), "-o", str(output), *more)
-
-
-def folds(folder: Path) -> list[Split]:
-    return [read_split(folder / "splits" / f"fold_{number}.csv") for number in NUMBERS]
+SCRIPTS = Path(__file__).parents[1] / "experiments" / "active"
+START, NUMBER, FOLDS = 8, 3, (1, 2)
 
 
 @pytest.fixture(scope="module")
-def added(trained, tmp_path_factory) -> Path:  # noqa: F811
-    """A training with two structures of the pool and three other frames more; tests only read it."""
-    folder = tmp_path_factory.mktemp("added")
-    chosen = read_structures(trained / "children.extxyz")[:2]
-    for atoms in chosen:
-        atoms.info = {"pool_id": atoms.info["config_id"]}
-    # called like the first file: the ids of before change
-    ase.io.write(folder / "dft.extxyz", [*map(labelled, chosen), *copper(3, 7)], format="extxyz")
+def looped(own_cache, tmp_path_factory) -> Path:
+    """The folder of one seed after one round by two choices, all in this process; tests only read it."""
+    folder = tmp_path_factory.mktemp("loop")
+    (folder / "teachers.yaml").write_text(yaml.safe_dump(TEACHERS))
+    (folder / "network.yaml").write_text(yaml.safe_dump(NETWORK))
+    ase.io.write(folder / "cu.extxyz", copper(20, 0), format="extxyz")
+    train = f"--network {folder}/network.yaml --teachers {folder}/teachers.yaml --folds 2 --steps 4 --recipes mp"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "call", in_process)
-        patch.setattr(command, "call", in_process)
-        assert add(trained, [folder / "dft.extxyz"], folder / "out") == 0
-    return folder / "out"
+        patch.syspath_prepend(SCRIPTS)
+        script = __import__("loop")
+        patch.delitem(sys.modules, "loop")
+        for module in (script, execute, command):
+            patch.setattr(module, "call", in_process)
+        options = {"start": START, "number": NUMBER, "rounds": 1, "by": ["spread", "random"], "train": train}
+        script.loop([str(folder / "cu.extxyz")], output=folder / "out", calculator="ase.calculators.emt.EMT", **options)
+    return folder / "out" / "seed-0"
 
 
-def test_pretraining_and_labels_are_those_of_before(trained, added):  # noqa: F811
-    for number in NUMBERS:
-        before, now = (folder / f"split-{number}" / "seed-0" for folder in (trained, added))
+@pytest.fixture
+def folders(looped) -> tuple[Path, Path]:
+    """Of the first training, and of the one with more frames."""
+    return looped / "start", looped / "spread" / "round-1"
+
+
+@pytest.fixture
+def refused(capfd):
+    """Add what cannot be; what is said."""
+
+    def call(folder: Path, *words: object) -> str:
+        assert exit_code("train", str(folder), *map(str, words)) == 1
+        said = capfd.readouterr().err.strip()
+        assert said.startswith("eipnn train: ")
+        assert said.count("\n") <= 1
+        return said
+
+    return call
+
+
+def test_errors_of_each_round(looped):
+    table = pd.read_csv(looped.parent / "errors.csv")
+    assert table["by"].tolist() == ["spread", "spread", "random", "random"]
+    assert table["frames"].tolist() == [START, START + NUMBER] * 2
+    errors = table["force MAE (eV/Å)"]
+    assert errors[0] == errors[2]  # of the training that the choices share
+    assert errors.nunique() == 3
+    last = read_json(looped / "random" / "round-1" / "choice.json")
+    assert errors[3] == last["test"]["committee of mp"][0]["force_mae"]
+
+
+def test_what_was_chosen_is_labelled_by_the_stand_in(folders):
+    """And the next choice would leave it out."""
+    chosen = [atoms.info["pool_id"] for atoms in ase.io.read(folders[1] / "next.xyz", ":")]
+    pool = {atoms.info["config_id"]: atoms for atoms in read_structures(folders[0].parent / "pool.extxyz")}
+    frames = read_structures(folders[1] / "new.extxyz")
+    for atoms, name in zip(frames, chosen, strict=True):
+        np.testing.assert_allclose(atoms.positions, pool[name].positions, atol=1e-7)
+        structure = pool[name].copy()
+        structure.calc = EMT()
+        assert atoms.get_potential_energy() == pytest.approx(structure.get_potential_energy(), abs=1e-6)
+
+
+def test_pretrainings_and_labels_are_those_of_before(folders, capfd):
+    first, added = folders
+    for number in FOLDS:
+        before, now = (folder / f"split-{number}" / "seed-0" for folder in folders)
         assert not (now / "pretrain").exists()
-        inputs = read_json(now / "mp" / "begun.json"), read_json(before / "mp" / "begun.json")
-        assert inputs[0] != inputs[1]
-    assert read_json(added / "choice.json")["potential"] == str(added / "potential.pt")
-    old, new = LabelStore.open(trained / "labels"), LabelStore.open(added / "labels")
-    names = [name for name in new.ids if name.startswith("rattle")]
-    assert names
-    np.testing.assert_array_equal(new.energies_of(names, new.eips), old.energies_of(names, old.eips))
-    np.testing.assert_array_equal(new.forces_of(names, new.eips), old.forces_of(names, old.eips))
+        given = yaml.safe_load((now / "mp" / "config.yaml").read_text())["model"]["init_args"]["init_from"]
+        assert given == str(before / "pretrain" / "checkpoints" / "best.ckpt")
+        assert read_json(now / "mp" / "fit.json")["gradient_steps"] == 4
+    old, new = (LabelStore.open(folder / "labels") for folder in folders)
+    assert set(old.ids) < set(new.ids)
+    np.testing.assert_array_equal(new.energies_of(old.ids, old.eips), old.energies_of(old.ids, old.eips))
+    np.testing.assert_array_equal(new.forces_of(old.ids, old.eips), old.forces_of(old.ids, old.eips))
+    assert exit_code("report", str(added), "-o", str(added.parent / "report")) == 0
+    steps = pd.read_csv(added.parent / "report" / "table.csv")["pretraining_steps"]
+    assert set(steps) == {read_json(first / "split-1" / "seed-0" / "pretrain" / "fit.json")["gradient_steps"]}
 
 
-def test_frames_of_before_keep_their_fold_and_pools_stay(trained, added):  # noqa: F811
-    ids = open_structures(
-        [str(trained.parent / "dft.extxyz"), str(added.parent / "dft.extxyz")], beside=[str(trained / "children.extxyz")]
-    ).ids
-    before, new = dict(zip(open_structures([str(trained.parent / "dft.extxyz")]).ids, ids, strict=False)), set(ids[10:])
-    assert before["dft_000000"] == ids[0] != "dft_000000"
-    children = {atoms.info["config_id"]: atoms.info["parent"] for atoms in read_structures(trained / "children.extxyz")}
-    for number, (old, now) in enumerate(zip(folds(trained), folds(added), strict=True)):
-        assert {before[name] for name in old.val} == set(now.val) - new
-        assert {before[name] for name in old.train} == set(now.train) - new
-        assert now.pool == old.pool
-        assert new <= {*now.train, *now.val}
-        for frame, child in zip(ids[10:12], list(children)[:2], strict=True):
-            assert (frame in now.val) == (children[child] in old.val), number
-    assert sorted(len(new & set(fold.val)) for fold in folds(added)) == [2, 3]
+def test_frames_of_before_keep_their_folds(folders):
+    """All pools hold what was chosen, which therefore trains in all folds."""
+    new = set(open_structures(str(folders[1] / "new.extxyz")).ids)
+    for number in FOLDS:
+        old, now = (read_split(folder / "splits" / f"fold_{number}.csv") for folder in folders)
+        assert (now.val, now.pool) == (old.val, old.pool)
+        assert set(now.train) == {*old.train, *new}
+
+
+def test_a_killed_run_goes_on_and_nothing_of_before_is_touched(folders, monkeypatch, capfd, tmp_path):
+    first, added = folders
+    before = {file: digest_file(file) for file in first.rglob("*") if file.is_file()}
+    monkeypatch.setattr(execute, "call", None)  # no stage runs again
+    monkeypatch.setattr(command, "call", in_process)
+    words = ("train", first, "--add", added / "new.extxyz", "--test", first.parents[1] / "test.extxyz", "-o", added)
+    assert exit_code(*map(str, words)) == 0
+    assert capfd.readouterr().out.count("done before, skipped") == len(FOLDS)
+    assert {file: digest_file(file) for file in first.rglob("*") if file.is_file()} == before
+
+
+def test_a_second_addition_takes_the_same_pretraining(folders, tmp_path, capfd):
+    """Ids change where files are called alike: the frames are the same."""
+    new = tmp_path / "new.extxyz"
+    ase.io.write(new, copper(4, 8), format="extxyz")
+    words = ("train", folders[1], "--add", new, "-o", tmp_path / "out", "--dry-run")
+    assert exit_code(*map(str, words)) == 0
+    said = capfd.readouterr().out
+    assert "4 new frames: 4 validate in a fold, 0" in said
+    assert "8 of" in said  # of the four frames by two teachers
+    assert f"Pretraining: that of {folders[0]}" in said
+    experiment = yaml.safe_load((tmp_path / "out" / "experiment.yaml").read_text())
+    assert experiment["pretrained"] == str(folders[0])
+    splits = [read_split(tmp_path / "out" / "splits" / f"fold_{number}.csv") for number in FOLDS]
+    assert [len(split.val) for split in splits] == [START // 2 + 2] * 2
+    assert {len(split.train) + len(split.val) for split in splits} == {START + NUMBER + 4}
+    assert sum("round-1_new" in name for name in splits[0].train) == NUMBER
+
+
+def test_a_frame_validates_where_no_pool_holds_it_or_its_child():
+    frames = copper(6, 3)
+    for number, atoms in enumerate(frames):
+        atoms.info["config_id"] = f"new_{number}"
+    more = StructureStore.of(frames)
+    folds = [Split(("b",), ("a",), (), ("of_b", "any")), Split(("a",), ("b",), (), ("of_a", "any", "of_new"))]
+    seen = {"of_a": {"new_0"}, "of_b": {"new_1"}, "any": {"new_2"}, "of_new": {"new_3"}}
+    first, second = with_new(folds, more, seen, 0)
+    assert {"a", "new_0", "new_3"} <= set(first.val)
+    assert {"b", "new_1"} <= set(second.val)
+    assert {"new_2", "new_1"} <= set(first.train)
+    assert {"new_2", "new_0", "new_3"} <= set(second.train)
+    assert [fold.pool for fold in (first, second)] == [fold.pool for fold in folds]
+    assert sorted((len(first.val), len(second.val))) == [3, 4]  # of the five that may
+    for fold in (first, second):
+        assert sorted((*fold.train, *fold.val)) == ["a", "b", *more.ids]
+
+
+def test_what_a_pool_knows_of_new_frames(tmp_path):
+    """The frame itself, by its atoms, or a child that names it."""
+    frames = copper(3, 3)
+    for number, atoms in enumerate(frames):
+        atoms.info["config_id"] = f"new_{number}"
+    pool = [frames[1].copy(), *(atoms.copy() for atoms in copper(2, 9))]
+    pool[0].info, pool[1].info, pool[2].info = {"parent": "old"}, {"parent": "new_2"}, {}
+    ase.io.write(tmp_path / "pool.extxyz", pool, format="extxyz")
+    found = seen_in(
+        open_structures(str(tmp_path / "pool.extxyz")), [str(tmp_path / "pool.extxyz")], StructureStore.of(frames)
+    )
+    assert list(found.values()) == [{"new_1"}, {"new_2"}, set()]
+
+
+def test_labels_of_other_eips_are_not_taken(folders, tmp_path):
+    store = LabelStore.open(folders[0] / "labels")
+    frames = open_structures(str(folders[0].parent / "start.extxyz"))
+    assert take_labels(store.folder, frames, load_eips(TEACHERS[:1]), tmp_path) == 0
+    assert not (tmp_path / INDEX).exists()
+    assert take_labels(store.folder, frames, load_eips(TEACHERS), tmp_path) == len(frames)
+    assert (
+        take_labels(store.folder, frames, load_eips(TEACHERS), tmp_path) == 0
+    )  # it is there: the engine goes on with it
+    assert LabelStore.open(tmp_path).complete
+
+
+def test_what_cannot_be_added_is_said_in_two_lines(folders, refused, tmp_path):
+    first, added = folders
+    new, out = added / "new.extxyz", tmp_path / "out"
+    assert "--steps: --add takes that of the training" in refused(first, "--add", new, "--steps", 4, "-o", out)
+    assert "name its folder, and no DFT files" in refused(first, new, "--add", new, "-o", out)
+    assert "no training to add frames to" in refused(tmp_path, "--add", new, "-o", out)
+    assert "keeps the training of before" in refused(first, "--add", new, "-o", first)
+    again = tmp_path / "again.extxyz"
+    again.write_bytes(new.read_bytes())
+    assert "again_000000 is the frame new_000000 of before (3 such" in refused(added, "--add", again, "-o", out)
+    other = copper(1, 9)[0]
+    other.symbols[:] = "Ni"
+    ase.io.write(again, other, format="extxyz")
+    assert "Ni is in no frame of before" in refused(first, "--add", again, "-o", out)
+    half = copytree(first, tmp_path / "half")
+    (half / "split-2" / "seed-0" / "pretrain" / "done.json").unlink()
+    ase.io.write(again, copper(2, 10), format="extxyz")
+    assert "this pretraining has not come to its end" in refused(half, "--add", again, "-o", out)
+    fold = half / "splits" / "fold_1.csv"
+    fold.write_text("\n".join(line for line in fold.read_text().splitlines() if "start_000001" not in line) + "\n")
+    assert "DFT frames or pool have changed since" in refused(half, "--add", again, "-o", tmp_path / "other")
