@@ -263,6 +263,7 @@ def test_a_message_with_brackets_is_printed_as_it_is(experiment, run):
         ({"data": {"energy_zero": "none"}}, r"data\.dft is missing"),
         ({"data": {"dft": "a.xyz"}}, r"data\.energy_zero is missing"),
         ({"splits": "split.csv"}, r"splits must be 'random' or a path with \{split\} in it"),
+        ({"pretrained": 3}, "pretrained must be the folder of a run, not 3"),
         ({"splits": 3}, r"splits must be 'random' or a path with \{split\} in it"),
         ({"classify": {"models": {}}}, r"classify\.models is unknown; use model, data or trainer"),
         ({"finetune": None}, "finetune must be a mapping, not None"),

@@ -53,10 +53,10 @@ def extended(folder: Path, added: list[str], output: Path) -> tuple[dict[str, An
     in_pool = seen_in(new.structures[1], new.data["pool"], more) if new.data.get("pool") else {}
     if new.eips:
         everything = StructureStore.joined(new.structures)
-        taken = take_labels(folder / "labels", everything, load_eips(new.eips), output / "labels")
-        say(f"Labels of {taken} of {len(everything)} structures are those of {folder}")
+        if taken := take_labels(folder / "labels", everything, load_eips(new.eips), output / "labels"):
+            say(f"Labels: those of {folder} for {taken} of {len(everything)} structures")
     if new.pretrained:
-        say(f"Pretraining: that of {new.pretrained}; zeros of EIPs that were fitted there are those of its frames")
+        say(f"Pretraining: that of {new.pretrained}, whose energy zeros of EIPs were fitted to the DFT frames of then")
     return asdict(new), with_new(folds, more, in_pool, new.run["seed"][0]), StructureStore.joined([known, more])
 
 
