@@ -67,10 +67,13 @@ class Training:
         """Gradient steps of the pretraining that it started from; None without one."""
         if not self.kind.pretraining:
             return None
-        done = self.fold.folder / PRETRAINING_FOLDERS[self.kind.pretraining] / "done.json"
-        if not done.exists():  # numbers of DFT frames share theirs, and it may be another run's
-            with usable(self.folder / "config.yaml"):
-                done = Path(self.config["model"]["init_args"]["init_from"]).parents[1] / done.name
+        own = self.fold.folder / PRETRAINING_FOLDERS[self.kind.pretraining] / "done.json"
+        # numbers of DFT frames share their pretraining
+        shared = self.fold.frames is not None and not own.exists()
+        done = self.fold.folder.parent / own.relative_to(self.fold.folder) if shared else own
+        file = self.config["model"]["init_args"].get("init_from")
+        if file and not done.exists():  # another run's
+            done = Path(file).parents[1] / own.name
         with usable(done):
             return int(read_json(done)["result"]["gradient_steps"])
 
