@@ -1,6 +1,7 @@
 """`eipnn COMMAND ...`: dispatch only; each command's own module is imported when it is called."""
 
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def main() -> int:
     die_with_caller()
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # a class_path may name a module of the working directory
+    # torch-geometric, at its import with torch 2.14; nothing that a user can mend
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     command, *arguments = sys.argv[1:] or ["--help"]
     if text := {"-h": USAGE, "--help": USAGE, "--version": __version__}.get(command):
         print(text)
