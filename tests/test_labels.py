@@ -26,7 +26,7 @@ from eipnn.files import DiskFullError
 from eipnn.labels import LabelError, LabelStore, engine, label_structures, store
 from eipnn.labels.handle import START_LIMIT, Handle
 from eipnn.labels.store import DONE, FAILED, IN_WORK, PENDING, create, describe
-from eipnn.structures import read_structures
+from eipnn.structures import StructureStore, read_structures
 
 SPRINGS = EIP("springs", "ase", "label_calculators.Springs")
 STIFF = EIP("stiff", "ase", "label_calculators.Springs", {"stiffness": 3.0})
@@ -450,6 +450,22 @@ def test_states_that_a_kill_or_a_power_cut_leaves(tmp_path: Path) -> None:
     label_structures(structures, eips, folder)
     assert contents(folder) == contents(tmp_path / "whole")
     assert not (folder / ".scratch").exists()
+
+
+def test_what_is_whole_beside_frames_without_atoms_is_not_made_again(tmp_path: Path) -> None:
+    """Their labels fail; those of their neighbours, torn or whole, are told apart."""
+    empty = [Atoms(info={"config_id": f"empty{k}"}) for k in range(2)]
+    structures = [empty[0], *clusters(3), empty[1]]
+    label_structures(structures, [SPRINGS], tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "sums.json").unlink()
+    forces = np.load(tmp_path / "forces.npy", mmap_mode="r+")
+    forces[-1, 0, 2] = np.nan  # of the last cluster
+    run = engine._Engine(StructureStore.of(structures), (SPRINGS,), tmp_path, 60.0)
+    run.prepare(retry_failed=False)
+    assert run.status[:, 0].tolist() == [FAILED, DONE, DONE, PENDING, FAILED]
+    label_structures(structures, [SPRINGS], tmp_path)
+    assert contents(tmp_path) == before
 
 
 def test_a_run_killed_while_it_made_the_store(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,15 +53,16 @@ class Prototype:
 
     @property
     def name(self) -> str:
-        return f"{self.structure}-{len(self.sites())}"
+        return f"{self.structure}-{len(self.sites)}"
 
+    @cached_property
     def sites(self) -> Atoms:
         """The crystal with neighbours 1 A apart."""
         return unit_crystal(self.structure).repeat(self.repeats)
 
     def draw(self, rng: np.random.Generator) -> Atoms:
         """Every composition, the pure ones included, is as likely as any other; cells have the mean spacing."""
-        atoms = self.sites()
+        atoms = self.sites.copy()
         atoms.symbols[:] = _occupation(rng, sorted(self.spacing), len(atoms))
         mean = float(np.mean([self.spacing[symbol] for symbol in atoms.symbols]))
         atoms.set_cell(atoms.cell * (mean - _shorter(self.structure)), scale_atoms=True)
@@ -155,7 +157,7 @@ def make_prototypes(
     spacing = _spacings(elements, order[0], lattice_constant, frames)
     repeats = ((1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 2), (2, 2, 3), (2, 3, 3), (3, 3, 3))
     crystals = [Prototype(structure, cells, spacing) for structure in order for cells in repeats]
-    small = [c for c in crystals if len(c.sites()) <= max_atoms]
+    small = [c for c in crystals if len(c.sites) <= max_atoms]
     if not small:
         raise InputError(f"--max-atoms {max_atoms}: no cell of {order[0]} is as small; raise it")
     return small

@@ -176,11 +176,12 @@ class _Engine:
         self.status[self.status == IN_WORK] = PENDING
         # After a power cut the status may have reached the disk before the label.
         self.status[(self.status == DONE) & np.isinf(self.arrays.stress).any(axis=2)] = PENDING
-        done = self.status == DONE
-        for row in np.flatnonzero(done.any(axis=1)).tolist():
-            torn = np.isnan(self.arrays.all_forces[self.arrays.atoms(row)]).any(axis=(0, 2))
-            torn |= np.isnan(self.arrays.energies[row])
-            self.status[row, torn & done[row]] = PENDING
+        torn = np.isnan(self.arrays.energies)
+        some = self.structures.sizes > 0
+        torn[some] |= np.logical_or.reduceat(
+            np.isnan(self.arrays.all_forces).any(axis=2), self.arrays.offsets[:-1][some]
+        )
+        self.status[(self.status == DONE) & torn] = PENDING
         failed = self._failed()
         again = failed if retry_failed else failed - set(self.ledger.reasons)
         for label in again:
@@ -255,7 +256,7 @@ class _Engine:
 
     def _hand_out(self, handle: Handle) -> None:
         rows = self.queue.popleft() if self.queue else []
-        handle.give([(row, self.structures.atoms(row).copy()) for row in rows])  # a copy has no labels
+        handle.give(rows, self.structures.take(np.array(rows, dtype=np.int64)))
 
     def _check_elements(self, elements: list[frozenset[str] | None]) -> None:
         present = set(self.structures.elements())

@@ -8,10 +8,9 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 
-from ase import Atoms
-
 from eipnn.eips import EIP
 from eipnn.processes import interpreter
+from eipnn.structures import StructureStore
 
 START_LIMIT = 300.0  # s for imports (torch) and calculators, which may be slow on a cold disk or a busy machine
 
@@ -62,13 +61,12 @@ class Handle:
         """Note that the calculators are made."""
         self._starting, self.creating = False, None
 
-    def give(self, structures: list[tuple[int, Atoms]]) -> None:
-        """Hand out structures with their rows; without any the worker is done for good."""
-        self.rows = [row for row, _ in structures]
-        self.busy = bool(structures)
+    def give(self, rows: list[int], structures: StructureStore) -> None:
+        """Hand out the structures of these rows of the label store; without any the worker is done for good."""
+        self.rows, self.busy = rows, bool(rows)
         self.current, self._since = None, time.monotonic()
-        if structures:
-            self._send(structures)
+        if rows:
+            self._send((rows, structures))
 
     def overdue(self, current: tuple[int, int] | None, limit: float) -> bool:
         """Whether the worker has been at one label, or at its start, for longer than it may (s)."""

@@ -110,7 +110,7 @@ def main(descriptor: int, parent: int, folder: str) -> None:
         if not worker.start():
             return
         while True:
-            for row, atoms in pipe.recv():
+            for row, atoms in zip(*pipe.recv(), strict=True):
                 worker.label(row, atoms)
             pipe.send(("done",))
     except (EOFError, BrokenPipeError):
