@@ -1,7 +1,7 @@
 """The command `eipnn generate`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,8 @@ from eipnn.generate.distance import distances, parents_rule, uniform_rule
 from eipnn.generate.parents import COORDINATION, make_prototypes, read_parents
 from eipnn.generate.pool import make_pool
 from eipnn.generate.recipe import KINDS, Recipe
-from eipnn.structures import Split, read_structures, write_split
+from eipnn.structures import Split, write_split
+from eipnn.structures.read import iterate
 
 AtomCount = Annotated[int, Which("a whole number from 2 on", lambda n: n >= 2)]
 # below 1/3 a cell cannot collapse
@@ -112,12 +113,18 @@ def generate(
     dynamics = (_covering(eip, present) if eip else None, temperatures, timestep, md_steps)
     recipe = Recipe(frames, crystals, rule, seed, max_atoms, rattle_max, strain_max, volumes, *dynamics)
     made = make_pool(recipe, counts, output, workers, shown=True)
-    pool = read_structures(output)
+    ids: list[str] = []
+    print(summary(_read_back(output, ids)))
     if pool_split:
-        ids = tuple(atoms.info["config_id"] for atoms in pool)
-        write_split(replace(parts or Split((), (), (), ()), pool=ids), pool_split)
-    print(summary(pool))
-    print(f"{output}: {len(pool)} structures, {made} of them new", file=sys.stderr)
+        write_split(replace(parts or Split((), (), (), ()), pool=tuple(ids)), pool_split)
+    print(f"{output}: {len(ids)} structures, {made} of them new", file=sys.stderr)
+
+
+def _read_back(file: Path, ids: list[str]) -> Iterator[Atoms]:
+    """The frames of the file one by one; their ids are put into `ids`."""
+    for _, atoms in iterate({file: file.stem}, {}):
+        ids.append(atoms.info["config_id"])
+        yield atoms
 
 
 def _covering(text: str, elements: Sequence[str]) -> EIP:
@@ -142,25 +149,31 @@ def _covering(text: str, elements: Sequence[str]) -> EIP:
     return found[0]
 
 
-def summary(pool: Sequence[Atoms]) -> str:
+def summary(pool: Iterable[Atoms]) -> str:
     """Kind, number, atoms, closest distance, volume per atom of fully periodic cells, and draws, as a table."""
     import pandas as pd  # here: the help need not wait for it
 
     lines = []
     for kind, group in groupby(pool, lambda atoms: str(atoms.info["kind"])):
-        structures = list(group)
-        volumes = [a.get_volume() / len(a) for a in structures if a.pbc.all()]
+        found = np.array([_figures(atoms) for atoms in group])  # no list of the structures: they may be very many
+        sizes, closest, volumes, draws = found.T
         lines.append(
             {
                 "kind": kind,
-                "number": len(structures),
-                "atoms": _range([len(atoms) for atoms in structures], "d"),
-                "closest\n(A)": min(distances(atoms)[2].min(initial=np.inf) for atoms in structures),
-                "volume\n(A^3/atom)": _range(volumes, ".1f"),
-                "draws\n(mean)": np.mean([atoms.info["draws"] for atoms in structures]),
+                "number": len(found),
+                "atoms": _range(sizes.astype(int).tolist(), "d"),
+                "closest\n(A)": closest.min(),
+                "volume\n(A^3/atom)": _range(volumes[np.isfinite(volumes)].tolist(), ".1f"),
+                "draws\n(mean)": draws.mean(),
             }
         )
     return pd.DataFrame(lines).to_markdown(index=False, tablefmt="simple", floatfmt=("", "", "", ".2f", "", ".1f"))
+
+
+def _figures(atoms: Atoms) -> tuple[float, float, float, float]:
+    """Atoms, closest distance (A), volume per atom (A^3; NaN without a full cell) and draws."""
+    volume = atoms.get_volume() / len(atoms) if atoms.pbc.all() else np.nan
+    return len(atoms), distances(atoms)[2].min(initial=np.inf), volume, atoms.info["draws"]
 
 
 def _range(values: Sequence[float], form: str) -> str:

@@ -11,7 +11,7 @@ from joblib import delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from eipnn.errors import InputError
-from eipnn.files import alone, told_when_full, write_atomically
+from eipnn.files import alone, replacing, told_when_full, write_atomically
 from eipnn.generate.kinds import PICKS, make
 from eipnn.generate.recipe import KINDS, Recipe
 from eipnn.processes import parallel
@@ -43,7 +43,8 @@ def make_pool(recipe: Recipe, counts: Mapping[str, int], file: Path, workers: in
             jobs = [delayed(_texts)(recipe, kind, digests[kind], group) for kind, group in groups]
             made = _make_all(jobs, sum(len(group) for _, group in groups), journal, workers, shown)
             texts |= made
-            write_atomically(file, "".join(texts[name] for name in wanted))
+            with replacing(file) as part, part.open("w", encoding="utf-8") as stream:
+                stream.writelines(texts[name] for name in wanted)
             journal.unlink(missing_ok=True)  # where structures are kept as they are made, until all are there
             return len(made)
         finally:
