@@ -92,3 +92,22 @@ def test_gemnet_memory_takes_a_step_on_forces(benchmark, monkeypatch):
     row = script.measure("cpu", True, triplet_cutoff=3.4, batch=1, checkpointing=True, cells=1)
     assert row["pairs_a_cell"] == 108 * 12 / 2
     assert row["cpu_seconds_a_cell"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about sizes that nobody would choose
+def test_scaling_runs_each_command(benchmark, monkeypatch, tmp_path):
+    script = benchmark("scaling")
+    monkeypatch.setenv("EIPNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(script, "DFT", 20)
+    ran = []
+
+    def here(command, size, folder):
+        ran.append(command)
+        return script.measured(script.COMMANDS[command], folder, size)
+
+    monkeypatch.setattr(script, "in_own_process", here)
+    rows = list(script.rows_of([40], ["predict", "evaluate", "generate"], tmp_path))
+    assert ran == ["read", "split", "label", "pretrain", "predict", "evaluate", "generate"]  # with what they need
+    assert [row["command"] for row in rows] == ran[-3:]
+    assert all(row["seconds"] > 0 and row["ratio"] == 1 for row in rows)
+    assert len((tmp_path / "40" / "predictions.csv").read_text().splitlines()) == 1 + 40
