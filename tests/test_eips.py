@@ -72,8 +72,12 @@ def test_files_in_arguments_are_relative_to_the_folder_of_the_command(
         ("- {name: a, ase: [", r"set.yaml: not YAML in line 1: "),
         ("name: a", "set.yaml: must be a YAML list of entries such as"),
         ("[]", "must be a YAML list"),
-        ("- sw", "entry 1: 'sw' must have the keys name, kim, ase or eipnn, arguments only"),
-        ("- {name: a, ase: x.Y, cutoff: 3}", "must have the keys name, kim, ase or eipnn, arguments only"),
+        ("- sw", "entry 1: 'sw' must have the keys name, kim, ase or eipnn, arguments, zero only"),
+        ("- {name: a, ase: x.Y, cutoff: 3}", "must have the keys name, kim, ase or eipnn, arguments, zero only"),
+        (
+            "- {name: a, ase: ase.calculators.emt.EMT, zero: isolated_atoms}",
+            "zero 'isolated_atoms' must be none or least_",
+        ),
         ("- {name: a}", "entry 1: must have either kim, ase or eipnn, as in '- {name: sw, kim: MO_"),
         ("- {name: 'a b', ase: x.Y}", "name 'a b' must be letters, digits and"),
         ("- {name: none, ase: x.Y}", "name 'none' must be .* and not 'none'"),
@@ -108,6 +112,16 @@ def test_files_in_arguments_are_relative_to_the_folder_of_the_command(
 def test_bad_set(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(EIPError, match=message):
         load_eips(eip_file(tmp_path, text))
+
+
+def test_zero_of_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No label depends on it: a label store is of the same EIPs with it and without."""
+    text = "{ase: ase.calculators.emt.EMT, name: "
+    eips = load_eips(eip_file(tmp_path, f"- {text}a}}\n- {text}b, zero: least_squares}}\n- {text}c, zero: none}}"))
+    assert [eip.zero for eip in eips] == ["none", "least_squares", "none"]
+    assert all("zero" not in eip.description() for eip in eips)
+    monkeypatch.setattr("eipnn.eips.eip._class", lambda path: EMT)
+    assert [load_eips(name)[0].zero for name in ("chgnet", "sevennet")] == ["least_squares"] * 2
 
 
 def test_unknown_set() -> None:

@@ -215,7 +215,8 @@ def test_a_stage_that_sigterm_ends_has_failed(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("eips", "options", "said"),
     [
-        ("none", [], ""),
+        (None, [], ""),
+        ("none", ["--eip-zero", "none"], ""),
         ({"*": {"mode": "least_squares"}}, ["--eip-zero", "least_squares"], ""),
         (
             {"*": {"mode": "isolated_atoms", "energies": {"Si": 1.0}}},
@@ -227,7 +228,7 @@ def test_a_stage_that_sigterm_ends_has_failed(monkeypatch, capsys):
             ],
             "",
         ),
-        ({"sw": {"mode": "least_squares"}, "*": {}}, [], "leaves the EIPs' zeros as they are"),
+        ({"sw": {"mode": "least_squares"}, "*": {}}, ["--eip-zero", "none"], "leaves the EIPs' zeros as they are"),
     ],
 )
 def test_the_leaderboard_of_the_labels_gets_the_zeros(tmp_path, capfd, eips, options, said):

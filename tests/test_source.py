@@ -10,13 +10,17 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import Hartree
-from tiny import EIPS, FREE, write_dft, write_labels
+from tiny import EIPS, FREE, total_energy, write_dft, write_labels
 
+from eipnn.eips import EIP
 from eipnn.errors import InputError
-from eipnn.labels import LabelError
+from eipnn.labels import LabelError, LabelStore
+from eipnn.labels.leaderboard import compare
+from eipnn.labels.store import write_zeros
+from eipnn.run.experiment import Experiment
 from eipnn.stages import source as stages_source
 from eipnn.stages.source import EnergyZero, Source, SourceConfig, selected
-from eipnn.structures import StructureError, open_pool
+from eipnn.structures import StructureError, open_pool, read_structures
 
 NAMES = ("dft", "split", "pool", "labels")
 
@@ -243,6 +247,36 @@ def test_an_eip_that_a_stage_does_not_use_does_not_end_it(tiny, tmp_path):
         found.require_labels(found.split.train, EIPS)
     with pytest.raises(InputError, match="far: 0 labelled frames do not determine"):
         found.references(["far"])
+
+
+def test_an_eip_has_the_zero_that_it_names(tiny, tmp_path):
+    """``au`` gives totals: where nothing is given its zero is fitted, in training, in runs and on the leaderboard."""
+    energies = np.array([tiny.eip[name] for name in tiny.frames])
+    energies[:, 1] = [total_energy(atoms, tiny.cohesive[name]) for name, atoms in tiny.frames.items()]
+    folder = write_labels(tmp_path / "labels", list(tiny.frames.values()), energies)
+    data = {name: tiny.data[name] for name in NAMES} | {"labels": str(folder)}
+
+    def reference(name: str, **given):
+        return Source(SourceConfig(energy_zero=EnergyZero("isolated_atoms", dict(FREE)), **data, **given)).reference(
+            name
+        )
+
+    def of_runs(**given):
+        return Experiment(data | given, {}).eip_energy_zero
+
+    assert reference("au").mode == "none"  # of a store of before
+    assert of_runs() is None
+    modes = {"cu.1": "none", "au": "least_squares", "far": "none"}
+    write_zeros(folder, [EIP(name, "ase", "x.Y", zero=mode) for name, mode in modes.items()])
+    assert reference("au").energies == pytest.approx(FREE)
+    assert reference("cu.1").mode == "none"
+    assert reference("au", eip_energy_zero="none").mode == "none"  # what is given wins
+    assert of_runs() == {name: {"mode": mode} for name, mode in modes.items()}
+    assert of_runs(eip_energy_zero="none") == "none"
+    board = compare(read_structures(tiny.data["dft"]), LabelStore.open(folder), "isolated_atoms", FREE)
+    assert (np.abs(board.labels - board.dft[:, None]).max(axis=0) < 1e-6).tolist() == [False, True, False]
+    write_zeros(folder, [])
+    assert of_runs() is None
 
 
 def test_one_composition_is_said_with_the_other_warnings(tiny, tmp_path):

@@ -7,6 +7,7 @@
 - {name: eam, ase: ase.calculators.eam.EAM, arguments: {potential: Al.eam.alloy}}
 - {name: mine, eipnn: runs/al/potential.pt}             # or a committee, or a checkpoint of fine-tuning
 - {name: mean, eipnn: [a.pt, b.pt], arguments: {device: cuda}}  # of several
+- {name: totals, ase: my.Calculator, zero: least_squares}  # energies that are not zero for free atoms
 
 A potential of eipnn is asked for energies on the aligned zero, as OpenKIM models are: free atoms at 0 eV, where it was
 trained with `isolated_atoms`.
@@ -38,6 +39,8 @@ from eipnn.own_code import source_digests
 SETS = Path(str(files("eipnn.eips"))) / "sets"
 SOURCES = ("kim", "ase", "eipnn")
 OURS = "eipnn.EIPNNCalculator"
+ZEROS = ("none", "least_squares")
+"""What an entry may name as its zero (`eipnn.reference`); energies of free atoms are given under data."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 NONE = "none"
 """Name of the classifier's class p_0, no EIP is close to DFT; so no EIP may have it."""
@@ -58,6 +61,8 @@ class EIP:
     arguments: dict[str, Any] = field(default_factory=dict)
     folder: str = field(default_factory=os.getcwd, compare=False, repr=False)
     """What paths in `arguments` are relative to."""
+    zero: str = "none"
+    """Of `ZEROS`: how its energies come to the zero of DFT where the user says nothing; no label depends on it."""
 
     def description(self) -> dict[str, Any]:
         """What identifies this potential in a label store: plain values.
@@ -154,23 +159,26 @@ def _entries(given: str | Path) -> Any:
 
 
 def _eip(entry: Any) -> EIP:
-    if not isinstance(entry, dict) or set(entry) - {"name", "arguments", *SOURCES}:
-        raise EIPError(f"{entry!r} must have the keys name, kim, ase or eipnn, arguments only")
-    name, arguments = entry.get("name"), entry.get("arguments", {})
+    if not isinstance(entry, dict) or set(entry) - {"name", "arguments", "zero", *SOURCES}:
+        raise EIPError(f"{entry!r} must have the keys name, kim, ase or eipnn, arguments, zero only")
+    name, arguments, zero = entry.get("name"), entry.get("arguments", {}), entry.get("zero", "none")
     if len(entry.keys() & set(SOURCES)) != 1:
         raise EIPError(f"must have either kim, ase or eipnn, as in {EXAMPLE}")
     if not isinstance(name, str) or not NAME.fullmatch(name) or name == NONE:
         raise EIPError(f"name {name!r} must be letters, digits and _ . + - only, and not {NONE!r}")
+    if zero not in ZEROS:
+        raise EIPError(f"zero {zero!r} must be {' or '.join(ZEROS)}; data.eip_energy_zero takes energies of free atoms")
     if "kim" in entry:
         if "arguments" in entry:
             raise EIPError("a KIM model takes no arguments; remove them")
-        return EIP(name, "kim", _kim_id(str(entry["kim"])))
+        return EIP(name, "kim", _kim_id(str(entry["kim"])), zero=zero)
     if not _plain(arguments):
         raise EIPError(f"arguments must be a mapping of plain values, not {arguments!r}")
     if "eipnn" in entry:
-        return EIP(name, "ase", OURS, {"checkpoint": _potential_files(entry["eipnn"]), "cohesive": True} | arguments)
+        arguments = {"checkpoint": _potential_files(entry["eipnn"]), "cohesive": True} | arguments
+        return EIP(name, "ase", OURS, arguments, zero=zero)
     _class(str(entry["ase"]))
-    return EIP(name, "ase", str(entry["ase"]), arguments)
+    return EIP(name, "ase", str(entry["ase"]), arguments, zero=zero)
 
 
 def _potential_files(given: Any) -> str | list[str]:

@@ -50,7 +50,7 @@ def label(
     stress_key: str | None = None,
     energy_zero: Annotated[str, MODES] | None = None,
     isolated_atoms: str | None = None,
-    eip_zero: Annotated[str, MODES] = "none",
+    eip_zero: Annotated[str, MODES] | None = None,
     eip_isolated_atoms: str | None = None,
     eip_scale: bool = False,
     split: str | None = None,
@@ -75,7 +75,8 @@ def label(
         energy_zero: zero of the DFT energies in the leaderboard (default: isolated_atoms with --isolated-atoms or with
             frames of config_type=IsolatedAtom, else none).
         isolated_atoms: JSON file with DFT energies of isolated atoms in eV, as in {"Si": -0.85}; or bundled:NAME.
-        eip_zero: zero of each EIP in the leaderboard; none is right for OpenKIM models.
+        eip_zero: zero of each EIP in the leaderboard (default: as its entry says, else none, which is right for OpenKIM
+            models).
         eip_isolated_atoms: the same as isolated_atoms for all EIPs, with --eip-zero isolated_atoms.
         eip_scale: multiply all that an EIP says by one factor in the leaderboard, fitted to the DFT forces, or energies
             where there are none: the order is then that of what a network can learn from them.

@@ -38,6 +38,7 @@ from eipnn.labels.store import (
     read_index,
     seal,
     unseal,
+    write_zeros,
 )
 from eipnn.progress import progress_bar
 from eipnn.structures import StructureStore
@@ -84,6 +85,7 @@ def label_structures(
         remove_parts(folder)
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         _create_or_check(folder, structures, eips)
+        write_zeros(folder, eips)
         engine = _Engine(structures, tuple(eips), folder, timeout)
         engine.prepare(retry_failed)
         engine.run(workers, shown)

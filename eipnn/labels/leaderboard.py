@@ -101,16 +101,16 @@ def compare(
     store: LabelStore,
     energy_zero: str = "none",
     isolated: Mapping[str, float] | None = None,
-    eip_zero: str = "none",
+    eip_zero: str | None = None,
     eip_isolated: Mapping[str, float] | None = None,
     split: Split | None = None,
     eip_scale: bool = False,
 ) -> Comparison:
     """Align the frames that have a DFT energy with their EIP labels.
 
-    The modes are those of `eipnn.reference`; fits are made on the split's training frames, without a split on all
-    frames. `eip_scale`: all that an EIP says is multiplied by its `scale_factors` first. Raises `LabelError` where no
-    frame has an energy, and `ZeroError` as `fit_reference` does.
+    The modes are those of `eipnn.reference`, `eip_zero` by default that of each EIP in the store; fits are made on the
+    split's training frames, without a split on all frames. `eip_scale`: all that an EIP says is multiplied by its
+    `scale_factors` first. Raises `LabelError` where no frame has an energy, and `ZeroError` as `fit_reference` does.
     """
     structures = StructureStore.of(structures)
     given = structures.take(np.flatnonzero(np.isfinite(structures.energies)))
@@ -127,7 +127,7 @@ def compare(
         if not np.isfinite(column[train]).any():
             column[:] = np.nan  # no zero, nothing to compare
             continue
-        zeros.append(fit_reference(eip_zero, fitted, column[train], free, dft[train], source=eip))
+        zeros.append(fit_reference(eip_zero or store.zeros[eip], fitted, column[train], free, dft[train], source=eip))
         column[:] = zeros[-1].aligned(given, column, eip)
     for zero in zeros:
         if zero.note:

@@ -14,8 +14,9 @@ stress.npy       (n_frames, n_eips, 6) f8    eV/A^3, xx yy zz yz xz xy, positive
                                              EIP gives none; infinite where no label was begun
 status.npy       (n_frames, n_eips) int8     `PENDING`, `DONE`, `FAILED` or `IN_WORK`
 failures.csv     text                        config_id, eip, reason of each `FAILED` label
+zeros.json       text                        the zero that an EIP names as its own, by EIP; absent where none does
 force_sums.npy   (n_frames,) uint32          CRC-32 of each row's forces, looked at when they are read
-sums.json        text                        CRC-32 of the other files but failures.csv, looked at as it is opened
+sums.json        text                        CRC-32 of the other files but these two, looked at as it is opened
 ===============  ==========================  ====================================================
 
 The last two are written when all labels are there; a store of an older version has none. Layout version 1 has no
@@ -54,6 +55,7 @@ log = logging.getLogger("eipnn")
 VERSION, WITHOUT_STRESS = 2, 1
 PENDING, DONE, FAILED, IN_WORK = 0, 1, 2, 3
 INDEX, IDS, LEDGER = "index.json", "ids.txt", "failures.csv"
+ZEROS = "zeros.json"
 LEDGER_HEAD = "config_id,eip,reason\n"
 EMPTY = {"energies": np.nan, "forces": np.nan, "stress": np.inf, "status": PENDING}
 ARRAYS = ("checksums", "offsets", *EMPTY)
@@ -131,6 +133,17 @@ class LabelStore(Arrays):
                 "command again, it goes on from here"
             )
         return store
+
+    @cached_property
+    def zeros(self) -> dict[str, str]:
+        """The mode of the energy zero of each EIP, see `EIP.zero`. Raises `LabelError` where they cannot be read."""
+        try:
+            named = json.loads((self.folder / ZEROS).read_text(encoding="utf-8"))
+            return {name: named.get(name, "none") for name in self.eips}
+        except FileNotFoundError:
+            return dict.fromkeys(self.eips, "none")
+        except (ValueError, AttributeError):
+            raise _damaged(self.folder, f"{ZEROS} is no mapping") from None
 
     @property
     def complete(self) -> bool:
@@ -232,6 +245,14 @@ def describe(structures: Sequence[Atoms], eips: Sequence[EIP]) -> dict[str, Any]
         "units": {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"},
         "structures": _content_hash(structures),
     }
+
+
+def write_zeros(folder: Path, eips: Sequence[EIP]) -> None:
+    """Keep the zeros that EIPs name, as they name them now."""
+    if named := {eip.name: eip.zero for eip in eips if eip.zero != "none"}:
+        write_json(folder / ZEROS, named)
+    else:
+        (folder / ZEROS).unlink(missing_ok=True)
 
 
 def _content_hash(structures: StructureStore) -> str:

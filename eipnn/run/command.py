@@ -223,16 +223,17 @@ def make_labels(experiment: Experiment, root: Path, workers: int) -> None:
 
 def _label_options(data: dict[str, Any], root: Path) -> list[str]:
     """The experiment's keys of labels and energy zeros as options of `eipnn label`, for its leaderboard."""
-    eips = data.get("eip_energy_zero") or "none"
+    eips = data.get("eip_energy_zero")
     zeros = [data["energy_zero"], *(eips.values() if isinstance(eips, dict) else [eips])]
-    dft, eip, *others = [{"mode": "none"} | ({"mode": zero} if isinstance(zero, str) else zero) for zero in zeros]
+    modes = [{"mode": zero} if isinstance(zero, str) else zero for zero in zeros]
+    dft, eip, *others = [{"mode": "none"} | zero if zero is not None else {"mode": None} for zero in modes]
     if any(other != eip for other in others):
         say("the leaderboard of the labels leaves the EIPs' zeros as they are; that of `eipnn report` does not")
         eip = {"mode": "none"}
     keys = {f"--{key.replace('_', '-')}": data.get(key) for key in LABEL_KEYS}
     options = [text for option, key in keys.items() if key for text in (option, key)]
     for zero, kind, energies in ((dft, "energy-zero", "isolated-atoms"), (eip, "eip-zero", "eip-isolated-atoms")):
-        if zero is dft or zero["mode"] != "none":
+        if zero["mode"]:
             options += [f"--{kind}", zero["mode"]]
         if zero.get("energies"):
             file = root / f"{energies.replace('-', '_')}.json"

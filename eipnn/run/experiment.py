@@ -122,11 +122,23 @@ class Experiment:
         return {k: d[0] if len(d) == 1 else sha256(" ".join(d).encode()).hexdigest() for k, d in digests.items()}
 
     @cached_property
+    def own_zeros(self) -> dict[str, str]:
+        """Of each EIP of the label store, or of those to label with, the zero that it names."""
+        if self.data.get("labels"):
+            return LabelStore.open(self.data["labels"]).zeros
+        return {eip.name: eip.zero for eip in load_eips(self.eips)} if self.eips else {}
+
+    @property
     def eip_names(self) -> tuple[str, ...]:
         """The EIPs of the label store, or those to label with."""
-        if self.data.get("labels"):
-            return LabelStore.open(self.data["labels"]).eips
-        return tuple(eip.name for eip in load_eips(self.eips)) if self.eips else ()
+        return tuple(self.own_zeros)
+
+    @property
+    def eip_energy_zero(self) -> Any:
+        """As it is given under data, else by EIP where one names its own, else None."""
+        if (given := self.data.get("eip_energy_zero")) is not None or set(self.own_zeros.values()) <= {"none"}:
+            return given
+        return {name: {"mode": mode} for name, mode in self.own_zeros.items()}
 
 
 def read_experiment(file: str | Path) -> Experiment:
@@ -164,7 +176,7 @@ def check_known(
 
 
 def zero_modes(zeros: Any) -> set[str]:
-    """The modes in an ``eip_energy_zero``: one for all EIPs, or a mapping from EIP to mode and energies."""
+    """The modes in an ``eip_energy_zero``: one for all EIPs, or a mapping from EIP to mode and energies; or None."""
     given = zeros.values() if isinstance(zeros, dict) else [zeros]
     return {zero.get("mode", "none") if isinstance(zero, dict) else zero for zero in given}
 

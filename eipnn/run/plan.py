@@ -203,7 +203,7 @@ class Plan:
         On all it needs no DFT energy: all numbers of DFT frames share it. Where the zeros of the EIPs
         are fitted to DFT it does, and each number has its own.
         """
-        fitted = "least_squares" in zero_modes(self.experiment.data.get("eip_energy_zero", "none"))
+        fitted = "least_squares" in zero_modes(self.experiment.eip_energy_zero)
         if self.frames is not None and kind != "single" and not fitted:
             return replace(self, folder=self.folder.parent, frames=None).pretrain(kind)
         model: dict[str, Any] = {"eips": [Late("single_eip")]} if kind == "single" else dict(self._eips("pretrain"))
@@ -276,6 +276,8 @@ class Plan:
             data["labels"] = str(self.labels)
         if "labels" in data:
             digests["labels"] = Late("labels")
+            if zeros := experiment.eip_energy_zero:  # so that the stage runs anew where an EIP names another one
+                data = {"eip_energy_zero": zeros} | data
         if name != "finetune" and (elsewhere := model.get("init_from")):
             read_record(read_checkpoint(elsewhere), elsewhere, "pretrain")
             digests["init_from"] = digest_file(Path(elsewhere))

@@ -87,7 +87,8 @@ class SourceConfig:
         pool: structures without DFT energies, likewise; needed by everything that uses the pool. Labels in these files
             are not read.
         labels: label store made by ``eipnn label`` over `dft` and `pool`; needed by everything that uses EIPs.
-        eip_energy_zero: zero of the EIP energies: a mode for all, or by EIP name with ``"*"`` for the others.
+        eip_energy_zero: zero of the EIP energies: a mode for all, or by EIP name with ``"*"`` for the others; default:
+            what their entries in the EIP set say, else none.
         energy_key: name of the DFT energy in the files, where the documented rule does not find it.
         forces_key: the same of the forces.
         stress_key: the same of the stress, or of virials if ``virial`` is in the name.
@@ -98,16 +99,15 @@ class SourceConfig:
     energy_zero: Mode | EnergyZero
     pool: str | list[str] | None = None
     labels: str | None = None
-    eip_energy_zero: Mode | dict[str, EnergyZero] = "none"
+    eip_energy_zero: Mode | dict[str, EnergyZero] | None = None
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
 
-    def zero_of(self, source: str) -> EnergyZero:
-        """How the zero of DFT or of an EIP is found."""
-        if source == DFT:
-            return EnergyZero.of(self.energy_zero)
-        given = self.eip_energy_zero
+    def zero_of_eip(self, source: str) -> EnergyZero | None:
+        """How the zero of an EIP is found, where that is given."""
+        if (given := self.eip_energy_zero) is None:
+            return None
         zeros = {"*": given} if isinstance(given, str) else given
         if source not in zeros and "*" not in zeros:
             raise InputError(f"eip_energy_zero names neither {source!r} nor '*' (all others)")
@@ -219,13 +219,14 @@ class Source:
         return {source: self.reference(source) for source in sources}
 
     def _fit(self, source: str) -> Reference:
-        zero = self.config.zero_of(source)
         # no free atoms, which would draw a fit away from the others
         train = without_isolated_atoms(self.structures(self.split.train))
         if source == DFT:
+            zero = EnergyZero.of(self.config.energy_zero)
             return fit_reference(zero.mode, train, train.energies, isolated_energies(self.dft, zero.energies))
         energies = self._of_eips("energy", train, [source])[:, 0]
         aligned = self.targets(train, [DFT])["energy"][:, 0]
+        zero = self.config.zero_of_eip(source) or EnergyZero.of(self.store.zeros[source])
         return fit_reference(zero.mode, train, energies, zero.energies, aligned, source)
 
     def _of_eips(self, name: str, structures: StructureStore, eips: Sequence[str]) -> np.ndarray:
