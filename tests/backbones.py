@@ -45,11 +45,15 @@ def find_backbones() -> list[type[Representation]]:
 BACKBONES = find_backbones()
 
 
+LARGEST = {"interactions": 2, "convolutions": 2, "layers": 2, "n_max": 4, "l_max": 3}
+"""Of what costs time by its number: a second block takes what a first one gave, and so do further ones."""
+
+
 def arguments(cls: type[Representation], elements: list[str], cutoff: float = CUTOFF) -> dict:
-    """Arguments of a quick instance: every whole number of the defaults cut to at most 8."""
-    parameters = inspect.signature(cls).parameters
-    sizes = {p.name: min(p.default, 8) for p in parameters.values() if type(p.default) is int}
-    known = {"elements": list(elements)} if "elements" in parameters else {}
+    """Arguments of a quick instance: every whole number of the defaults cut to at most `LARGEST`, or 8."""
+    parameters = inspect.signature(cls).parameters.values()
+    sizes = {p.name: min(p.default, LARGEST.get(p.name, 8)) for p in parameters if type(p.default) is int}
+    known = {"elements": list(elements)} if "elements" in (p.name for p in parameters) else {}
     return {**known, **sizes, "cutoff": cutoff}
 
 

@@ -453,8 +453,8 @@ def test_weights_and_biases_offline(tiny, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "given.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "config.yaml").write_text("mine")
-    command = [sys.executable, "-m", "eipnn", "fit", "--config", str(tmp_path / "given.yaml")]
-    subprocess.run(command, check=True, cwd=tmp_path, timeout=240)
+    monkeypatch.chdir(tmp_path)
+    eipnn("fit", "--config", "given.yaml")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "given.yaml", "run"]
     assert (tmp_path / "config.yaml").read_text() == "mine"
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))

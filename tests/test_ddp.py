@@ -56,8 +56,12 @@ class Weights(Callback):
 
 
 # DDP starts its second process with the same command line, so that one script can run several commands in a pair.
+# As in conftest.py, they start sooner where signatures are read once.
 DRIVER = """\
 import sys
+from functools import cache
+from jsonargparse import _signatures
+_signatures.get_signature_parameters = cache(_signatures.get_signature_parameters)
 from eipnn.__main__ import main
 for arguments in {commands!r}:
     sys.argv = [sys.argv[0], *arguments]
@@ -130,13 +134,17 @@ def backbone_configs(tiny, root: Path) -> list[dict]:
 def pairs(tiny, forced, trained, tmp_path_factory) -> Path:
     """Everything that the tests below look at, made by one pair of processes.
 
-    ``fit-STAGE``: a training; ``two-STAGE``: evaluations of the trained checkpoint; ``backbones/NAME``: fine-tuning.
+    ``fit-STAGE``: a training, ``fit-Finetune`` with label augmentation; ``two-STAGE``: evaluations of the trained
+    checkpoint; ``backbones/NAME``: fine-tuning.
     """
     root = tmp_path_factory.mktemp("pairs")
     commands = []
     for stage in ("Classifier", "Pretrain"):
         config = stage_config(tiny, stage, root / f"fit-{stage}", max_epochs=3)
         commands.append(command_of("fit", written(config, "Seen")))
+    config = finetune_config(tiny, root / "fit-Finetune")
+    config["trainer"]["callbacks"].append({"class_path": "residual_log.ResidualLog"})
+    commands.append(command_of("fit", config))
     for stage in STAGES:
         data = forced if stage == "Finetune" else tiny
         config = written(stage_config(data, stage, root / f"two-{stage}"), "Metrics")
@@ -179,13 +187,11 @@ def test_two_processes_share_each_epoch(pairs, stage, n):
     assert len(list((root / "logs").iterdir())) == 1
 
 
-def test_fine_tuning_by_the_command_line(tiny, tmp_path):
-    """Both kinds in every batch of both processes; each EIP sample once an epoch."""
-    config = finetune_config(tiny, tmp_path / "run")
-    config["trainer"]["callbacks"].append({"class_path": "residual_log.ResidualLog"})
-    run_to_end([sys.executable, "-m", "eipnn", *command_of("fit", config)])
+def test_fine_tuning_has_both_kinds_in_every_batch(pairs):
+    """In every one of both processes; each EIP sample once an epoch."""
+    run = pairs / "fit-Finetune"
     orders = []
-    for ranks in epochs_of(tmp_path / "run"):
+    for ranks in epochs_of(run):
         eip: list[int] = []
         for batches in ranks:
             assert len(batches) == 25 // 4
@@ -195,11 +201,11 @@ def test_fine_tuning_by_the_command_line(tiny, tmp_path):
         assert len(eip) == len(set(eip)) == 24
         orders.append(str(ranks))
     assert len(set(orders)) == 3
-    fit = read_json(tmp_path / "run" / "fit.json")
+    fit = read_json(run / "fit.json")
     assert fit["gradient_steps"] == 3 * 6
-    weights = torch.load(best(tmp_path / "run"), weights_only=True)["state_dict"]
+    weights = torch.load(best(run), weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in weights.values())
-    log = pd.read_csv(tmp_path / "run" / "residuals.csv")
+    log = pd.read_csv(run / "residuals.csv")
     assert log["step"].tolist() == list(range(18))
     assert log["epoch"].tolist() == [0] * 6 + [1] * 6 + [2] * 6
     assert (log["n_eip"] == 4).all()  # of both processes

@@ -51,8 +51,16 @@ def exported(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def program(exported):
-    return torch.export.load(exported).module()
+def loaded(exported):
+    """What torch reads of it, and the record beside."""
+    extra = {RECORD: ""}
+    program = torch.export.load(exported, extra_files=extra)
+    return program, json.loads(extra[RECORD])
+
+
+@pytest.fixture(scope="module")
+def program(loaded):
+    return loaded[0].module()
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +96,7 @@ def assert_as_calculated(program: Path, frames: list[Atoms], calculator: EIPNNCa
     np.testing.assert_allclose(rows, expected_rows, rtol=0, atol=rtol * np.nanmax(np.abs(expected_rows)))
 
 
+@pytest.mark.slow  # by default that of SchNet, below, and of all that no step needs more than torch
 def test_a_process_without_eipnn_gets_what_the_calculator_gives(exported, calculator):
     assert_as_calculated(exported, list(FRAMES.values()), calculator, 1e-10)
 
@@ -99,12 +108,32 @@ def test_single_precision_without_eipnn(tmp_path):
     assert_as_calculated(tmp_path / "single.pt2", frames, EIPNNCalculator(checkpoint), 1e-5)
 
 
-def test_the_record_is_in_the_file(exported, calculator):
-    extra = {RECORD: ""}
-    torch.export.load(exported, extra_files=extra)
+def test_every_step_is_one_of_torch(loaded):
+    graphs = [module.graph for module in loaded[0].graph_module.modules() if hasattr(module, "graph")]
+    steps = {node.target for graph in graphs for node in graph.nodes if node.op == "call_function"}
+    assert len(steps) > 10
+    for step in steps:
+        assert getattr(step, "namespace", step.__module__) in ("aten", "_operator"), step
+
+
+def test_the_record_is_in_the_file(loaded, calculator):
     expected = calculator.potential.record() | {"dtype": "float64"}
-    assert json.loads(extra[RECORD]) == expected
+    assert loaded[1] == expected
     assert {"version", "elements", "cutoff", "units"} <= set(expected)
+
+
+def test_each_structure_has_what_the_calculator_gives(program, calculator):
+    """One by one, as a simulation asks for them."""
+    energies, rows = [], []
+    for atoms in FRAMES.values():
+        batch = batch_of(calculator.potential.representation, atoms, dtype=torch.float64)
+        energy, forces, stress = program(*(batch[name] for name in FIELDS))
+        energies.append(energy.item())
+        rows += [forces, stress[0]]
+    expected, expected_rows = calculated(calculator, list(FRAMES.values()))
+    np.testing.assert_allclose(energies, expected, rtol=1e-10)
+    atol = 1e-10 * np.nanmax(np.abs(expected_rows))
+    np.testing.assert_allclose(np.concatenate(rows), expected_rows, rtol=0, atol=atol)
 
 
 def test_several_configurations_at_once(program, calculator):

@@ -313,7 +313,7 @@ def silicon(n: int) -> list[Atoms]:
 
 def test_two_workers_build_what_one_builds(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "BLOCK", 20)
-    structures, inputs = silicon(70), Soap(("Si",), 3.0, n_max=3, l_max=2)
+    structures, inputs = silicon(70), Counted(3.0)
     one = prepare(structures, inputs, tmp_path / "one")
     monkeypatch.setattr(cache, "MANY_ATOMS", 1)
     monkeypatch.setattr(cache, "cpu_count", lambda: 2)
