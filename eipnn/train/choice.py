@@ -9,8 +9,9 @@ Recipe = Literal["baseline", "mp", "la", "mp+la", "delta", "mp+delta"]
 RECIPES: tuple[str, ...] = get_args(Recipe)
 """The simplest first. Delta learning comes last: its potentials need their teacher in every simulation."""
 PREFERRED: tuple[str, ...] = ("mp", *(recipe for recipe in RECIPES if recipe != "mp"))
-"""Where validation cannot tell. Pretraining comes first: frames for validation are of the kind of those for training,
-and what teachers show of others, such as larger cells, does not count there (experiments/results/forces)."""
+"""Where validation cannot tell. Pretraining comes first: what teachers show of other structures than those for
+validation, such as larger cells, does not count there (experiments/results/forces: with few frames of silicon it gains
+much on these, with aluminium nothing)."""
 
 
 class Choice(NamedTuple):
