@@ -73,9 +73,9 @@ def train(
     """A potential from DFT frames: the recommended way, without an experiment file.
 
     Generates a pool, has teachers label it, trains each recipe on folds of the DFT frames, takes the recipe with the
-    lowest validation error (where they are as good, mp before DFT alone, and that before the others) and leaves the potentials of its
-    folds, which ASE runs as one. The same command goes on after a kill. OUTPUT/experiment.yaml is an experiment for
-    `eipnn run`.
+    lowest validation error (where they are as good, mp before DFT alone, and that before the others) and leaves the
+    potentials of its folds, which ASE runs as one. The same command goes on after a kill. OUTPUT/experiment.yaml is an
+    experiment for `eipnn run`.
 
     Args:
         dft: files with DFT energies and, best, forces and stress, that ASE reads; patterns; bundled:NAME.
