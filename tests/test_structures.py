@@ -27,6 +27,7 @@ from eipnn.structures import (
     without_isolated_atoms,
     write_split,
 )
+from eipnn.structures.suspects import repeated_structures
 
 DFT, POOL = "bundled:si_mini/dft.extxyz", "bundled:si_mini/pool.extxyz"
 
@@ -469,3 +470,22 @@ def test_isolated_atoms_are_marked(tmp_path: Path, mark: str) -> None:
     write(tmp_path / "c.extxyz", labelled(dimer(), -2.0, config_type=mark))
     with pytest.raises(StructureError, match=r"c_000000: is marked .* holds 2 atoms; correct its"):
         isolated_atoms(read_structures(tmp_path / "c.extxyz"))
+
+
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False), (True, False, False)])
+def test_a_structure_is_the_same_in_any_periodic_image(pbc):
+    rng = np.random.default_rng(0)
+    cell = [[4.0, 0.1, 0.2], [1.3, 5.0, 0.4], [-0.6, 0.9, 6.1]]
+    first = Atoms("Cu4", cell=cell, pbc=pbc, scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5], *rng.uniform(0, 1, (2, 3))])
+    shift = rng.integers(-2, 3, (4, 3)) * np.array(pbc) @ first.cell.array
+    other, below, moved = first.copy(), first.copy(), first.copy()
+    other.positions += shift + rng.normal(0, 1e-10, (4, 3))
+    below.positions[0] -= 1e-9 * first.cell.array[0]
+    below.wrap(eps=0)
+    moved.positions[2, 0] += 1e-3
+    assert below.positions[0, 0] > 3
+    assert repeated_structures([first, other, below, moved]) == [(0, 1), (0, 2)]
+    if not all(pbc):  # along an open axis the image is another structure
+        moved = first.copy()
+        moved.positions[1] += first.cell.array[2]
+        assert repeated_structures([first, moved]) == []

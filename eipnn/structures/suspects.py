@@ -5,13 +5,16 @@ from itertools import pairwise
 
 import numpy as np
 from ase import Atoms
+from ase.geometry import complete_cell
 
+from eipnn.errors import InputError
 from eipnn.structures.store import StructureStore
 
 SPREADS = 30  # of the energies per atom; ...
 LEAST = 10.0  # eV/atom; ... and no chemistry goes so far
 ROUNDS = 30
 SAME_PLACE = 5  # decimals of A
+EVEN = 240  # has many divisors
 
 
 def outlying_energies(frames: Sequence[Atoms], energies: np.ndarray) -> list[tuple[int, float]]:
@@ -75,11 +78,30 @@ def repeated_structures(frames: Sequence[Atoms]) -> list[tuple[int, int]]:
     return [(earlier, row) for earlier, row in found if earlier != row]
 
 
+def check_repeated(frames: StructureStore, where: str, known: int = 0) -> None:
+    """Raise `InputError` where a frame after the first `known` stands among the earlier ones too."""
+    repeated = [(earlier, row) for earlier, row in repeated_structures(frames) if row >= known]
+    if repeated:
+        earlier, row = repeated[0]
+        raise InputError(
+            f"{where}: {frames.ids[row]} is {frames.ids[earlier]} again, atom by atom ({len(repeated)} such frames); "
+            "validation would know it from training: keep one"
+        )
+
+
 def _geometries(frames: Sequence[Atoms]) -> Iterator[tuple[bytes, ...]]:
-    """What is the same of the same structures."""
+    """What is the same of the same structures, whichever periodic image of an atom a file gives."""
     store = StructureStore.of(frames)
     cells = np.where(store.pbc[:, :, None], store.cells, 0.0)
-    positions, cells = (np.round(values, SAME_PLACE) + 0.0 for values in (store.positions, cells))
+    rounded = np.round(cells, SAME_PLACE) + 0.0
+    for k in np.flatnonzero((np.abs(cells).sum(axis=2) == 0).any(axis=1)).tolist():
+        cells[k] = complete_cell(cells[k])  # axes that are not periodic: of 1 A, at right angles
+    # along each lattice vector; places of symmetry are whole numbers, on which noise has no hold
+    places = EVEN * np.ceil(np.linalg.norm(cells, axis=2) * 10**SAME_PLACE / EVEN)
+    inverse = np.linalg.pinv(cells) * places[:, None, :]
     for row, (start, stop) in enumerate(pairwise(store.offsets.tolist())):
-        arrays = store.numbers[start:stop], store.pbc[row], positions[start:stop], cells[row]
+        # rounded first: an atom a hair below a cell's end is at its beginning
+        at = np.rint(store.positions[start:stop] @ inverse[row])
+        inside = np.where(store.pbc[row], np.mod(at, places[row]), at) + 0.0
+        arrays = store.numbers[start:stop], store.pbc[row], inside, rounded[row]
         yield tuple(array.tobytes() for array in arrays)
