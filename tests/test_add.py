@@ -1,5 +1,6 @@
 """`eipnn train FOLDER --add FILE`, and the loop of `experiments/active`, which goes round by it."""
 
+import json
 import sys
 from pathlib import Path
 from shutil import copytree
@@ -14,14 +15,18 @@ from test_train import NETWORK, TEACHERS, copper
 from tiny import exit_code, in_process, read_json
 
 from eipnn.eips import load_eips
-from eipnn.files import digest_file
+from eipnn.errors import InputError
+from eipnn.files import digest_file, write_json
 from eipnn.labels import LabelStore
 from eipnn.labels.engine import take_labels
-from eipnn.labels.store import INDEX
+from eipnn.labels.store import DONE, INDEX, WITHOUT_STRESS, Arrays, LabelError, create, describe
 from eipnn.run import command, execute
+from eipnn.run.command import make_rows
+from eipnn.run.experiment import ALL, Experiment, listed, read_experiment
 from eipnn.structures import Split, StructureStore, open_structures, read_split, read_structures
-from eipnn.train.add import seen_in
+from eipnn.train.add import _in_pool, extended
 from eipnn.train.folds import with_new
+from eipnn.train.settings import EXPERIMENT
 
 SCRIPTS = Path(__file__).parents[1] / "experiments" / "active"
 START, NUMBER, FOLDS = 8, 3, (1, 2)
@@ -163,29 +168,116 @@ def test_a_frame_validates_where_no_pool_holds_it_or_its_child():
 
 
 def test_what_a_pool_knows_of_new_frames(tmp_path):
-    """The frame itself, by its atoms, or a child that names it."""
-    frames = copper(3, 3)
-    for number, atoms in enumerate(frames):
-        atoms.info["config_id"] = f"new_{number}"
-    pool = [frames[1].copy(), *(atoms.copy() for atoms in copper(2, 9))]
-    pool[0].info, pool[1].info, pool[2].info = {"parent": "old"}, {"parent": "new_2"}, {}
-    ase.io.write(tmp_path / "pool.extxyz", pool, format="extxyz")
-    found = seen_in(
-        open_structures(str(tmp_path / "pool.extxyz")), [str(tmp_path / "pool.extxyz")], StructureStore.of(frames)
-    )
-    assert list(found.values()) == [{"new_1"}, {"new_2"}, set()]
+    """The frame itself, by its atoms in any image or by the id that it had there, or a child that names it, by the id
+    that the frame had alone."""
+    dft, pool, new = (str(tmp_path / name) for name in ("a/new.extxyz", "pool.extxyz", "b/new.extxyz"))
+    for part in "ab":
+        (tmp_path / part).mkdir()
+    ase.io.write(dft, copper(1, 2), format="extxyz")
+    frames = copper(4, 3)
+    structures = [frames[1].copy(), *(atoms.copy() for atoms in copper(3, 9))]
+    for atoms, info in zip(structures, ({"parent": "old"}, {"parent": "new_000002"}, {}, {}), strict=True):
+        atoms.info = info
+    frames[1].positions += [1, -2, 0] @ frames[1].cell.array
+    frames[3].info = {"pool_id": "pool_000003"}
+    ase.io.write(new, frames, format="extxyz")
+    ase.io.write(pool, structures, format="extxyz")
+    experiment = Experiment({"dft": [dft, new], "pool": [pool]}, {})
+    more = experiment.structures[0][1:]
+    assert more.ids[1] == "b_new_000001"
+    found = _in_pool(experiment, [new], more)
+    assert list(found.values()) == [{more.ids[1]}, {more.ids[2]}, set(), {more.ids[3]}]
 
 
-def test_labels_of_other_eips_are_not_taken(folders, tmp_path):
+def test_labels_of_other_eips_or_without_stress_are_not_taken(folders, tmp_path):
     store = LabelStore.open(folders[0] / "labels")
     frames = open_structures(str(folders[0].parent / "start.extxyz"))
-    assert take_labels(store.folder, frames, load_eips(TEACHERS[:1]), tmp_path) == 0
+    other = TEACHERS[1] | {"arguments": TEACHERS[1]["arguments"] | {"r0": 2.7}}
+    with pytest.raises(LabelError, match=r"labels of other EIPs than now \(morse\): put them back"):
+        take_labels(store.folder, frames, load_eips([TEACHERS[0], other]), tmp_path)
+    old = copytree(store.folder, tmp_path / "old")
+    (old / "sums.json").unlink()
+    (old / INDEX).write_text(json.dumps(store.index | {"version": WITHOUT_STRESS}))
+    with pytest.raises(LabelError, match="older version, without stress"):
+        take_labels(old, frames, load_eips(TEACHERS), tmp_path)
     assert not (tmp_path / INDEX).exists()
     assert take_labels(store.folder, frames, load_eips(TEACHERS), tmp_path) == len(frames)
     assert (
         take_labels(store.folder, frames, load_eips(TEACHERS), tmp_path) == 0
     )  # it is there: the engine goes on with it
     assert LabelStore.open(tmp_path).complete
+
+
+def test_a_killed_take_over_goes_on(folders, tmp_path, monkeypatch):
+    """The first call had written the index, and labels of one structure by one teacher."""
+    store, eips = LabelStore.open(folders[0] / "labels"), load_eips(TEACHERS)
+    frames = open_structures(str(folders[0].parent / "start.extxyz"))
+    create(tmp_path, frames, describe(frames, eips))
+    arrays = Arrays(tmp_path, "r+")
+    arrays.status[0, 0], arrays.energies[0, 0] = DONE, 5.0
+    arrays.flush()
+    assert take_labels(store.folder, frames, eips, tmp_path) == len(frames)
+    taken = LabelStore.open(tmp_path)
+    expected = store.energies_of(frames.ids, store.eips)
+    expected[0, 0] = 5.0  # it is not taken twice
+    np.testing.assert_array_equal(taken.energies_of(frames.ids, store.eips), expected)
+
+
+def test_files_of_before_that_hold_other_structures_are_refused(folders, tmp_path):
+    """Of the same names, with the same ids."""
+    first, added = folders
+    content = yaml.safe_load((first / EXPERIMENT).read_text())
+    for kind in ("dft", "pool"):
+        (file,) = listed(content["data"][kind])
+        frames = ase.io.read(file, ":")
+        frames[0].positions[0, 0] += 1e-3
+        other = tmp_path / kind / Path(file).name
+        other.parent.mkdir()
+        ase.io.write(other, frames, format="extxyz")
+        folder = tmp_path / f"changed-{kind}"
+        for name in ("labels", "splits"):
+            copytree(first / name, folder / name)
+        changed = content | {"data": content["data"] | {kind: [str(other)]}}
+        (folder / EXPERIMENT).write_text(yaml.safe_dump(changed))
+        with pytest.raises(InputError, match="DFT frames or pool have changed since: put them back"):
+            extended(folder, [str(added / "new.extxyz")], tmp_path / "out")
+
+
+def test_without_labels_the_stages_know_the_files_of_before(place_of_dft_alone, tmp_path):
+    folder, dft = place_of_dft_alone
+    ase.io.write(tmp_path / "new.extxyz", copper(2, 8), format="extxyz")
+    words = (folder, [str(tmp_path / "new.extxyz")], tmp_path / "out")
+    assert len(extended(*words)[2]) == START + 2
+    ase.io.write(dft, copper(START, 5), format="extxyz")
+    with pytest.raises(InputError, match="DFT frames or pool have changed since: put them back"):
+        extended(*words)
+
+
+@pytest.fixture
+def place_of_dft_alone(own_cache, tmp_path) -> tuple[Path, Path]:
+    """The folder of a training on DFT alone, as its first stage left it, and its DFT file."""
+    dft, folder = tmp_path / "dft.extxyz", tmp_path / "first"
+    ase.io.write(dft, copper(START, 0), format="extxyz")
+    (tmp_path / "network.yaml").write_text(yaml.safe_dump(NETWORK))
+    options = f"--teachers none --folds 2 --steps 4 --dry-run --network {tmp_path}/network.yaml -o {folder}"
+    assert exit_code("train", str(dft), *options.split()) == 0
+    experiment = read_experiment(folder / EXPERIMENT)
+    rows = make_rows(experiment, folder, experiment.run | {"frames": [ALL], "alpha": [0.1]})
+    stage = rows[0].stages[0]
+    stage.folder.mkdir(parents=True)
+    write_json(stage.done_file, {"fingerprint": stage.fingerprint()})
+    return folder, dft
+
+
+def test_nothing_is_written_into_a_folder_that_is_refused(folders, refused, tmp_path):
+    new, out = tmp_path / "more.extxyz", tmp_path / "out"
+    ase.io.write(new, copper(2, 8), format="extxyz")
+    content = yaml.safe_load((folders[0] / EXPERIMENT).read_text())
+    content["run"]["split"] = [1, 2, 3]
+    out.mkdir()
+    (out / EXPERIMENT).write_text(yaml.safe_dump(content))
+    assert "holds a training with --folds 3" in refused(folders[0], "--add", new, "-o", out)
+    assert [file.name for file in out.iterdir()] == [EXPERIMENT]
 
 
 def test_what_cannot_be_added_is_said_in_two_lines(folders, refused, tmp_path):
@@ -197,11 +289,16 @@ def test_what_cannot_be_added_is_said_in_two_lines(folders, refused, tmp_path):
     assert "keeps the training of before" in refused(first, "--add", new, "-o", first)
     again = tmp_path / "again.extxyz"
     again.write_bytes(new.read_bytes())
-    assert "again_000000 is the frame new_000000 of before (3 such" in refused(added, "--add", again, "-o", out)
+    assert "again_000000 is new_000000 again, atom by atom (3 such" in refused(added, "--add", again, "-o", out)
     other = copper(1, 9)[0]
     other.symbols[:] = "Ni"
     ase.io.write(again, other, format="extxyz")
     assert "Ni is in no frame of before" in refused(first, "--add", again, "-o", out)
+    twice = copper(2, 10)
+    twice.append(twice[0].copy())
+    twice[2].calc = twice[0].calc
+    ase.io.write(again, twice, format="extxyz")
+    assert "again_000002 is again_000000 again, atom by atom (1 such" in refused(first, "--add", again, "-o", out)
     half = copytree(first, tmp_path / "half")
     (half / "split-2" / "seed-0" / "pretrain" / "done.json").unlink()
     ase.io.write(again, copper(2, 10), format="extxyz")

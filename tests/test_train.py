@@ -241,10 +241,11 @@ def test_pretraining_comes_first_and_what_needs_its_teacher_last():
 
 
 def test_folds_share_the_sizes_and_keep_every_element_in_training():
-    def cell(symbol: str, n: int, name: str) -> Atoms:
-        return Atoms([symbol] * n, np.arange(3 * n).reshape(n, 3), cell=[30] * 3, pbc=True, info={"config_id": name})
+    def cell(symbol: str, n: int, name: str, edge: float) -> Atoms:
+        return Atoms([symbol] * n, np.arange(3 * n).reshape(n, 3), cell=[edge] * 3, pbc=True, info={"config_id": name})
 
-    frames = [cell("Cu", 1 + k % 3, f"cu_{k}") for k in range(9)] + [cell("Au", 2, f"au_{k}") for k in range(3)]
+    frames = [cell("Cu", 1 + k % 3, f"cu_{k}", 30 + k) for k in range(9)]
+    frames += [cell("Au", 2, f"au_{k}", 30 + k) for k in range(3)]
     folds = make_folds(StructureStore.of(frames), 3, 0, "f")
     for fold in folds:
         sizes = sorted(len(a) for a in frames if a.info["config_id"] in fold.val and "Cu" in a.symbols)
@@ -254,6 +255,9 @@ def test_folds_share_the_sizes_and_keep_every_element_in_training():
     assert folds != make_folds(StructureStore.of(frames), 3, 1, "f")
     with pytest.raises(InputError, match="f: au_0 holds Au, and no frame outside of its fold does"):
         make_folds(StructureStore.of(frames[:10]), 3, 0, "f")
+    frames[7] = cell("Cu", 1 + 4 % 3, "cu_7", 34)
+    with pytest.raises(InputError, match="f: cu_7 is cu_4 again, atom by atom"):
+        make_folds(StructureStore.of(frames), 3, 0, "f")
     pooled = with_pool(folds, {"child": {folds[0].val[0]}, "other": set()})
     assert [fold.pool for fold in pooled] == [("other",), ("child", "other"), ("child", "other")]
 

@@ -96,26 +96,36 @@ def label_structures(
 def take_labels(source: Path, structures: StructureStore, eips: Sequence[EIP], folder: Path) -> int:
     """Begin the store of these structures in `folder` with what a finished one in `source` holds of them.
 
-    `label_structures` goes on from there. A store that is in `folder` already stays as it is; labels of other EIPs are
-    not taken, nor are failed ones.
+    `label_structures` goes on from there. Where `folder` holds this store already, what is pending is taken; another
+    store stays as it is. Failed labels are not taken.
 
     Returns:
         of how many structures labels were taken.
 
     Raises:
-        LabelError: no finished store in `source`.
+        LabelError: no finished store in `source`, or one of other EIPs or without stress.
     """
     known, index = LabelStore.open(source), describe(structures, eips)
-    if (folder / INDEX).exists() or known.index["eips"] != index["eips"]:
-        return 0
+    there, now = ({entry["name"]: entry for entry in part["eips"]} for part in (known.index, index))
+    if others := [name for name in there | now if there.get(name) != now.get(name)]:
+        raise LabelError(
+            f"{source}: has labels of other EIPs than now ({', '.join(others)}): put them back, or train anew"
+        )
+    if known.index["version"] != index["version"]:
+        raise LabelError(f"{source}: has labels of an older version, without stress; remove it and label again")
+    folder.mkdir(parents=True, exist_ok=True)
     with alone(folder / LOCK, folder, "eipnn label"):
-        create(folder, structures, index)
+        if not (folder / INDEX).exists():
+            create(folder, structures, index)
+        if read_index(folder) != index:
+            return 0
         arrays = Arrays(folder, "r+")
         places = {content: row for row, content in enumerate(known.checksums.tolist())}
-        rows = [row for row, content in enumerate(arrays.checksums.tolist()) if content in places]
+        pending = zip(arrays.checksums.tolist(), (arrays.status == PENDING).any(axis=1).tolist(), strict=True)
+        rows = [row for row, (content, some) in enumerate(pending) if some and content in places]
         for row in rows:
             place = places[int(arrays.checksums[row])]
-            done = known.status[place] == DONE
+            done = (known.status[place] == DONE) & (arrays.status[row] == PENDING)
             arrays.energies[row, done], arrays.stress[row, done] = (
                 known.energies[place, done],
                 known.stress[place, done],

@@ -1,6 +1,7 @@
 """The command `eipnn train`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +30,7 @@ from eipnn.structures import (
     write_split,
 )
 from eipnn.structures.suspects import same_structures
-from eipnn.train.add import extended
+from eipnn.train.add import extended, keep_labels
 from eipnn.train.choice import Recipe
 from eipnn.train.folds import generate_pool, make_folds, parents_of, with_pool
 from eipnn.train.outcome import show_outcome
@@ -115,10 +116,11 @@ def train(
             raise InputError(f"--{option}: --add takes that of the training of before; leave it out")
         if len(dft) != 1:
             raise InputError(f"{' '.join(dft)}: --add goes on from one training; name its folder, and no DFT files")
-        content, splits, frames = extended(Path(dft[0]), add, output)
+        new, splits, frames = extended(Path(dft[0]), add, output)
         check_output(output, len(splits))
-        tested = read_tested(test, frames, options_of(content["data"], require_energy=True)) if test else None
-        finish(content, splits, tested, output, jobs, threads, workers, dry_run)
+        tested = read_tested(test, frames, options_of(new.data, require_energy=True)) if test else None
+        keep_labels(Path(dft[0]), new, output)
+        finish(asdict(new), splits, tested, output, jobs, threads, workers, dry_run)
         return
     folds, steps, seed = folds or 4, steps or 2400, seed or 0
     given = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key}

@@ -12,7 +12,7 @@ from eipnn.generate.distance import parents_rule
 from eipnn.generate.parents import Frame
 from eipnn.run.execute import say
 from eipnn.structures import Split, StructureStore, open_pool, read_structures
-from eipnn.structures.suspects import same_structures
+from eipnn.structures.suspects import check_repeated, same_structures
 
 SHARES = {"rattle": 0.5, "strain": 0.25, "packed": 0.25}
 """Of a generated pool."""
@@ -34,11 +34,13 @@ def make_folds(frames: StructureStore, number: int, seed: int, where: str) -> li
         where: the files, for messages.
 
     Raises:
-        InputError: fewer than two frames a fold; an element that only frames of one fold hold.
+        InputError: fewer than two frames a fold; a frame that stands twice; an element that only frames of one fold
+            hold.
     """
     if len(frames) < 2 * number:
         few = "give at least 4" if len(frames) < 4 else f"give more, or --folds {len(frames) // 2}"
         raise InputError(f"{where}: {len(frames)} DFT frames are too few for {number} folds of two or more; {few}")
+    check_repeated(frames, where)
     order = in_turn(frames, seed)
     splits = []
     for fold in range(number):
@@ -129,13 +131,13 @@ def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -
     ids = structures.ids
     twins = {name: {frame} for frame, name in same_structures(known, structures)}
     told = [str(atoms.info.get("parent", "")) for atoms in read_structures(list(pool), labels=False)]
-    found = {parent: {name for name in known.ids if _may_be(parent, name)} for parent in set(told) - {""}}
+    found = {parent: {name for name in known.ids if may_be(parent, name)} for parent in set(told) - {""}}
     if strangers := sum(parent in found and not found[parent] for parent in told):
         say(f"{strangers} of {len(told)} structures of the pool name a parent that is none of the DFT frames")
     return {name: found.get(parent, set()) | twins.get(name, set()) for name, parent in zip(ids, told, strict=True)}
 
 
-def _may_be(parent: str, name: str) -> bool:
+def may_be(parent: str, name: str) -> bool:
     """Whether two ids are of one frame, read alone and beside others."""
     return parent == name or parent.endswith(f"_{name}") or name.endswith(f"_{parent}")
 
