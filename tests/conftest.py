@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 from backbones import BACKBONES, make_potential
@@ -15,6 +16,8 @@ from hypothesis import settings
 from jsonargparse import _signatures
 from run_stages import experiment, fake, run  # noqa: F401 (fixtures)
 from tiny import Tiny, eipnn_stage, make_forced, make_tiny, stage_config
+
+from eipnn.representations import SchNet
 
 # A busy machine is no failure. Each run tries the same examples; new ones: --hypothesis-profile=search.
 settings.register_profile("unhurried", deadline=None, derandomize=True)
@@ -31,6 +34,14 @@ STAGES = ("Classifier", "Pretrain", "Finetune")
 def own_cache(tmp_path_factory):
     """Prepared inputs go to a folder of this test run."""
     os.environ["EIPNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def random_potential(tmp_path_factory) -> Path:
+    """A file with a SchNet of C and Si, not trained; tests only read it."""
+    file = tmp_path_factory.mktemp("random") / "potential.pt"
+    make_potential(SchNet).potential.save(file)
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from ase.build import bulk
-from backbones import make_potential
 from test_check import by_key, case
 from tiny import exit_code
 
@@ -18,15 +17,6 @@ from eipnn.check.page import bad_ones, write_page
 from eipnn.check.references import read_numbers
 from eipnn.check.sections import SECTIONS, run
 from eipnn.errors import UsageError
-from eipnn.representations import SchNet
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A random potential of C and Si."""
-    file = tmp_path_factory.mktemp("check") / "potential.pt"
-    make_potential(SchNet).potential.save(file)
-    return file
 
 
 @pytest.fixture
@@ -39,10 +29,10 @@ def test_the_names_are_those_of_the_sections():
     assert tuple(section.name for section in SECTIONS) == NAMES
 
 
-def test_a_random_potential_is_told_with_a_page(checkpoint, silicon, tmp_path, capsys, monkeypatch):
+def test_a_random_potential_is_told_with_a_page(random_potential, silicon, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(dimers, "STEP", 0.1)
     sections = ("crystals", "dimers", "eos", "frames", "vacancy")
-    code = exit_code("check", checkpoint, "--crystal", silicon, "--sections", *sections, "-o", tmp_path / "out")
+    code = exit_code("check", random_potential, "--crystal", silicon, "--sections", *sections, "-o", tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "check.csv")
     assert code == int((table["verdict"] == "bad").any())
     assert set(table.loc[table["section"] == "dimers", "of"]) == {"C-C", "C-Si", "Si-Si"}
@@ -63,16 +53,16 @@ def test_a_random_potential_is_told_with_a_page(checkpoint, silicon, tmp_path, c
         (["--time", "0"], "positive"),
     ],
 )
-def test_wrong_input_ends_with_2(checkpoint, arguments, told, capsys):
-    assert exit_code("check", checkpoint, *arguments) == 2
+def test_wrong_input_ends_with_2(random_potential, arguments, told, capsys):
+    assert exit_code("check", random_potential, *arguments) == 2
     assert told in capsys.readouterr().err
 
 
-def test_crystals_that_cannot_be_taken(checkpoint, tmp_path, capsys):
+def test_crystals_that_cannot_be_taken(random_potential, tmp_path, capsys):
     for name, atoms in {"gold": bulk("Au"), "open": bulk("Si")}.items():
         atoms.pbc = name != "open"
         ase.io.write(tmp_path / f"{name}.xyz", atoms)
-        assert exit_code("check", checkpoint, "--crystal", tmp_path / f"{name}.xyz") == 2
+        assert exit_code("check", random_potential, "--crystal", tmp_path / f"{name}.xyz") == 2
     told = capsys.readouterr().err
     assert "does not know Au" in told
     assert "periodic along three axes" in told

@@ -35,17 +35,9 @@ CUBIC = FRAMES["cubic"].repeat((2, 1, 1))
 """16 atoms of both elements."""
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """A random potential of C and Si."""
-    file = tmp_path_factory.mktemp("lammps") / "potential.pt"
-    make_potential(SchNet).potential.save(file)
-    return file
-
-
 @pytest.fixture
-def calculator(checkpoint) -> EIPNNCalculator:
-    return EIPNNCalculator(checkpoint, dtype="float64")
+def calculator(random_potential) -> EIPNNCalculator:
+    return EIPNNCalculator(random_potential, dtype="float64")
 
 
 def as_lammps_turns_it(atoms: Atoms) -> Atoms:
@@ -102,7 +94,7 @@ def assert_close(found, expected) -> None:
 
 @pytest.mark.parametrize("seed", [None, 1], ids=["", "rattled"])
 @pytest.mark.parametrize("name", FRAMES)
-def test_lammps_and_ase_agree(calculator, checkpoint, name, seed):
+def test_lammps_and_ase_agree(calculator, random_potential, name, seed):
     """Crystals, slabs, wires, molecules; small and skewed cells; atoms outside them; ids in any order, with gaps."""
     atoms = as_lammps_turns_it(FRAMES[name])
     if seed:
@@ -111,7 +103,7 @@ def test_lammps_and_ase_agree(calculator, checkpoint, name, seed):
     lmp = in_lammps(atoms, ids=ids)
     attach(lmp, calculator, TYPES)
     lmp.command("run 0")
-    atoms.calc = EIPNNCalculator(checkpoint, dtype="float64")
+    atoms.calc = EIPNNCalculator(random_potential, dtype="float64")
     assert lmp.get_thermo("pe") == pytest.approx(atoms.get_potential_energy(), rel=1e-9)
     assert_close(forces_of(lmp, ids), atoms.get_forces())
     if atoms.pbc.all():
@@ -135,7 +127,7 @@ def slope(atoms: Atoms, component: tuple[int, int], step: float = 1e-4) -> float
     return (energies[0] - energies[1]) / (2 * step)
 
 
-def test_dynamics_are_those_of_ase(calculator, checkpoint):
+def test_dynamics_are_those_of_ase(calculator, random_potential):
     """200 steps, in which atoms cross the border and LAMMPS sorts them anew."""
     atoms = as_lammps_turns_it(CUBIC)
     speeds = np.random.default_rng(0).normal(scale=2, size=(len(atoms), 3)) + np.array([20, -10, 0])  # A/ps
@@ -144,7 +136,7 @@ def test_dynamics_are_those_of_ase(calculator, checkpoint):
     attach(lmp, calculator, TYPES)
     lmp.commands_string("fix move all nve\ntimestep 0.0005\nrun 0")
     before = lmp.get_thermo("etotal")
-    atoms.calc = EIPNNCalculator(checkpoint, dtype="float64")
+    atoms.calc = EIPNNCalculator(random_potential, dtype="float64")
     lmp.command("run 200")
     VelocityVerlet(atoms, timestep=0.5 * units.fs).run(200)
     assert np.abs(lmp.numpy.extract_atom("image") - lmp.encode_image_flags(0, 0, 0)).max() > 0  # some crossed it
@@ -221,12 +213,12 @@ def test_quantities_of_atoms(lmp, calculator):
     assert np.isfinite(lmp.get_thermo("press"))
 
 
-def test_an_ensemble_tells_its_spread(checkpoint, tmp_path):
+def test_an_ensemble_tells_its_spread(random_potential, tmp_path):
     other = make_potential(SchNet).potential
     with torch.no_grad():
         other.head.scale *= 1.1
     other.save(tmp_path / "other.pt")
-    ensemble = EIPNNCalculator([checkpoint, tmp_path / "other.pt"], dtype="float64")
+    ensemble = EIPNNCalculator([random_potential, tmp_path / "other.pt"], dtype="float64")
     atoms = as_lammps_turns_it(CUBIC)
     lmp = in_lammps(atoms)
     attach(lmp, ensemble, TYPES)
@@ -313,9 +305,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_command_runs_a_script(folder, checkpoint, calculator):
+def test_the_command_runs_a_script(folder, random_potential, calculator):
     arguments = ["--elements", "Si", "C", "--var", "a=4.4", "--dtype", "float64"]
-    assert in_process(["lammps", str(checkpoint), "in.lammps", *arguments]) == 0
+    assert in_process(["lammps", str(random_potential), "in.lammps", *arguments]) == 0
     log = (folder / "log.lammps").read_text()
     assert "atom types Si C" in log
     atoms = bulk("SiC", "zincblende", a=4.4, cubic=True)
@@ -345,13 +337,13 @@ def test_the_example_runs(folder, tmp_path):
         (None, [], 1, "in.lammps: cannot be read"),
     ],
 )
-def test_mistakes_are_told(folder, checkpoint, capsys, script, arguments, code, said):
+def test_mistakes_are_told(folder, random_potential, capsys, script, arguments, code, said):
     (folder / "in.lammps").unlink()
     if script:
         (folder / "in.lammps").write_text(script)
     if "--var" not in arguments:
         arguments = [*arguments, "--var", "a=4.4"]
-    assert in_process(["lammps", str(checkpoint), "in.lammps", *arguments]) == code
+    assert in_process(["lammps", str(random_potential), "in.lammps", *arguments]) == code
     assert said in capsys.readouterr().err
 
 

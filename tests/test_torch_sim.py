@@ -17,13 +17,6 @@ from eipnn.potential import Committee
 from eipnn.representations import SchNet
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    file = tmp_path_factory.mktemp("torch_sim") / "potential.pt"
-    make_potential(SchNet).potential.save(file)
-    return file
-
-
 @pytest.fixture
 def standing_in(monkeypatch):
     """The module of the wrapper, over a base class of the same name where torch-sim is absent."""
@@ -56,11 +49,11 @@ def state_of(frames: list[Atoms], pbc: list[bool]) -> SimpleNamespace:
         (["molecule"], [False, False, False]),
     ],
 )
-def test_results_are_those_of_the_calculator(standing_in, checkpoint, names, pbc):
+def test_results_are_those_of_the_calculator(standing_in, random_potential, names, pbc):
     frames = [FRAMES[name] for name in names]
-    model = standing_in.EIPNNModel(checkpoint, dtype=torch.float64)
+    model = standing_in.EIPNNModel(random_potential, dtype=torch.float64)
     found = model(state_of(frames, pbc))
-    calculator = EIPNNCalculator(checkpoint, dtype="float64")
+    calculator = EIPNNCalculator(random_potential, dtype="float64")
     assert found["energy"].numpy() == pytest.approx([calculator.get_potential_energy(a) for a in frames], abs=1e-9)
     forces = np.concatenate([calculator.get_forces(atoms) for atoms in frames])
     np.testing.assert_allclose(found["forces"].numpy(), forces, atol=1e-9)
@@ -71,8 +64,8 @@ def test_results_are_those_of_the_calculator(standing_in, checkpoint, names, pbc
     assert not any(value.requires_grad for value in found.values())
 
 
-def test_precision_and_elements(standing_in, checkpoint):
-    model = standing_in.EIPNNModel(checkpoint)
+def test_precision_and_elements(standing_in, random_potential):
+    model = standing_in.EIPNNModel(random_potential)
     state = state_of([FRAMES["crystal"]], [True] * 3)
     assert {value.dtype for value in model(state).values()} == {torch.float32}
     state.atomic_numbers[0] = 32

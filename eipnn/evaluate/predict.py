@@ -104,14 +104,8 @@ def batches(sizes: np.ndarray, atoms: int) -> Iterator[range]:
 
 def _of_batch(committee: Committee, eip: InCell | None, structures: StructureStore, rows: range) -> Predictions:
     frames = [structures[row] for row in rows]
-    graphs: dict[str, AtomicGraph] = {}
-    found = []
-    for potential in committee.potentials:
-        key = potential.representation.inputs.key()
-        if key not in graphs:
-            graphs[key] = potential.graph(frames)
-        found.append(_of_member(potential, graphs[key], frames))
-    joined = Predictions.joined(found)
+    members = zip(committee.potentials, committee.graphs(frames), strict=True)
+    joined = Predictions.joined([_of_member(potential, graph, frames) for potential, graph in members])
     _check_finite(joined, structures, rows)
     if eip is None:
         return joined

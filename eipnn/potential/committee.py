@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from eipnn.eips.in_cell import InCell
 from eipnn.eips.recorded import restore, same
 from eipnn.errors import InputError
+from eipnn.inputs import AtomicGraph
 from eipnn.potential.checkpoints import COMMITTEE, CheckpointError, check_state, read_content
 from eipnn.potential.potential import Potential
 from eipnn.tensor_files import write_tensors
@@ -70,6 +72,15 @@ class Committee:
     def elements(self) -> list[str]:
         """Symbols of all elements in the training data."""
         return self.potentials[0].elements
+
+    def graphs(self, frames: Sequence[Atoms]) -> list[AtomicGraph]:
+        """What each member's `Potential.predict` takes, of these structures; members of one kind of input share it."""
+        made: dict[str, AtomicGraph] = {}
+        keys = [potential.representation.inputs.key() for potential in self.potentials]
+        for key, potential in zip(keys, self.potentials, strict=True):
+            if key not in made:
+                made[key] = potential.graph(frames)
+        return [made[key] for key in keys]
 
     def eip(self, given: Calculator | None = None) -> InCell | None:
         """The EIP under delta learning, made as it is recorded, or the given one; None without delta learning.

@@ -42,7 +42,8 @@ class EIPNNModel(ModelInterface):
         self, checkpoint: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        members = Committee.load(checkpoint).potentials
+        self._committee = Committee.load(checkpoint)
+        members = self._committee.potentials
         if members[0].eip:
             raise InputError(
                 f"{checkpoint}: gives DFT less the EIP {members[0].delta_eip}, which torch-sim cannot add; use "
@@ -50,8 +51,7 @@ class EIPNNModel(ModelInterface):
             )
         self._device, self._dtype = torch.device(device), dtype
         self._compute_stress = self._compute_forces = True
-        self.members: Any = nn.ModuleList(member.to(device=self._device, dtype=dtype) for member in members)
-        self.members.requires_grad_(False)
+        self.members = nn.ModuleList(members).to(device=self._device, dtype=dtype).requires_grad_(False)
 
     def forward(self, state: "SimState", **_: Any) -> dict[str, Tensor]:
         """What the potential says of B systems with N atoms, on the zero of its DFT data, without gradients.
@@ -63,8 +63,8 @@ class EIPNNModel(ModelInterface):
         Raises:
             InputError: an element that the training data did not hold.
         """
-        structures = systems(state)
-        found = [member.predict(member.graph(structures), ("forces", "stress"))[1:] for member in self.members]
+        members = zip(self._committee.potentials, self._committee.graphs(systems(state)), strict=True)
+        found = [member.predict(graph, ("forces", "stress"))[1:] for member, graph in members]
         means = [torch.stack(values).mean(dim=0) for values in zip(*found, strict=True)]
         names = ("energy", "forces", "stress")
         return {name: value.detach().to(self._dtype) for name, value in zip(names, means, strict=True)}

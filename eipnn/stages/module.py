@@ -369,7 +369,8 @@ class StageModule(LightningModule):
         module.elements, module.zeros, module.seen = record["elements"], record["zeros"], record.get("seen", {})
         return module.eval()
 
-    def _load_representation(self, file: str) -> None:
+    def _load_representation(self, file: str) -> dict[str, Any]:
+        """Take f_rep of a pretraining, whose record is returned."""
         checkpoint = read_checkpoint(file)
         record = read_record(checkpoint, file, "pretrain")
         mine = self.representation.config()
@@ -378,16 +379,10 @@ class StageModule(LightningModule):
                 f"init_from={file} holds {record['representation']}, but this stage has {mine}; "
                 "use the same representation in both stages"
             )
-        settings = self.settings()
-        # on top of a core another energy is learned
-        if "core" in settings and (core := record["settings"].get("core")) != settings["core"]:
-            raise CheckpointError(
-                f"init_from={file} was pretrained with core: {core or 'null'}, but this stage has core: "
-                f"{settings['core'] or 'null'};\ngive model.core the same value in both stages"
-            )
         prefix = "representation."
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         self.representation.load_state_dict(weights)
+        return record
 
 
 def require_positive(name: str, value: float, unit: str = "") -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from eipnn.errors import InputError
+from eipnn.potential.checkpoints import CheckpointError
 from eipnn.potential.core import CoreName, core_of
 from eipnn.representations.base import Representation
 from eipnn.stages.module import StageModule
@@ -107,6 +108,16 @@ class PotentialStage(StageModule):
                         f"weights names {name}, and no training label has any: name the key of these in the files "
                         f"(data.{name}_key), or leave {name} out of weights"
                     )
+
+    def _load_representation(self, file: str) -> dict[str, Any]:
+        record = super()._load_representation(file)
+        # on top of a core another energy is learned
+        if (core := record["settings"].get("core")) != self.core:
+            raise CheckpointError(
+                f"init_from={file} was pretrained with core: {core or 'null'}, but this stage has core: "
+                f"{self.core or 'null'};\ngive model.core the same value in both stages"
+            )
+        return record
 
     def on_train_epoch_start(self) -> None:
         """The second phase begins."""
