@@ -52,8 +52,15 @@ def call(arguments: Sequence[str], threads: int | None = None, log: Path | None 
         called.discard(process)
 
 
-def interpreter(code: str) -> list[str]:
-    """The command of a bare interpreter with the search path of this one, which runs `code`."""
+def interpreter(code: str, python: str | None = None) -> list[str]:
+    """The command of a bare interpreter with the search path of this one, which runs `code`.
+
+    Args:
+        code: statements on one line.
+        python: that of another environment, which has its own search path, with the working directory at its end.
+    """
+    if python:
+        return [python, "-c", f"import sys; sys.path.append({str(Path.cwd())!r}); {code}"]
     places = [str(Path(place).absolute()) for place in sys.path]
     return [sys.executable, "-P", "-c", f"import sys; sys.path[:] = {places!r}; {code}"]
 

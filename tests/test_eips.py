@@ -72,8 +72,11 @@ def test_files_in_arguments_are_relative_to_the_folder_of_the_command(
         ("- {name: a, ase: [", r"set.yaml: not YAML in line 1: "),
         ("name: a", "set.yaml: must be a YAML list of entries such as"),
         ("[]", "must be a YAML list"),
-        ("- sw", "entry 1: 'sw' must have the keys name, kim, ase or eipnn, arguments, zero only"),
-        ("- {name: a, ase: x.Y, cutoff: 3}", "must have the keys name, kim, ase or eipnn, arguments, zero only"),
+        ("- sw", "entry 1: 'sw' must have the keys name, kim, ase or eipnn, arguments, zero, python only"),
+        (
+            "- {name: a, ase: x.Y, cutoff: 3}",
+            "must have the keys name, kim, ase or eipnn, arguments, zero, python only",
+        ),
         (
             "- {name: a, ase: ase.calculators.emt.EMT, zero: isolated_atoms}",
             "zero 'isolated_atoms' must be none or least_",

@@ -8,9 +8,13 @@
 - {name: mine, eipnn: runs/al/potential.pt}             # or a committee, or a checkpoint of fine-tuning
 - {name: mean, eipnn: [a.pt, b.pt], arguments: {device: cuda}}  # of several
 - {name: totals, ase: my.Calculator, zero: least_squares}  # energies that are not zero for free atoms
+- {name: sevennet-0, ase: sevenn.calculator.SevenNetCalculator, python: sevennet/bin/python}  # of another environment
 
 A potential of eipnn is asked for energies on the aligned zero, as OpenKIM models are: free atoms at 0 eV, where it was
 trained with `isolated_atoms`.
+
+`python` is the interpreter of an environment that has the calculator and the same eipnn: packages that cannot be
+installed beside these make labels there.
 
 An argument that names a file is, as all paths, relative to the folder in which the command is given. A label store and
 a checkpoint keep it as it is written, with a checksum of the file: they can be moved, and another file is found out.
@@ -63,6 +67,8 @@ class EIP:
     """What paths in `arguments` are relative to."""
     zero: str = "none"
     """Of `ZEROS`: how its energies come to the zero of DFT where the user says nothing; no label depends on it."""
+    python: str | None = field(default=None, compare=False)
+    """Path of the interpreter in whose environment labels are made; None: this one. No label depends on it."""
 
     def description(self) -> dict[str, Any]:
         """What identifies this potential in a label store: plain values.
@@ -116,7 +122,8 @@ def _class(path: str) -> type[Calculator]:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise EIPError(f"the class {path!r} cannot be imported ({error}); install its package or mend it") from None
+        mend = "install its package or mend it, or name the `python` of an environment that has it"
+        raise EIPError(f"the class {path!r} cannot be imported ({error}); {mend}") from None
     if not isinstance(found, type) or not issubclass(found, Calculator):
         raise EIPError(f"{path!r} is no class derived from ASE's Calculator")
     return found
@@ -159,8 +166,8 @@ def _entries(given: str | Path) -> Any:
 
 
 def _eip(entry: Any) -> EIP:
-    if not isinstance(entry, dict) or set(entry) - {"name", "arguments", "zero", *SOURCES}:
-        raise EIPError(f"{entry!r} must have the keys name, kim, ase or eipnn, arguments, zero only")
+    if not isinstance(entry, dict) or set(entry) - {"name", "arguments", "zero", "python", *SOURCES}:
+        raise EIPError(f"{entry!r} must have the keys name, kim, ase or eipnn, arguments, zero, python only")
     name, arguments, zero = entry.get("name"), entry.get("arguments", {}), entry.get("zero", "none")
     if len(entry.keys() & set(SOURCES)) != 1:
         raise EIPError(f"must have either kim, ase or eipnn, as in {EXAMPLE}")
@@ -168,6 +175,7 @@ def _eip(entry: Any) -> EIP:
         raise EIPError(f"name {name!r} must be letters, digits and _ . + - only, and not {NONE!r}")
     if zero not in ZEROS:
         raise EIPError(f"zero {zero!r} must be {' or '.join(ZEROS)}; data.eip_energy_zero takes energies of free atoms")
+    python = _interpreter(entry)
     if "kim" in entry:
         if "arguments" in entry:
             raise EIPError("a KIM model takes no arguments; remove them")
@@ -177,8 +185,21 @@ def _eip(entry: Any) -> EIP:
     if "eipnn" in entry:
         arguments = {"checkpoint": _potential_files(entry["eipnn"]), "cohesive": True} | arguments
         return EIP(name, "ase", OURS, arguments, zero=zero)
-    _class(str(entry["ase"]))
-    return EIP(name, "ase", str(entry["ase"]), arguments, zero=zero)
+    if python is None:
+        _class(str(entry["ase"]))
+    return EIP(name, "ase", str(entry["ase"]), arguments, zero=zero, python=python)
+
+
+def _interpreter(entry: Mapping[str, Any]) -> str | None:
+    """The full path of the interpreter that an entry names, links not followed, as these make an environment."""
+    if "python" not in entry:
+        return None
+    if "ase" not in entry:
+        raise EIPError("python goes with ase: a calculator in an environment of its own; remove it")
+    file = Path.cwd() / Path(str(entry["python"])).expanduser()
+    if not (file.is_file() and os.access(file, os.X_OK)):
+        raise EIPError(f"python: {entry['python']!r} is no interpreter; give one such as ENVIRONMENT/bin/python")
+    return str(file)
 
 
 def _potential_files(given: Any) -> str | list[str]:

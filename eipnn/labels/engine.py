@@ -9,7 +9,7 @@ import logging
 import shutil
 import signal
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from eipnn.labels.store import (
 )
 from eipnn.progress import progress_bar
 from eipnn.structures import StructureStore
+from eipnn.version import __version__
 
 log = logging.getLogger("eipnn")
 
@@ -202,24 +203,32 @@ class _Engine:
 
     def run(self, workers: int, shown: bool) -> None:
         """Label all that is pending."""
-        rows = np.flatnonzero((self.status == PENDING).any(axis=1)).tolist()
+        self.done = int((self.status != PENDING).sum())
+        if self.done == self.status.size:
+            return
+        with progress_bar("labels", self.status.size, "labels", shown, self.done) as move:
+            for python in dict.fromkeys(eip.python for eip in self.eips):
+                mine = {column: eip for column, eip in enumerate(self.eips) if eip.python == python}
+                self._run_in(python, mine, workers, move)
+
+    def _run_in(self, python: str | None, eips: dict[int, EIP], workers: int, move: Callable[[int, str], None]) -> None:
+        """Label all that is pending of the EIPs of one environment."""
+        self.python, self.mine = python, eips
+        rows = self._pending(np.arange(len(self.status)))
         workers = min(workers, len(rows))
         if workers == 0:
             return
         size = min(max(len(rows) // (workers * CHUNKS_PER_WORKER), 1), LARGEST_CHUNK)
         self.queue.extend(rows[i : i + size] for i in range(0, len(rows), size))
         try:
-            for number in range(workers):
-                self.handles.append(self._start(number))
-            done = int((self.status != PENDING).sum())
-            with progress_bar("labels", self.status.size, "labels", shown, done) as move:
-                while any(handle.busy for handle in self.handles):
-                    wait([handle.pipe for handle in self.handles if handle.busy], POLL)
-                    for number, handle in enumerate(self.handles):
-                        self.handles[number] = self._attend(handle) if handle.busy else handle
-                    finished = int(self.arrays.finished().sum())
-                    move(finished - done, f"{len(self.ledger.reasons)} failed")
-                    done = finished
+            self.handles = [self._start(number) for number in range(workers)]
+            while any(handle.busy for handle in self.handles):
+                wait([handle.pipe for handle in self.handles if handle.busy], POLL)
+                for number, handle in enumerate(self.handles):
+                    self.handles[number] = self._attend(handle) if handle.busy else handle
+                finished = int(self.arrays.finished().sum())
+                move(finished - self.done, f"{len(self.ledger.reasons)} failed")
+                self.done = finished
         finally:
             for handle in self.handles:
                 handle.stop()
@@ -231,11 +240,15 @@ class _Engine:
         self.arrays.flush()
         seal(self.folder)
 
+    def _pending(self, rows: np.ndarray) -> list[int]:
+        """Those of the rows that have pending labels of the environment at work."""
+        return rows[(self.status[rows][:, list(self.mine)] == PENDING).any(axis=1)].tolist()
+
     def _failed(self) -> set[tuple[int, int]]:
         return {(row, column) for row, column in np.argwhere(self.status == FAILED).tolist()}
 
     def _start(self, number: int) -> Handle:
-        return Handle(number, self.folder, self.folder / SCRATCH / f"worker-{number}", self.eips)
+        return Handle(number, self.folder, self.folder / SCRATCH / f"worker-{number}", self.mine, self.python)
 
     def _attend(self, handle: Handle) -> Handle:
         """Look after one worker; the worker itself, or the one that replaces it."""
@@ -253,6 +266,9 @@ class _Engine:
     def _receive(self, handle: Handle) -> None:
         for message in handle.messages():
             match message:
+                case ("another", version):
+                    mend = "install the same in its environment"
+                    raise EIPError(f"{self.python}: has eipnn {version}, and this is {__version__}; {mend}")
                 case ("creating", name):
                     handle.creating = name
                 case ("broken", name, reason):
@@ -270,9 +286,10 @@ class _Engine:
         rows = self.queue.popleft() if self.queue else []
         handle.give(rows, self.structures.take(np.array(rows, dtype=np.int64)))
 
-    def _check_elements(self, elements: list[frozenset[str] | None]) -> None:
+    def _check_elements(self, elements: dict[int, frozenset[str] | None]) -> None:
         present = set(self.structures.elements())
-        for eip, covered in zip(self.eips, elements, strict=True):
+        for column, covered in elements.items():
+            eip = self.eips[column]
             if covered is not None and not covered & present:
                 raise EIPError(
                     f"EIP {eip.name} ({eip.target}) covers {', '.join(sorted(covered))}, and the "
@@ -298,7 +315,7 @@ class _Engine:
                 self._fail(*overdue, f"timed out after {self.timeout:g} s")
         elif current is not None and not (self._excused(current) and code in FROM_OUTSIDE):
             self._fail(*current, f"worker {_how(code)}")
-        rest = [row for row in handle.rows if (self.status[row] == PENDING).any()]
+        rest = self._pending(np.array(handle.rows, dtype=np.int64))
         if current is None and overdue is None:
             if code in FROM_OUTSIDE and not rest and sum(h.busy for h in self.handles) > 1:
                 log.warning("a worker %s as it started; going on with fewer", _how(code))

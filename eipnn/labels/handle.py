@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
@@ -11,18 +11,19 @@ from pathlib import Path
 from eipnn.eips import EIP
 from eipnn.processes import interpreter
 from eipnn.structures import StructureStore
+from eipnn.version import __version__
 
 START_LIMIT = 300.0  # s for imports (torch) and calculators, which may be slow on a cold disk or a busy machine
 
 
 class Handle:
-    """A worker process, the rows it was handed and the label it is at.
+    """A worker process for EIPs by their columns, the rows it was handed and the label it is at.
 
     It is a bare interpreter, not a fork or a `multiprocessing` child: the caller needs no `if __name__ == "__main__"`,
     no thread of it is copied, and what potentials print in C goes to a file rather than into the progress bar.
     """
 
-    def __init__(self, number: int, folder: Path, scratch: Path, eips: tuple[EIP, ...]) -> None:
+    def __init__(self, number: int, folder: Path, scratch: Path, eips: Mapping[int, EIP], python: str | None) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         self.number = number
         self.output = scratch / "output.log"
@@ -32,10 +33,10 @@ class Handle:
         self.current: tuple[int, int] | None = None
         self._since = time.monotonic()
         self.pipe, other = Pipe()
-        main = f"main({other.fileno()}, {os.getpid()}, {str(folder)!r})"
+        main = f"main({other.fileno()}, {os.getpid()}, {str(folder)!r}, {__version__!r})"
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                interpreter(f"from eipnn.labels.worker import main; {main}"),
+                interpreter(f"from eipnn.labels.worker import main; {main}", python),
                 cwd=scratch,
                 # One core a worker: the workers themselves are the parallelism.
                 env={"OMP_NUM_THREADS": "1", **os.environ},

@@ -2,9 +2,10 @@
 
 It talks to the engine over one pipe:
 
+    ("another", version)           the environment has another eipnn than the engine's; the worker ends
     ("creating", name)             an EIP's calculator is being made
     ("broken", name, reason)       and cannot be made; the worker ends
-    ("ready", elements)            a frozenset or None for each EIP
+    ("ready", elements)            column -> a frozenset or None
     ("failed", row, column, why)   one label has failed
     ("done",)                      the structures handed out are finished
 
@@ -14,6 +15,7 @@ kills the worker.
 
 import re
 import signal
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,26 +27,27 @@ from eipnn.eips import EIP, InCell
 from eipnn.eips.in_cell import wrapped
 from eipnn.labels.store import DONE, IN_WORK, PENDING, Arrays
 from eipnn.processes import die_with
+from eipnn.version import __version__
 
 REASON_LENGTH = 300
 
 
 class Worker:
-    """The arrays of one store and a calculator for each of its EIPs."""
+    """The arrays of one store and a calculator for each of its EIPs, or of those of one environment, by column."""
 
-    def __init__(self, pipe: Connection, folder: Path, eips: tuple[EIP, ...]) -> None:
+    def __init__(self, pipe: Connection, folder: Path, eips: Mapping[int, EIP]) -> None:
         self.pipe, self.eips = pipe, eips
         self.arrays = Arrays(folder, "r+")
-        self.calculators: list[InCell] = []
+        self.calculators: dict[int, InCell] = {}
 
     def start(self) -> bool:
         """Make the calculators; whether all could be made."""
-        elements = []
-        for eip in self.eips:
+        elements = {}
+        for column, eip in self.eips.items():
             self.pipe.send(("creating", eip.name))
             try:
-                self.calculators.append(eip.calculator())
-                elements.append(eip.elements())
+                self.calculators[column] = eip.calculator()
+                elements[column] = eip.elements()
             except Exception as error:
                 self.pipe.send(("broken", eip.name, reason_of(error)))
                 return False
@@ -56,7 +59,7 @@ class Worker:
         status = self.arrays.status[row]  # (n_eips,)
         part = self.arrays.atoms(row)
         inside: Atoms | None = None
-        for column in range(len(self.eips)):
+        for column in self.eips:
             if status[column] != PENDING:
                 continue
             status[column] = IN_WORK
@@ -96,8 +99,8 @@ def reason_of(error: Exception) -> str:
     return re.sub(r"0x[0-9a-f]+", "0x...", text)[:REASON_LENGTH]
 
 
-def main(descriptor: int, parent: int, folder: str) -> None:
-    """Serve the engine at the other end of the pipe until it closes. Runs in a scratch folder.
+def main(descriptor: int, parent: int, folder: str, version: str) -> None:
+    """Serve the engine at the other end of the pipe, of this version, until it closes. Runs in a scratch folder.
 
     Where the system does not end this process with the engine's, it finds the pipe closed at the next message.
     """
@@ -106,6 +109,9 @@ def main(descriptor: int, parent: int, folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(descriptor)
     try:
+        if version != __version__:
+            pipe.send(("another", __version__))
+            return
         worker = Worker(pipe, Path(folder), pipe.recv())
         if not worker.start():
             return
