@@ -108,14 +108,8 @@ def train(
         workers: processes that generate and label.
         dry_run: stop before labels and trainings are made, when all is known of them.
     """
-    content: dict[str, Any]
     if add:
-        options = locals()
-        if named := [name for name in OF_BEFORE if options[name] is not None]:
-            option = named[0].replace("_", "-")
-            raise InputError(f"--{option}: --add takes that of the training of before; leave it out")
-        if len(dft) != 1:
-            raise InputError(f"{' '.join(dft)}: --add goes on from one training; name its folder, and no DFT files")
+        check_alone(dft, {name: value for name, value in locals().items() if name in OF_BEFORE})
         new, splits, frames = extended(Path(dft[0]), add, output)
         check_output(output, len(splits))
         tested = read_tested(test, frames, options_of(new.data, require_energy=True)) if test else None
@@ -125,13 +119,8 @@ def train(
     folds, steps, seed = folds or 4, steps or 2400, seed or 0
     given = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key}
     keys = {name: key for name, key in given.items() if key}
-    alone = teachers == [NONE]
-    chosen = list(dict.fromkeys(recipes or (DEFAULT[:1] if alone else DEFAULT)))
-    taught = [recipe for recipe in chosen if not STRATEGIES[recipe].dft_alone]
-    if taught and alone:
-        raise InputError(f"the recipe {taught[0]} needs teachers: leave it out, or --teachers {NONE}")
-    if NONE in (teachers or ()) and not alone:
-        raise InputError(f"--teachers {' '.join(teachers or ())}: {NONE} stands alone; leave it out, or the others")
+    chosen = chosen_recipes(recipes, teachers)
+    taught = any(not STRATEGIES[recipe].dft_alone for recipe in chosen)
     where = ", ".join(dft)
     # the ids that the experiment will find
     beside = pool if taught else None
@@ -145,7 +134,7 @@ def train(
     zero = energy_zero(everything, read_isolated(isolated_atoms))
     check_output(output, folds)
     data: dict[str, Any] = {"dft": dft, "energy_zero": zero} | keys
-    content = {"data": data, "splits": str(output / "splits" / "fold_{split}.csv")}
+    content: dict[str, Any] = {"data": data, "splits": str(output / "splits" / "fold_{split}.csv")}
     if taught:
         content["eips"] = str(gather_teachers(teachers, frames, output, workers))
         data |= {"pool": pool or [str(output / children_name(dft))], "eip_energy_zero": "least_squares"}
@@ -157,6 +146,31 @@ def train(
         content["core"] = core
     content["run"] = {"strategy": chosen, "split": list(range(1, folds + 1)), "seed": [seed]}
     finish(content, splits, tested, output, jobs, threads, workers, dry_run)
+
+
+def check_alone(dft: list[str], of_before: dict[str, Any]) -> None:
+    """Raise where --add stands beside DFT files, or beside an option of the training of before."""
+    if named := [name for name in OF_BEFORE if of_before[name] is not None]:
+        option = named[0].replace("_", "-")
+        raise InputError(f"--{option}: --add takes that of the training of before; leave it out")
+    if len(dft) != 1:
+        raise InputError(f"{' '.join(dft)}: --add goes on from one training; name its folder, and no DFT files")
+
+
+def chosen_recipes(recipes: list[Recipe] | None, teachers: list[str] | None) -> list[Recipe]:
+    """Those to choose among, each once.
+
+    Raises:
+        InputError: one needs teachers where there are to be none, or `NONE` stands beside teachers.
+    """
+    alone = teachers == [NONE]
+    chosen = list(dict.fromkeys(recipes or (DEFAULT[:1] if alone else DEFAULT)))
+    taught = [recipe for recipe in chosen if not STRATEGIES[recipe].dft_alone]
+    if taught and alone:
+        raise InputError(f"the recipe {taught[0]} needs teachers: leave it out, or --teachers {NONE}")
+    if NONE in (teachers or ()) and not alone:
+        raise InputError(f"--teachers {' '.join(teachers or ())}: {NONE} stands alone; leave it out, or the others")
+    return chosen
 
 
 def finish(
