@@ -244,6 +244,18 @@ def test_forces_of_some_frames_in_any_order(labelled: Path, tmp_path: Path) -> N
         damaged.forces_of(names, ["springs"])
 
 
+def test_all_forces_are_seen_in_the_file_and_stay_as_they_are_there(labelled: Path) -> None:
+    """No copy in memory is made; what a reader changes in them is its own."""
+    store = LabelStore.open(labelled)
+    some = slice(1, len(store.ids))
+    expected = [store.forces_of([name], store.eips[::-1])[:, ::-1] for name in store.ids[some]]
+    found = store.forces_of(store.ids[some], store.eips)
+    np.testing.assert_array_equal(found, np.concatenate(expected))
+    assert isinstance(found.base, np.memmap)
+    found[:] = 7.0
+    np.testing.assert_array_equal(store.forces_of(store.ids[some], store.eips), np.concatenate(expected))
+
+
 def test_bundled_stores_have_checksums() -> None:
     for name in ("si_mini", "al_mini", "agau_mini"):
         folder = LabelStore.open(f"bundled:{name}/labels").folder

@@ -163,7 +163,7 @@ def test_a_wild_energy_is_named(tiny, tmp_path):
         frames[wild].calc.results["energy"] = 1e6
 
     (note,) = changed_dft(tiny, tmp_path, change).notes()
-    assert note.startswith(f"{wild}: its DFT energy, 1e+06 eV, is +")
+    assert f"({wild}): its DFT energy, 1e+06 eV, is +" in note
     assert "eV/atom from the others of its composition; 1 of 30 frames are so far off: correct or" in note
     assert float(note.partition("is +")[2].split()[0]) == pytest.approx(value["off"], abs=2)
 

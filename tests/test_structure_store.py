@@ -111,7 +111,7 @@ def test_no_structures(tmp_path):
 
 
 def bits(store: StructureStore) -> list:
-    return [store.ids, *(getattr(store, name).tobytes() for name in ARRAYS)]
+    return [tuple(store.ids), *(getattr(store, name).tobytes() for name in ARRAYS)]
 
 
 @given(st.lists(st.integers(0, 3), max_size=8), st.integers(0, 8))
@@ -122,6 +122,13 @@ def test_rows_taken_and_joined(rows, cut):
     assert bits(taken) == bits(chosen)
     assert bits(StructureStore.joined([taken[:cut], taken[cut:]])) == bits(chosen)
     assert list(taken) == [frames()[row] for row in rows]
+
+
+def test_rows_one_after_another_are_not_copied():
+    whole = StructureStore.of(frames())
+    assert whole.take(np.arange(4)) is whole
+    assert np.shares_memory(whole[1:3].positions, whole.positions)
+    assert not np.shares_memory(whole.take(np.array([1, 3])).positions, whole.positions)
 
 
 def test_frames_that_come_one_by_one_are_let_go(monkeypatch):

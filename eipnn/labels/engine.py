@@ -77,8 +77,7 @@ def label_structures(
     structures = StructureStore.of(structures)
     if not structures:
         raise LabelError("no structures to label; give a file with at least one")
-    name, times = Counter(structures.ids).most_common(1)[0]
-    if times > 1:
+    if name := structures.ids.repeated():
         raise LabelError(f"the config_id {name!r} is in two of the structure files; give every structure its own")
     _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)

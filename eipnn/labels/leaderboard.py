@@ -133,7 +133,9 @@ def compare(
         if zero.note:
             log.warning(zero.note)
     errors = derivative_errors(given, store, scale)
-    return Comparison(given.ids, given.element_sets(), given.sizes, dft, store.eips, labels, **errors, scale=scale)
+    return Comparison(
+        tuple(given.ids), given.element_sets(), given.sizes, dft, store.eips, labels, **errors, scale=scale
+    )
 
 
 def scale_factors(frames: StructureStore, store: LabelStore) -> np.ndarray:
@@ -289,7 +291,7 @@ def _derivative_maes(comparison: Comparison, use: np.ndarray, eip: int) -> tuple
 def _parts(comparison: Comparison, split: Split | None) -> dict[str, np.ndarray]:
     parts = {EVERYTHING: np.ones(len(comparison.ids), dtype=bool)}
     if split is not None:
-        parts["train+val"] = np.isin(comparison.ids, split.train + split.val)
+        parts["train+val"] = np.isin(comparison.ids, [*split.train, *split.val])
         parts["test"] = np.isin(comparison.ids, split.test)
     return parts
 

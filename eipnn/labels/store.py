@@ -47,8 +47,8 @@ from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.files import DiskFullError, check_room, told_when_full, write_atomically, write_json
 from eipnn.structures import StructureError, StructureStore, resolve
+from eipnn.structures.ids import Ids, as_slice, places_of
 from eipnn.structures.paths import fetch_hint
-from eipnn.structures.store import atoms_of
 
 log = logging.getLogger("eipnn")
 
@@ -166,18 +166,15 @@ class LabelStore(Arrays):
             log.warning("%s: holds no stress, as stores of older versions; label into a new folder for it", self.folder)
         return self.stress
 
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.ids)}
-
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """The rows of these configurations (n,). Raises `LabelError` with the first that the store lacks."""
-        try:
-            return np.array([self._rows[name] for name in ids], dtype=np.int64)
-        except KeyError as error:
+        rows = self.ids.find(ids)
+        if (rows < 0).any():
+            name = ids[int(rows.argmin())]
             raise LabelError(
-                f"{self.folder}: has no labels of the configuration {error.args[0]!r}; label the file that holds it"
-            ) from None
+                f"{self.folder}: has no labels of the configuration {name!r}; label the file that holds it"
+            )
+        return rows
 
     def check(self, structures: Sequence[Atoms]) -> None:
         """Raise `LabelError` where one of the structures is not what was labelled under its ``config_id``."""
@@ -202,6 +199,8 @@ class LabelStore(Arrays):
     def forces_of(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Forces (N, len(eips), 3) in eV/A of the N atoms of these configurations, NaN where a label is missing.
 
+        Of rows that stand one after another under all EIPs a view of the file: changes in it are the caller's own.
+
         Raises `LabelError` naming the first configuration or EIP that the store lacks, and where forces are not as
         they were written.
         """
@@ -211,7 +210,10 @@ class LabelStore(Arrays):
             sums = np.fromiter((zlib.crc32(self.all_forces[a:b].data) for a, b in bounds), np.uint32, len(rows))
             if len(wrong := np.flatnonzero(sums != self._force_sums[rows])):
                 raise _damaged(self.folder, f"the forces of {ids[wrong[0]]} are not as they were written")
-        return self.all_forces[atoms_of(self.offsets, rows)[:, None], columns]
+        if (run := as_slice(rows)) is not None and tuple(eips) == self.eips:  # they may be more than the memory holds
+            private = open_array(self.folder, "forces", self.index, "c")
+            return private[self.offsets[run.start] : self.offsets[run.stop]]
+        return self.all_forces[places_of(self.offsets, rows)[:, None], columns]
 
     def stress_of(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Stress (len(ids), len(eips), 3, 3) in eV/A^3, positive under tension (ASE's sign), NaN where there is none.
@@ -275,7 +277,7 @@ def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     shapes = _shapes(index)
     check_room(folder, sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
-    write_atomically(folder / IDS, "".join(f"{name}\n" for name in structures.ids))
+    write_atomically(folder / IDS, structures.ids.text.tobytes())
     values = {"offsets": structures.offsets, "checksums": structures.checksums, **EMPTY}
     try:
         with told_when_full(folder):
@@ -350,10 +352,12 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def read_ids(folder: Path) -> tuple[str, ...]:
+def read_ids(folder: Path) -> Ids:
     """The config ids in the order of the rows."""
     try:
-        return tuple((folder / IDS).read_text(encoding="utf-8").split("\n")[:-1])
+        text = (folder / IDS).read_bytes()
+        text.decode()
+        return Ids(np.frombuffer(text, np.uint8))
     except (OSError, UnicodeDecodeError):
         raise _damaged(folder, f"{IDS} is missing or no text") from None
 

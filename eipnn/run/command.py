@@ -28,7 +28,7 @@ from eipnn.run.plan import Late, Plan, Row, filled, in_order, without
 from eipnn.run.side_by_side import bring, threads_of
 from eipnn.run.strategy import MAIN
 from eipnn.stages.finetune import FinetuneModule
-from eipnn.structures import LABEL_KEYS
+from eipnn.structures import LABEL_KEYS, Ids
 
 DEFAULT: dict[str, Sequence[Any]] = {"strategy": MAIN, "split": [1], "seed": [0], "frames": [ALL]}
 """What is trained where neither the options nor the experiment file say."""
@@ -166,7 +166,7 @@ def check_rows(rows: Sequence[Row]) -> None:
     if any(not experiment.rows[row.strategy].dft_alone for row in rows) or experiment.splits == "random":
         for plan in {row.plan.folder: row.plan for row in rows}.values():
             dft, pool = experiment.ids
-            known = [*pool, *dft] if experiment.data.get("pool") else plan.parts.pool
+            known = Ids.joined([pool, dft]) if experiment.data.get("pool") else plan.parts.pool
             plan.parts.check(dft, known, plan.split_path)
     examples = {"steps": 1, "single_eip": (*experiment.eip_names, "EIP")[0]}
     checked = set()

@@ -14,7 +14,7 @@ from eipnn.files import digest_file, read_yaml
 from eipnn.labels import LabelStore
 from eipnn.reference import MODES
 from eipnn.run.strategy import STRATEGIES, Strategy, own_strategies
-from eipnn.structures import StructureStore, open_dft_and_pool, options_of, resolve_all, without_isolated_atoms
+from eipnn.structures import Ids, StructureStore, open_dft_and_pool, options_of, resolve_all, without_isolated_atoms
 
 COMMANDS = "commands.txt"
 """In the folder of a run: the commands that were given for it."""
@@ -109,9 +109,9 @@ class Experiment:
         return open_dft_and_pool(self.data["dft"], self.data.get("pool"), **options)
 
     @cached_property
-    def ids(self) -> tuple[list[str], list[str]]:
+    def ids(self) -> tuple[Ids, Ids]:
         """The ids of both, without free atoms."""
-        dft, pool = (list(without_isolated_atoms(part).ids) for part in self.structures)
+        dft, pool = (without_isolated_atoms(part).ids for part in self.structures)
         return dft, pool
 
     @cached_property

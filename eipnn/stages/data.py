@@ -24,7 +24,7 @@ from eipnn.reference import Reference, scale_and_shift
 from eipnn.stages.handover import Facts, Handover, Training
 from eipnn.stages.sampling import BatchPlan, EvaluationSampler, MixedSampler, plan_batches
 from eipnn.stages.source import Source, SourceConfig
-from eipnn.structures import StructureStore, open_structures
+from eipnn.structures import Ids, StructureStore, open_structures
 from eipnn.targets import PER_ATOM, PROPERTIES
 
 log = logging.getLogger("eipnn")
@@ -48,7 +48,7 @@ class Configurations(Dataset[Data]):
     """
 
     def __init__(self, inputs: InputSet, targets: dict[str, Tensor]) -> None:
-        self.ids, self.inputs, self.targets = list(inputs.structures.ids), inputs, targets
+        self.ids, self.inputs, self.targets = inputs.structures.ids, inputs, targets
         self.kept = len(inputs.structures.numbers) <= KEPT
         self._items: dict[int, Data] = {}
 
@@ -172,7 +172,7 @@ class StageDataModule(LightningDataModule):
     def train_parts(self) -> list[Configurations]:
         """Training configurations: DFT first, then EIP."""
         dft, eip = self.train_ids()
-        return [self.labelled([*dft, *eip])]
+        return [self.labelled(Ids.joined([dft, eip]))]
 
     def used_eips(self) -> list[str]:
         """The EIPs whose labels this stage reads."""
@@ -205,7 +205,7 @@ class StageDataModule(LightningDataModule):
     def _set_up_training(self) -> Training:
         """Make `train_set`; what the module takes from it."""
         dft, eip = self.train_ids()
-        self.source.require_labels([*dft, *eip], self.used_eips())
+        self.source.require_labels(Ids.joined([dft, eip]), self.used_eips())
         every = self.source.store.eips if self.config.labels else ()
         for text in [*self.source.notes(), *self.source.warnings(self.used_eips() or every)]:
             log.warning(text)

@@ -89,7 +89,7 @@ class MixedSampler(DistributedSampler):
         dft = _cycle(rng, self.n_dft, batches * plan.dft).reshape(batches, plan.dft)
         eip = self.n_dft + _cycle(rng, self.n_eip, batches * plan.eip).reshape(batches, plan.eip)
         mine = np.concatenate([dft, eip], axis=1)[:, self.rank :: self.num_replicas]
-        return iter(mine.flatten().tolist())
+        return map(int, mine.flatten())
 
 
 def _cycle(rng: np.random.Generator, n: int, length: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from eipnn.labels.leaderboard import Comparison, alignment_warning, derivative_e
 from eipnn.labels.ledger import require_labels
 from eipnn.reference import Mode, Reference, fit_reference
 from eipnn.structures import (
+    Ids,
     Split,
     StructureStore,
     isolated_energies,
@@ -146,22 +147,25 @@ class Source:
         """
         pool = open_pool(self.config.pool, self.config.dft, self.dft)
         if self.config.pool:
-            self.split.check(self.dft.ids, [*pool.ids, *self.dft.ids], self.config.split)
+            self.split.check(self.dft.ids, Ids.joined([pool.ids, self.dft.ids]), self.config.split)
         return pool
 
     def structures(self, ids: Sequence[str]) -> StructureStore:
         """The structures with these ids, DFT or pool."""
-        known = np.array([i in self.dft for i in ids], dtype=np.bool_)
-        if known.all():
-            return self.dft.take(self.dft.rows(ids))
-        if missing := [i for i in ids if i not in self.dft and i not in self.pool]:
+        rows = self.dft.ids.find(ids)
+        if (rows >= 0).all():
+            return self.dft.take(rows)
+        others = np.flatnonzero(rows < 0)
+        rows[others] = len(self.dft) + (found := self.pool.ids.find(Ids.of(ids).take(others)))
+        if (found < 0).any():
             raise InputError(
-                f"{missing[0]}: the split {self.config.split} names it, but neither {self.config.dft} nor the "
-                f"pool {self.config.pool} holds it; set data.pool to the file that does"
+                f"{ids[int(others[found.argmin()])]}: the split {self.config.split} names it, but neither "
+                f"{self.config.dft} nor the pool {self.config.pool} holds it; set data.pool to the file that does"
             )
-        stores = (self.dft, known), (self.pool, ~known)
-        parts = [s.take(s.rows(np.array(ids, object)[mine].tolist())) for s, mine in stores]
-        places = np.concatenate([np.flatnonzero(mine) for _, mine in stores])
+        if len(others) == len(rows):
+            return self.pool.take(found)
+        places = np.argsort(rows, kind="stable")
+        parts = self.dft.take(rows[places[: len(rows) - len(others)]]), self.pool.take(np.sort(found))
         return StructureStore.joined(parts).take(np.argsort(places))
 
     def targets(

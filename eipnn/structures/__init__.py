@@ -1,5 +1,6 @@
 """Files -> `ase.Atoms` with a stable id and labels in eV and A; train/val/test/pool splits."""
 
+from eipnn.structures.ids import Ids
 from eipnn.structures.isolated import isolated_atoms, isolated_energies, without_isolated_atoms
 from eipnn.structures.opened import open_dft_and_pool, open_pool, open_structures, open_with_types
 from eipnn.structures.paths import Paths, StructureError, resolve, resolve_all
@@ -9,6 +10,7 @@ from eipnn.structures.store import StructureStore, is_isolated_atom
 
 __all__ = [
     "LABEL_KEYS",
+    "Ids",
     "Options",
     "Paths",
     "Split",

@@ -56,10 +56,9 @@ def open_pool(pool: Paths | None, dft: Paths, known: StructureStore) -> Structur
     if not pool:
         return StructureStore.of([])
     store = open_structures(pool, labels=False, beside=dft)
-    if both := set(known.ids) & set(store.ids):
-        row = next(row for row, name in enumerate(store.ids) if name in both)
-        name = store.ids[row]
-        (file, frame), (other, first) = store.where(row), known.where(int(known.rows([name])[0]))
+    if len(both := np.flatnonzero((rows := known.ids.find(store.ids)) >= 0)):
+        row = int(both[0])
+        name, (file, frame), (other, first) = store.ids[row], store.where(row), known.where(int(rows[row]))
         raise StructureError(
             f"{file}: frame {frame} ({name}): frame {first} of {other} has the same config_id; give every frame its own"
         )

@@ -6,13 +6,15 @@ A split file is a CSV with the header `configs,mark`; a mark is one of `pretrain
 
 import csv
 import io
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from eipnn.files import write_atomically
+from eipnn.structures.ids import Ids
 from eipnn.structures.paths import StructureError, resolve
 
 HEADER = ["configs", "mark"]
@@ -25,13 +27,13 @@ VAL_SHARE = 0.2  # of what the test set leaves
 class Split:
     """The config ids of each part; `pool` are the structures with EIP labels only."""
 
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    test: tuple[str, ...]
-    pool: tuple[str, ...]
+    train: Sequence[str]
+    val: Sequence[str]
+    test: Sequence[str]
+    pool: Sequence[str]
 
     @property
-    def tested(self) -> tuple[str, ...]:
+    def tested(self) -> Sequence[str]:
         """What errors are measured on in the end: the test part or, where there is none, validation."""
         return self.test or self.val
 
@@ -46,10 +48,11 @@ class Split:
         `train`, `val` and `test` are looked up in `dft_ids`, `pool` in `pool_ids`.
         """
         for mark, part in MARKS.items():
-            kind, known = ("pool", set(pool_ids)) if part == "pool" else ("DFT", set(dft_ids))
-            if missing := [name for name in getattr(self, part) if name not in known]:
+            kind, known = ("pool", pool_ids) if part == "pool" else ("DFT", dft_ids)
+            names = getattr(self, part)
+            if len(missing := np.flatnonzero(Ids.of(known).find(names) < 0)):
                 raise StructureError(
-                    f"{source}: {mark} id {missing[0]!r} is in no {kind} structure file"
+                    f"{source}: {mark} id {names[int(missing[0])]!r} is in no {kind} structure file"
                     f" ({len(missing)} such ids); give the file that holds it, or another split"
                 )
 
@@ -59,25 +62,31 @@ def read_split(path: str | Path) -> Split:
 
     Raises `StructureError` for an absent file, another header, an unknown mark or an id given twice.
     """
+    marks, lines, parts = array("B"), array("L"), list(MARKS)
+
+    def names(rows: Iterator[list[str]]) -> Iterator[str]:
+        if (header := next(rows, [])) != HEADER:
+            raise StructureError(f"{path}: line 1 is {','.join(header)!r}; the header must be 'configs,mark'")
+        for line, row in enumerate(rows, start=2):
+            if not row:
+                continue
+            where = f"{path}: line {line}"
+            if len(row) != 2:
+                raise StructureError(f"{where} has {len(row)} columns; it must be 'id,mark'")
+            name, mark = row
+            if mark not in MARKS:
+                raise StructureError(f"{where}: unknown mark {mark!r}; use one of {', '.join(MARKS)}")
+            marks.append(parts.index(mark))
+            lines.append(line)
+            yield name
+
     with resolve(path).open(newline="", encoding="utf-8") as stream:
-        header, *rows = list(csv.reader(stream)) or [[]]
-    if header != HEADER:
-        raise StructureError(f"{path}: line 1 is {','.join(header)!r}; the header must be 'configs,mark'")
-    parts: dict[str, list[str]] = {part: [] for part in MARKS.values()}
-    lines: dict[str, int] = {}  # of each id
-    for line, row in enumerate(rows, start=2):
-        if not row:
-            continue
-        where = f"{path}: line {line}"
-        if len(row) != 2:
-            raise StructureError(f"{where} has {len(row)} columns; it must be 'id,mark'")
-        name, mark = row
-        if mark not in MARKS:
-            raise StructureError(f"{where}: unknown mark {mark!r}; use one of {', '.join(MARKS)}")
-        if lines.setdefault(name, line) != line:
-            raise StructureError(f"{where}: id {name!r} is on line {lines[name]} already; keep one")
-        parts[MARKS[mark]].append(name)
-    return Split(**{part: tuple(ids) for part, ids in parts.items()})
+        ids = Ids.of(names(csv.reader(stream)))
+    if len(again := np.flatnonzero((first := ids.find(ids)) != np.arange(len(ids)))):
+        row = int(again[0])
+        known = f"id {ids[row]!r} is on line {lines[int(first[row])]} already; keep one"
+        raise StructureError(f"{path}: line {lines[row]}: {known}")
+    return Split(*(ids.take(np.flatnonzero(np.asarray(marks) == part)) for part in range(len(parts))))
 
 
 def random_split(dft_ids: Sequence[str], pool_ids: Sequence[str], seed: int) -> Split:
@@ -93,7 +102,7 @@ def random_split(dft_ids: Sequence[str], pool_ids: Sequence[str], seed: int) -> 
     order = np.random.default_rng(seed).permutation(len(dft_ids))
     parts = np.split(order, [n_test, n_test + n_val])
     test, val, train = (tuple(dft_ids[row] for row in sorted(rows)) for rows in parts)
-    return Split(train, val, test, tuple(pool_ids))
+    return Split(train, val, test, Ids.of(pool_ids))
 
 
 def fewer_frames(split: Split, frames: int, seed: int) -> Split:
@@ -116,7 +125,7 @@ def fewer_frames(split: Split, frames: int, seed: int) -> Split:
     parts = [[ids[k] for k in rng.permutation(len(ids))] for ids in (split.train, split.val)]
     kept = tuple(sorted(parts[0][:n_train])), tuple(sorted(parts[1][:n_val]))
     left = sorted(parts[0][n_train:] + parts[1][n_val:])
-    return Split(kept[0], kept[1], split.test, (*split.pool, *left))
+    return Split(kept[0], kept[1], split.test, Ids.joined([split.pool, left]))
 
 
 def write_split(split: Split, path: str | Path) -> None:

@@ -29,6 +29,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
+from eipnn.structures.ids import Ids, as_slice, places_of
+
 PER_ATOM: dict[str, tuple[type, tuple[int, ...]]] = {
     "numbers": (np.uint8, ()),
     "positions": (np.float64, (3,)),
@@ -61,7 +63,7 @@ class StructureStore(Sequence[Atoms]):
     def __init__(
         self, ids: Sequence[str], arrays: Mapping[str, np.ndarray], files: Sequence[tuple[Path, int]] = ()
     ) -> None:
-        self.ids, self.files = tuple(ids), files
+        self.ids, self.files = Ids.of(ids), files
         self.offsets, self.numbers, self.positions = (arrays[name] for name in ("offsets", "numbers", "positions"))
         self.cells, self.pbc, self.checksums, self.isolated = (arrays[name] for name in list(PER_STRUCTURE)[:4])
         self.energies, self.forces, self.stresses = (_slim(arrays[name]) for name in ("energies", "forces", "stresses"))
@@ -95,27 +97,30 @@ class StructureStore(Sequence[Atoms]):
         """Several (at least one) as one, in their order."""
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
         arrays["offsets"] = _offsets(np.concatenate([part.sizes for part in parts]))
-        return cls([name for part in parts for name in part.ids], arrays)
+        return cls(Ids.joined(part.ids for part in parts), arrays)
 
     def take(self, rows: np.ndarray) -> "StructureStore":
-        """These rows, in this order: a copy in memory."""
-        atoms = self.atoms_of(rows)
+        """These rows, in this order: a copy in memory, but for rows that stand one after another here."""
+        run = as_slice(rows)
+        if run == slice(0, len(self)):
+            return self
+        atoms = self.atoms_of(rows) if run is None else slice(self.offsets[run.start], self.offsets[run.stop])
         arrays = {name: getattr(self, name)[atoms] for name in PER_ATOM}
-        arrays |= {name: getattr(self, name)[rows] for name in PER_STRUCTURE}
+        arrays |= {name: getattr(self, name)[rows if run is None else run] for name in PER_STRUCTURE}
         arrays["offsets"] = _offsets(self.sizes[rows])
-        return StructureStore([self.ids[row] for row in rows.tolist()], arrays)
+        return StructureStore(self.ids.take(rows), arrays)
 
     def to_tensors(self) -> dict[str, Any]:
         """All as plain values and tensors, for a file."""
         import torch  # here: seconds that commands which read no structures need not wait for
 
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in ARRAYS}
-        return {"ids": "\n".join(self.ids), "frames": [frames for _, frames in self.files], **tensors}
+        return {"ids": self.ids.text.tobytes().decode(), "frames": [frames for _, frames in self.files], **tensors}
 
     @classmethod
     def from_tensors(cls, content: Mapping[str, Any], paths: Sequence[Path] = ()) -> "StructureStore":
         """What `to_tensors` gave, where `paths` are the files that it was read from."""
-        ids = content["ids"].split("\n") if content["ids"] else []
+        ids = Ids(np.frombuffer(content["ids"].encode(), np.uint8))
         arrays = {name: content[name].numpy() for name in ARRAYS}
         return cls(ids, arrays, list(zip(paths, content["frames"], strict=False)))
 
@@ -136,17 +141,16 @@ class StructureStore(Sequence[Atoms]):
         """Atoms of each structure (n,)."""
         return np.diff(self.offsets)
 
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.ids)}
-
     def __contains__(self, name: object) -> bool:
         """Whether a structure has this id."""
-        return name in self._rows
+        return name in self.ids
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """The row numbers of these ids (len(ids),). Raises KeyError for one that is not there."""
-        return np.array([self._rows[name] for name in ids], dtype=np.int64)
+        rows = self.ids.find(ids)
+        if (rows < 0).any():
+            raise KeyError(ids[int(rows.argmin())])
+        return rows
 
     def where(self, row: int) -> tuple[Path, int]:
         """The file of a row and the number of its frame there."""
@@ -171,7 +175,7 @@ class StructureStore(Sequence[Atoms]):
 
     def atoms_of(self, rows: np.ndarray) -> np.ndarray:
         """Places in the arrays of atoms that belong to these rows, row after row."""
-        return atoms_of(self.offsets, rows)
+        return places_of(self.offsets, rows)
 
     def composition(self) -> tuple[np.ndarray, np.ndarray]:
         """Atomic numbers (k,) that occur, ascending, and how often in each structure (n, k)."""
@@ -213,13 +217,6 @@ class StructureStore(Sequence[Atoms]):
         if known := {name: value for name, value in labels.items() if np.isfinite(value).all()}:
             atoms.calc = SinglePointCalculator(atoms, **known)
         return atoms
-
-
-def atoms_of(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Places in arrays of atoms that belong to these rows, row after row; `offsets` as in the head of this file."""
-    sizes = offsets[rows + 1] - offsets[rows]
-    starts = offsets[rows] - np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    return np.repeat(starts, sizes) + np.arange(sizes.sum())
 
 
 def is_isolated_atom(atoms: Atoms) -> bool:
