@@ -251,7 +251,7 @@ def test_all_forces_are_seen_in_the_file_and_stay_as_they_are_there(labelled: Pa
     expected = [store.forces_of([name], store.eips[::-1])[:, ::-1] for name in store.ids[some]]
     found = store.forces_of(store.ids[some], store.eips)
     np.testing.assert_array_equal(found, np.concatenate(expected))
-    assert isinstance(found.base, np.memmap)
+    assert isinstance(found.base.base, np.memmap)
     found[:] = 7.0
     np.testing.assert_array_equal(store.forces_of(store.ids[some], store.eips), np.concatenate(expected))
 

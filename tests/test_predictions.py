@@ -20,7 +20,7 @@ from eipnn.labels import LabelStore
 from eipnn.labels.store import open_array, read_index
 from eipnn.potential import Potential
 from eipnn.predictions import in_order, predicted
-from eipnn.structures import StructureError, StructureStore, read_structures
+from eipnn.structures import Ids, StructureError, StructureStore, read_structures
 
 
 def test_outputs_of_several_processes_come_into_order():
@@ -51,7 +51,7 @@ def structures() -> StructureStore:
         known.calculate(atoms)
         atoms.calc = SinglePointCalculator(atoms, **{name: known.results[name] for name in names})
     store = StructureStore.of([crystal, slab, Atoms("Cu3", np.eye(3) * 3)])
-    store.ids = ("007", "b", "c")
+    store.ids = Ids.of(("007", "b", "c"))
     return store
 
 

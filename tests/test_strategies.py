@@ -216,7 +216,7 @@ def test_fewer_frames_have_folders_and_splits_of_their_own(experiment, run, fake
     )
     assert len(small.train) + len(small.val) == 10
     assert small.test == whole.test
-    assert set(small.pool) == set(whole.pool) | set(whole.train + whole.val) - set(small.train + small.val)
+    assert set(small.pool) == {*whole.pool, *whole.train, *whole.val} - {*small.train, *small.val}
     assert read_json(fold(tmp_path) / "frames-10" / "result-mp.json")["frames"] == 10
     # pretraining needs no DFT, and is shared
     assert [stage for stage, command in fake.commands].count("pretrain") == 1
