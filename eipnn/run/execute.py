@@ -147,9 +147,9 @@ def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None, clas
     ids = list(source.split.pool if chosen is None else chosen)
     if kind == "single":
         labels = [best_eip(compare(source), source.split).eip] * len(ids)
-    elif missing := [name for name in ids if name not in source.dft]:
+    elif (rows := source.dft.ids.find(ids)).min(initial=0) < 0:
         raise ExperimentError(
-            f"{missing[0]}: strategies with eip_labels best or dft need the hidden DFT energies of the pool, and this "
+            f"{ids[int(rows.argmin())]}: strategies with eip_labels best or dft need the hidden DFT energies of the pool, and this "
             f"structure of the pool has none in {source.config.dft}; take a pool of DFT frames alone, which the split "
             "marks as pretrain"
         )
