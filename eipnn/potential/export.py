@@ -30,13 +30,10 @@ file `RECORD` of the program.
 """
 
 import json
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
 
 import torch
-from ase import Atoms
-from ase.build import bulk
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -44,6 +41,7 @@ from torch_geometric.data import Batch
 
 from eipnn.errors import InputError
 from eipnn.inputs.base import AtomicGraph, graph_of, vectors_between
+from eipnn.potential.compiled import example_batch, exported
 from eipnn.potential.potential import Potential, differentiable
 
 RECORD = "eipnn.json"
@@ -70,30 +68,6 @@ class PlainPotential(nn.Module):
         return energy, forces + known[batch, None], stress + known[:, None, None]
 
 
-class PlainRepresentation(nn.Module):
-    """A representation that takes tensors."""
-
-    def __init__(self, representation: nn.Module) -> None:
-        super().__init__()
-        self.representation = representation
-
-    def forward(self, z: Tensor, edge_index: Tensor, vectors: Tensor, batch: Tensor, cell: Tensor) -> Tensor:
-        """-> features (N, dim)."""
-        return self.representation(AtomicGraph(z, edge_index, vectors, batch, cell.shape[0]))
-
-
-class ExportedRepresentation(nn.Module):
-    """The program of a `PlainRepresentation`, for a potential."""
-
-    def __init__(self, program: nn.Module) -> None:
-        super().__init__()
-        self.program = program
-
-    def forward(self, graph: AtomicGraph) -> Tensor:
-        """-> features (N, dim)."""
-        return self.program(graph.z, graph.edge_index, graph.vectors, graph.batch, graph.cell)
-
-
 def export_potential(checkpoint: str | Path, dtype: Literal["float32", "float64"] = "float32") -> ExportedProgram:
     """The program of a fine-tuned potential, for any number of atoms, pairs and configurations.
 
@@ -116,15 +90,13 @@ def export_potential(checkpoint: str | Path, dtype: Literal["float32", "float64"
     for tensor in (*potential.parameters(), *potential.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)  # no views in files
     try:
-        return traced(potential, example_batch(potential, precision))
+        return traced(potential, example_batch(potential.representation, potential.elements, precision))
     except InputError:
         raise
     except Exception as error:  # torch has many kinds
         name = type(potential.representation).__name__
-        reason = str(error).strip().splitlines()
-        raise InputError(
-            f"{checkpoint}: torch.export cannot take the representation {name}: {reason[0] if reason else error!r}"
-        ) from error
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(f"{checkpoint}: torch.export cannot take the representation {name}: {reason}") from error
 
 
 def traced(potential: Potential, batch: Batch) -> ExportedProgram:
@@ -134,32 +106,12 @@ def traced(potential: Potential, batch: Batch) -> ExportedProgram:
     energy (torch 2.13); `make_fx` can, with sizes that stay free; `torch.export` again makes what can be saved.
     """
     atoms, pairs, configurations = ({0: Dim(name)} for name in ("atoms", "pairs", "configurations"))
-    columns = {1: pairs[0]}
     graph = differentiable(graph_of(batch))
-    potential.representation = ExportedRepresentation(  # type: ignore[assignment]
-        torch.export.export(
-            PlainRepresentation(potential.representation),
-            (graph.z, graph.edge_index, graph.vectors, graph.batch, graph.cell),
-            dynamic_shapes=(atoms, columns, pairs, atoms, configurations),
-            strict=False,
-        ).module()
-    )
+    potential.representation = exported(potential.representation, graph)  # type: ignore[assignment]
     example = tuple(batch[name] for name in FIELDS)
     plain = make_fx(PlainPotential(potential), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
-    dynamic = (atoms, atoms, configurations, columns, pairs, atoms)
+    dynamic = (atoms, atoms, configurations, {1: pairs[0]}, pairs, atoms)
     return torch.export.export(plain, example, dynamic_shapes=dynamic, strict=False)
-
-
-def example_batch(potential: Potential, dtype: torch.dtype) -> Batch:
-    """Crystals of all elements: five, as an axis of a length that another one has too, such as 3, would be fixed."""
-    lattice = bulk("X", "fcc", a=0.9 * potential.cutoff)  # 12 neighbours and more
-    frames = []
-    for repeats in range(1, 6):
-        atoms: Atoms = lattice.repeat((repeats, 1, 1))
-        atoms.symbols[:] = list(islice(cycle(potential.elements), len(atoms)))
-        atoms.rattle(0.01, seed=repeats)
-        frames.append(potential.representation.inputs(atoms, dtype))
-    return Batch.from_data_list(frames)
 
 
 def export(

@@ -211,7 +211,7 @@ class Potential(nn.Module):
         return potential.eval()
 
 
-def atom_energies(graph: AtomicGraph, representation: Representation, head: EnergyHead, core: ZBL | None) -> Tensor:
+def atom_energies(graph: AtomicGraph, representation: nn.Module, head: EnergyHead, core: ZBL | None) -> Tensor:
     """The head's K energies of the N atoms with the base term, which is in each of them: (N, K), eV, float64."""
     energies = head(representation(graph), graph.z)
     return energies if core is None else energies + core(graph).unsqueeze(-1)
@@ -243,13 +243,42 @@ def derivatives(
             without `curvature` have wrong slopes.
         retain_graph: whether another energy of the same graph follows.
     """
-    vectors, (i, j) = graph.vectors, graph.edge_index
+    return pulled(slope_of(energy, graph, create_graph, retain_graph), graph, create_graph)
+
+
+def slope_of(energy: Tensor, graph: AtomicGraph, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
+    """That of an energy in the pairs' vectors (P, 3), eV/A; arguments as of `derivatives`."""
+    vectors = graph.vectors
     # outside of autocast, which would round products of a backward pass as well
     with torch.autocast(vectors.device.type, enabled=False):
         (slope,) = torch.autograd.grad(
             energy, vectors, create_graph=create_graph, retain_graph=create_graph or retain_graph, allow_unused=True
         )
-    slope = torch.zeros_like(vectors) if slope is None else slope
+    return torch.zeros_like(vectors) if slope is None else slope
+
+
+def slopes(
+    graph: AtomicGraph, factors: Tensor, representation: nn.Module, head: EnergyHead, core: ZBL | None
+) -> tuple[Tensor, Tensor]:
+    """Energies, and the slope of their sum with some factors, both differentiable in the weights.
+
+    Args:
+        graph: of `differentiable`.
+        factors: of the K energies of each configuration (B, K).
+        representation: f_rep.
+        head: with K energies.
+        core: base term, if there is one.
+
+    Returns:
+        energies of the atoms (N, K), eV, float64, and the slope in the pairs' vectors (P, 3), eV/A.
+    """
+    atoms = atom_energies(graph, representation, head, core)
+    return atoms, slope_of((atoms * factors[graph.batch]).sum(), graph, create_graph=True)
+
+
+def pulled(slope: Tensor, graph: AtomicGraph, create_graph: bool) -> tuple[Tensor, Tensor]:
+    """Forces and virials of a slope (P, 3), see `derivatives`."""
+    vectors, (i, j) = graph.vectors, graph.edge_index
     forces = vectors.new_zeros(graph.z.shape[0], 3).index_add(0, i, slope).index_add(0, j, -slope)
     vectors = vectors if create_graph else vectors.detach()
     pair = vectors.unsqueeze(-1) * slope.unsqueeze(-2)  # (P, 3, 3)

@@ -11,7 +11,7 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
 from eipnn.errors import InputError
-from eipnn.inputs import AtomicGraph, graph_of
+from eipnn.inputs import graph_of
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import atom_energies, derivatives, differentiable, stress_of
 from eipnn.representations.base import Representation
@@ -74,8 +74,10 @@ class PretrainModule(PotentialStage):
         """
         derive = not {"forces", "stress"}.isdisjoint(wanted)
         with torch.set_grad_enabled(torch.is_grad_enabled() or derive):
-            graph, atoms, energy = self._energies(batch, derive)
-            totals = atoms.sum(dim=0).unbind()
+            graph = graph_of(batch)
+            graph = differentiable(graph) if derive else graph
+            atoms = atom_energies(graph, self.representation, self.head, self.base)
+            energy, totals = global_add_pool(atoms, graph.batch, graph.size), atoms.sum(dim=0).unbind()
         if not derive:
             return {"energy": energy}
         each = [derivatives(total, graph, create_graph=self.training, retain_graph=True) for total in totals]
@@ -83,25 +85,16 @@ class PretrainModule(PotentialStage):
         stress = torch.stack([stress_of(virial, batch.cell) for virial in virials.unbind(dim=1)], dim=1)
         return {"energy": energy if self.training else energy.detach(), "forces": forces, "stress": stress}
 
-    def _energies(self, batch: Batch, derive: bool) -> tuple[AtomicGraph, Tensor, Tensor]:
-        """The graph, and energies of atoms (N, |P|) and configurations (B, |P|)."""
-        graph = graph_of(batch)
-        graph = differentiable(graph) if derive else graph
-        atoms = atom_energies(graph, self.representation, self.head, self.base)
-        return graph, atoms, global_add_pool(atoms, graph.batch, graph.size)
-
     def compared(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, tuple[Tensor, Targets]]:
         derived = [name for name in ("forces", "stress") if name in wanted]
+        if not derived:
+            return super().compared(batch, wanted)
         targets = Targets.of(batch)
-        graph, atoms, energy = self._energies(batch, bool(derived))
-        found = {"energy": (energy, targets)}
-        if derived:
-            counted = counted_labels(targets, derived, self.current_epoch)
-            direction = random_signs(counted, batch.row, self.current_epoch).to(atoms)
-            combined = (atoms * direction[graph.batch]).sum()
-            forces, virial = derivatives(combined, graph, create_graph=True)
-            both, mixed = {"forces": forces, "stress": stress_of(virial, batch.cell)}, targets.along(direction)
-            found |= {name: (both[name], mixed) for name in derived}
+        counted = counted_labels(targets, derived, self.current_epoch)
+        direction = random_signs(counted, batch.row, self.current_epoch).double()
+        energy, both = self.derived(batch, direction)
+        mixed = targets.along(direction)
+        found = {"energy": (energy, targets)} | {name: (both[name], mixed) for name in derived}
         return {name: found[name] for name in wanted}
 
     def errors(self, predicted: Mapping[str, Any], targets: Targets) -> list[tuple[Tensor, Tensor]]:
