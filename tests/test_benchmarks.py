@@ -111,3 +111,15 @@ def test_scaling_runs_each_command(benchmark, monkeypatch, tmp_path):
     assert [row["command"] for row in rows] == ran[-3:]
     assert all(row["seconds"] > 0 and row["ratio"] == 1 for row in rows)
     assert len((tmp_path / "40" / "predictions.csv").read_text().splitlines()) == 1 + 40
+
+
+def test_compiled_step_compares(benchmark, monkeypatch):
+    """With the plain step in the place of the compiled one, which takes minutes to make."""
+    script = benchmark("compiled_step")
+    monkeypatch.setattr(
+        script, "compiled", lambda network, head, *_: lambda g, f: script.slopes(g, f, network, head, None)
+    )
+    options = argparse.Namespace(systems=["8 x Si4"], rounds=2, steps=1)
+    (row,) = script.compare("SchNet", script.SchNet(features=8, filters=8, gaussians=8, interactions=1), options)
+    assert row["compiled, ms"] > 0
+    assert row["compiled is faster by"] == pytest.approx(1, abs=0.9)

@@ -42,7 +42,7 @@ class PotentialStage(StageModule):
         core: ``zbl``: a repulsion at short range, `eipnn.potential.core.ZBL`, is part of every energy that is
             predicted, and the network learns the rest; null: the network learns all.
         compiled: compile the training step with forces, see `eipnn.potential.compiled`: minutes before the first step
-            the first time on a machine, then seconds, for quicker steps (MACE on small cells: by 1.7 to 1.9 times).
+            the first time on a machine, later seconds. MACE and SchNet alone; it pays where batches are small.
         **kwargs: see `StageModule`.
 
     Raises:
