@@ -149,9 +149,9 @@ def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None, clas
         labels = [best_eip(compare(source), source.split).eip] * len(ids)
     elif (rows := source.dft.ids.find(ids)).min(initial=0) < 0:
         raise ExperimentError(
-            f"{ids[int(rows.argmin())]}: strategies with eip_labels best or dft need the hidden DFT energies of the pool, and this "
-            f"structure of the pool has none in {source.config.dft}; take a pool of DFT frames alone, which the split "
-            "marks as pretrain"
+            f"{ids[int(rows.argmin())]}: strategies with eip_labels best or dft need the hidden DFT energies of the "
+            f"pool, and this structure of the pool has none in {source.config.dft}; take a pool of DFT frames alone, "
+            "which the split marks as pretrain"
         )
     elif kind == "dft":
         labels = [DFT] * len(ids)

@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="of a round")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    networks: dict[str, Representation] = {"SchNet": SchNet(), "MACE": MACE(["Si"], channels=32, max_ell=3, correlation=3)}
+    mace = MACE(["Si"], channels=32, max_ell=3, correlation=3)
+    networks: dict[str, Representation] = {"SchNet": SchNet(), "MACE": mace}
     print(f"torch {torch.__version__}, one thread, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     rows = as_they_come(row for name, network in networks.items() for row in compare(name, network, options))
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
