@@ -32,7 +32,8 @@ ROWS = {folder / "strategies.yaml" for folder in (PAPER, PAPER.parent)}
 OTHERS = {*BASES, *PUBLISHED, *ROWS, *(folder / "data.yaml" for folder in SETS)}
 EXPERIMENTS = sorted(set((ROOT / "experiments").rglob("*.yaml")) - OTHERS)
 STUDIES = sorted(set(PAPER.glob("*.yaml")) - OTHERS)
-README = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = (ROOT / "README.md", ROOT / "experiments" / "README.md")
+README = [text for page in PAGES for text in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)]
 
 
 @pytest.fixture(scope="module")
