@@ -22,6 +22,7 @@ COMMANDS = {
     "select": ("eipnn.select.command", "structures of a pool that are most worth a DFT calculation"),
     "check": ("eipnn.check.command", "whether a potential is safe to simulate with: a page of figures and pictures"),
     "lammps": ("eipnn.potential.lammps_command", "an input script of LAMMPS with a fine-tuned potential"),
+    "cache": ("eipnn.cache", "what is kept of structures and model inputs: its size, and to clear it"),
     "export": ("eipnn.potential.export", "a fine-tuned potential as a torch.export program"),
 }
 """Command -> the module with the function of that name, and what it gives."""

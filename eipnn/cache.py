@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from rich.filesize import decimal
 
 from eipnn.errors import InputError
 from eipnn.files import DiskFullError
 from eipnn.tensor_files import read_tensors, write_tensors
 
 log = logging.getLogger("eipnn")
+
+KINDS = {
+    "structures": f"structures-{'[0-9a-f]' * 64}.pt",
+    "structures of files that are not read to their end": "structures-*-*.pt",
+    "model inputs": f"{'[0-9a-f]' * 16}-*.pt",
+    "left by commands that were ended": "*.part",
+}
+"""Files of the cache by their names."""
 
 
 def cache_folder() -> Path:
@@ -33,6 +42,28 @@ def cache_limit() -> float:
     if not limit > 0:
         raise InputError(f"EIPNN_CACHE_GB={text}: must be a positive number of GB")
     return limit * 1e9
+
+
+def cache(*, clear: bool = False) -> None:
+    """What is kept of structure files and of model inputs (SOAP), so that it is made once: number and size, by kind.
+
+    It lies in $EIPNN_CACHE or the user's cache folder and grows to $EIPNN_CACHE_GB (10); what was not used for longest
+    goes first.
+
+    Args:
+        clear: remove it. Commands that are at work go on.
+    """
+    folder, limit = cache_folder(), cache_limit()
+    kinds = {kind: [(file, file.stat().st_size) for file in folder.glob(name)] for kind, name in KINDS.items()}
+    found = dict(file for files in kinds.values() for file in files)
+    print(f"{folder}: {len(found)} files, {decimal(sum(found.values()))} of {decimal(int(limit))}")
+    for kind, files in kinds.items():
+        if files:
+            print(f"  {kind}: {len(files)} files, {decimal(sum(size for _, size in files))}")
+    if clear:
+        for file in found:
+            file.unlink(missing_ok=True)
+        print("cleared")
 
 
 def kept(file: Path, names: Collection[str]) -> dict[str, Any] | None:

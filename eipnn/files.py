@@ -20,7 +20,11 @@ from eipnn.errors import InputError
 
 log = logging.getLogger("eipnn")
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = {
+    errno.ENOSPC: "the disk is full, or your share of it",
+    errno.EDQUOT: "the disk is full, or your share of it",
+    errno.EFBIG: "a file may not be so large there, or by your limits (ulimit -f)",
+}
 
 
 class DiskFullError(InputError):
@@ -97,7 +101,7 @@ def told_when_full(folder: Path) -> Iterator[None]:
             raise
         free = decimal(shutil.disk_usage(folder).free)
         raise DiskFullError(
-            f"{folder}: the disk is full, or your share of it ({free} free); make room and give the same command again"
+            f"{folder}: {FULL[error.errno]} ({free} free); make room and give the same command again"
         ) from error
 
 

@@ -24,7 +24,7 @@ from eipnn.structures import (
     opened,
     read_structures,
 )
-from eipnn.structures.read import iterate
+from eipnn.structures.blocks import read_store
 from eipnn.structures.store import ARRAYS, StructureStore
 from eipnn.tensor_files import read_tensors, write_tensors
 
@@ -177,9 +177,9 @@ def cached(tmp_path, monkeypatch):
 
     def counted(*arguments):
         reads.append(1)
-        return iterate(*arguments)
+        return read_store(*arguments)
 
-    monkeypatch.setattr(opened, "iterate", counted)
+    monkeypatch.setattr(opened, "read_store", counted)
     return tmp_path / "cache", reads
 
 

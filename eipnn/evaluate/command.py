@@ -20,7 +20,7 @@ from eipnn.potential.committee import Factor
 from eipnn.predictions import predicted
 from eipnn.report import plots
 from eipnn.report.tables import markdown
-from eipnn.structures import StructureStore, open_with_types
+from eipnn.structures import StructureStore, open_structures
 from eipnn.structures.extxyz import write_extxyz
 
 PANELS = 6
@@ -69,19 +69,20 @@ def evaluate(
     committee = Committee.load(potential)
     if calibrate and len(committee) == 1:
         raise InputError(f"--calibrate: {potential} is a single potential, which has no spread; give a committee")
-    store, types = open_with_types(structures, energy_key=energy_key, forces_key=forces_key, stress_key=stress_key)
+    store = open_structures(structures, energy_key=energy_key, forces_key=forces_key, stress_key=stress_key)
     rows = np.flatnonzero(~store.isolated)
     check_elements(committee.elements, store, rows)  # before they are taken: it names the file
     if not len(rows):
         raise InputError(f"{', '.join(structures)}: holds isolated atoms alone; give other structures")
     left_out = f" ({len(store) - len(rows)} free atoms left out)" if len(rows) < len(store) else ""
-    store, types = store.take(rows), types[rows]
+    store = store.take(rows)
+    types = np.array(store.types or [""] * len(store))
     found = predict(committee, store, device, dtype, batch_atoms)
     for older in (output / "errors.csv", *output.glob("parity_*.png"), output / "spread.png"):
         older.unlink(missing_ok=True)  # of other structures, perhaps
     mean = found.mean()
     spread = committee.spread(found._asdict()) if len(committee) > 1 else {}
-    write_extxyz(output / "predictions.extxyz", frames_of(mean, spread, store, types))
+    write_extxyz(output / "predictions.extxyz", frames_of(mean, spread, store))
     print(f"{len(store)} frames, {len(store.numbers)} atoms{left_out}; {output / 'predictions.extxyz'}")
     errors = residuals(mean, store)
     if not any(np.isfinite(values).any() for values in errors.values()):
@@ -112,13 +113,9 @@ def groups_of(types: np.ndarray) -> dict[str, np.ndarray]:
     return {"all": np.arange(len(types))} | (each if len(kinds) > 1 else {})
 
 
-def frames_of(
-    mean: Mapping[str, np.ndarray], spread: Mapping[str, np.ndarray], store: StructureStore, types: np.ndarray
-) -> Iterator:
+def frames_of(mean: Mapping[str, np.ndarray], spread: Mapping[str, np.ndarray], store: StructureStore) -> Iterator:
     """What goes into ``predictions.extxyz``."""
     for row, atoms in enumerate(predicted(store, mean["energy"], mean["forces"], mean["stress"])):
-        if types[row]:
-            atoms.info["config_type"] = types[row]
         if spread:
             atoms.info["energy_std"] = spread["energy_std"][row]
             atoms.arrays["forces_std"] = spread["forces_std"][slice(*store.offsets[row : row + 2])]

@@ -80,16 +80,17 @@ class SOAPNet(Representation):
     def calibrate(self, graphs: Iterable[AtomicGraph]) -> None:
         """Standardise each feature over the atoms of the training configurations.
 
-        A feature that is the same in all of them tells nothing: it is left out, whatever it is elsewhere.
+        A feature that is the same in all of them tells nothing: it is left out, whatever it is elsewhere. In one pass:
+        sums of squares around the means of batches are joined as Chan, Golub and LeVeque do (1979).
         """
-        atoms, total = 0, torch.zeros(self.soap.dim, dtype=torch.float64)
-        for features in map(self._features, graphs):
-            atoms += len(features)
-            total += features.double().sum(dim=0)
-        mean = total / atoms
+        atoms, mean = 0, torch.zeros(self.soap.dim, dtype=torch.float64)
         squares = torch.zeros_like(mean)
         for features in map(self._features, graphs):
-            squares += (features.double() - mean).square().sum(dim=0)
+            values, before = features.double(), atoms
+            atoms += len(values)
+            here = values.mean(dim=0)
+            squares += (values - here).square().sum(dim=0) + (here - mean).square() * before * len(values) / atoms
+            mean += (here - mean) * len(values) / atoms
         deviation = (squares / atoms).sqrt()
         varies = deviation > (ROUNDING * mean.abs()).clamp(min=NOTHING * deviation.max().item())
         self.mean.copy_(mean)

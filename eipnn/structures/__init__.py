@@ -2,7 +2,7 @@
 
 from eipnn.structures.ids import Ids
 from eipnn.structures.isolated import isolated_atoms, isolated_energies, without_isolated_atoms
-from eipnn.structures.opened import open_dft_and_pool, open_pool, open_structures, open_with_types
+from eipnn.structures.opened import open_dft_and_pool, open_pool, open_structures
 from eipnn.structures.paths import Paths, StructureError, resolve, resolve_all
 from eipnn.structures.read import LABEL_KEYS, Options, energy, options_of, read_structures
 from eipnn.structures.split import Split, fewer_frames, random_split, read_split, split_text, write_split
@@ -24,7 +24,6 @@ __all__ = [
     "open_dft_and_pool",
     "open_pool",
     "open_structures",
-    "open_with_types",
     "options_of",
     "random_split",
     "read_split",

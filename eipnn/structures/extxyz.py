@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from ase import Atoms
@@ -32,24 +32,63 @@ _ENTRY = re.compile(rf"((?:{_QUOTED}|\\.|[^\s=])+)(?:\s*=\s*((?:{_QUOTED}|\\.|\S
 _ESCAPED = re.compile(r"\\(.)")
 _LATTICE = re.compile(r"(?i)lattice\s*=")
 _END = (0, "")
+LONGEST = 18
+"""Characters that the line of a number of atoms has less than."""
 
 
-def read_extxyz(stream: TextIO) -> Iterator[Atoms]:
+class Piece(NamedTuple):
+    """Some frames of a file as text."""
+
+    frame: int
+    """The number of the first, from 0."""
+    line: int
+    """That of its first line, from 1."""
+    text: str
+
+
+def pieces(stream: TextIO, size: int) -> Iterator[Piece]:
+    """An open file in pieces of so many frames; from what is none on, all is in the last one.
+
+    What an open file raises comes after the frames before it.
+    """
+    text: list[str] = []
+    frames, number, first = 0, 0, (0, 1)
+    try:
+        for line in stream:
+            number += 1
+            if not line.strip() or line.lstrip().startswith("VEC"):
+                text.append(line)
+                continue
+            if frames - first[0] == size:
+                yield Piece(*first, "".join(text))
+                text, first = [], (frames, number)
+            countable = line.strip().isdecimal() and len(line) < LONGEST
+            rest = list(islice(stream, int(line) + 1 if countable else None))
+            text += [line, *rest]
+            frames, number = frames + 1, number + len(rest)
+    except (OSError, EOFError, ValueError):  # no text, or a damaged archive
+        yield Piece(*first, "".join(text))
+        raise
+    yield Piece(*first, "".join(text))
+
+
+def read_extxyz(stream: TextIO, line: int = 1) -> Iterator[Atoms]:
     """The frames of an open file, labels in `info` and `arrays`; empty lines between them are skipped.
 
-    Raises `StructureError` with the line at which a frame is not what its first two lines announce.
+    Raises `StructureError` with the line at which a frame is not what its first two lines announce; the first is
+    `line`.
     """
-    lines = enumerate(stream, start=1)
-    number, line = next(lines, _END)
-    while line:
-        if not line.strip():
-            number, line = next(lines, _END)
+    lines = enumerate(stream, start=line)
+    number, head = next(lines, _END)
+    while head:
+        if not head.strip():
+            number, head = next(lines, _END)
             continue
-        if not line.strip().isdecimal():
+        if not head.strip().isdecimal() or len(head) >= LONGEST:
             raise StructureError(
-                f"line {number}: the number of atoms of a frame is due, and it is {_short(line)}; correct or remove it"
+                f"line {number}: the number of atoms of a frame is due, and it is {_short(head)}; correct or remove it"
             )
-        n_atoms = int(line)
+        n_atoms = int(head)
         frame = [text for _, text in islice(lines, n_atoms + 1)]
         if len(frame) <= n_atoms:
             raise StructureError(
@@ -61,7 +100,7 @@ def read_extxyz(stream: TextIO) -> Iterator[Atoms]:
             vectors.append(after[1].split()[1:])
             after = next(lines, _END)
         yield _frame(frame[0], [row.split() for row in frame[1:]], vectors, number + 1)
-        number, line = after
+        number, head = after
 
 
 def _frame(header: str, rows: list[list[str]], vectors: list[list[str]], number: int) -> Atoms:

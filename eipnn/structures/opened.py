@@ -5,22 +5,20 @@ They are known by the content of the files, how they are read and the code that 
 
 import hashlib
 import logging
-import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Unpack
 
 import ase
 import numpy as np
-from ase import Atoms
 from filelock import FileLock
 
 from eipnn.cache import cache_folder, cache_limit, keep, kept
 from eipnn.files import digest_file
+from eipnn.structures.blocks import read_store
 from eipnn.structures.paths import Paths, StructureError, check_different, id_prefixes, resolve_all
-from eipnn.structures.read import Options, iterate
-from eipnn.structures.store import ARRAYS, StructureStore
+from eipnn.structures.read import Options
+from eipnn.structures.store import CONTENT, StructureStore
 
 log = logging.getLogger("eipnn")
 
@@ -40,12 +38,6 @@ def open_structures(files: Paths, beside: Paths | None = None, **options: Unpack
     check_different(everything)
     prefixes = id_prefixes(everything)
     return _open({path: prefixes[path] for path in paths}, options)
-
-
-def open_with_types(files: Paths, **options: Unpack[Options]) -> tuple[StructureStore, np.ndarray]:
-    """As `open_structures`, with the ``config_type`` of each frame, "" without one; stores keep none: read anew."""
-    store, types = _read(id_prefixes(resolve_all(files)), options)
-    return store, np.array(types)
 
 
 def open_pool(pool: Paths | None, dft: Paths, known: StructureStore) -> StructureStore:
@@ -75,7 +67,7 @@ def open_dft_and_pool(
 
 def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
     if not all(path.is_file() for path in prefixes):  # some formats are folders
-        return _read(prefixes, options)[0]
+        return read_store(prefixes, options)
     cache_limit()  # a wrong one is said before the work
     file = cache_folder() / f"structures-{_digest(prefixes, options)}.pt"
     lock = FileLock(file.with_suffix(".lock"))
@@ -84,31 +76,25 @@ def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
         lock.acquire()  # of several processes one reads
     except OSError as error:
         log.warning("structures are not kept: %s", error)
-        return _read(prefixes, options)[0]
+        return read_store(prefixes, options)
     try:
-        if content := kept(file, ("ids", "frames", *ARRAYS)):
+        if content := kept(file, CONTENT):
             return StructureStore.from_tensors(content, list(prefixes))
-        store, _ = _read(prefixes, options)
+        try:
+            store = read_store(prefixes, options, file.with_suffix(""))
+        except StructureError:  # the files must change, and nothing can go on from the parts
+            _remove_parts(file)
+            raise
         keep(file, store.to_tensors(), "structures")
+        _remove_parts(file)
         return store
     finally:
         lock.release()
 
 
-def _read(prefixes: dict[Path, str], options: Options) -> tuple[StructureStore, list[str]]:
-    """The frames, and the ``config_type`` of each."""
-    counts = dict.fromkeys(prefixes, 0)
-    types: list[str] = []
-
-    def frames() -> Iterator[Atoms]:
-        for path, atoms in iterate(prefixes, options):
-            counts[path] += 1
-            types.append(sys.intern(str(atoms.info.get("config_type", ""))))  # many frames have the same
-            yield atoms
-
-    store = StructureStore.of(frames())
-    store.files = list(counts.items())
-    return store, types
+def _remove_parts(file: Path) -> None:
+    for part in file.parent.glob(f"{file.stem}-*.pt"):
+        part.unlink(missing_ok=True)
 
 
 def _digest(prefixes: dict[Path, str], options: Options) -> str:

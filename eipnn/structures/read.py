@@ -17,7 +17,8 @@ under tension, ASE's sign. Virials, as extended XYZ holds them, are -stress x vo
 (https://github.com/libAtoms/QUIP/issues/227).
 """
 
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypedDict, Unpack, cast
 
@@ -31,7 +32,7 @@ from ase.io.formats import filetype, open_with_compression
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from eipnn.structures.check import geometry_problem, lost_cell
-from eipnn.structures.extxyz import read_extxyz
+from eipnn.structures.extxyz import Piece, read_extxyz
 from eipnn.structures.paths import Paths, StructureError, id_prefixes, resolve_all
 
 
@@ -107,44 +108,76 @@ def iterate(prefixes: Mapping[Path, str], options: Options) -> Iterator[tuple[Pa
     places: dict[str, tuple[Path, int]] = {}  # of each id
     carried: set[str] = set()  # keys
     for path, prefix in prefixes.items():
-        index, energies = -1, set()  # of frames of several atoms: none of them, 0 or another
-        for index, atoms in enumerate(_raw_frames(path)):
-            name = atoms.info["config_id"] = str(atoms.info.get("config_id", f"{prefix}_{index:06d}"))
-            try:
-                file, other = places.setdefault(name, (path, index))
-                if (file, other) != (path, index):
-                    place = f"frame {other}" if file == path else f"frame {other} of {file}"
-                    raise StructureError(f"{place} has the same config_id; give every frame its own")
-                carried |= _check(atoms, options)
-            except StructureError as error:
-                raise StructureError(f"{path}: frame {index} ({name}): {error}") from None
-            if len(atoms) > 1:
-                energies.add(bool(energy(atoms)))
+        index, energies = -1, set()
+        for index, atoms in numbered(path, prefix):
+            name = atoms.info["config_id"]
+            file, other = places.setdefault(name, (path, index))
+            if (file, other) != (path, index):
+                raise same_id(path, index, name, file, other)
+            carried |= check(atoms, options, path, index)
+            energies |= has_energy(atoms)
             yield path, atoms
-        if index < 0:
-            raise StructureError(f"{path}: holds no frames; give a file with at least one structure")
-        if options.get("require_energy") and energies == {False}:
-            how = "give a file with energies, or name their key with energy_key"
-            raise StructureError(f"{path}: all energies are 0 eV, which stands for none; {how}")
+        check_file(path, index + 1, energies, options)
+    check_keys(prefixes, carried, options)
+
+
+def same_id(path: Path, index: int, name: str, file: Path, other: int) -> StructureError:
+    """The error that a frame has the id of an earlier one in `file`."""
+    place = f"frame {other}" if file == path else f"frame {other} of {file}"
+    return StructureError(f"{path}: frame {index} ({name}): {place} has the same config_id; give every frame its own")
+
+
+def has_energy(atoms: Atoms) -> set[bool]:
+    """Whether the energy of a frame of several atoms is another one than none and 0."""
+    return {bool(energy(atoms))} if len(atoms) > 1 else set()
+
+
+def check_file(path: Path, frames: int, energies: set[bool], options: Options) -> None:
+    """Raise `StructureError` for a file with so many frames and what `has_energy` says of them together."""
+    if not frames:
+        raise StructureError(f"{path}: holds no frames; give a file with at least one structure")
+    if options.get("require_energy") and energies == {False}:
+        how = "give a file with energies, or name their key with energy_key"
+        raise StructureError(f"{path}: all energies are 0 eV, which stands for none; {how}")
+
+
+def check_keys(paths: Iterable[Path], carried: set[str], options: Options) -> None:
+    """Raise `StructureError` where a key is named that no frame of these files carries."""
     for kind in KEYS if options.get("labels", True) else ():
         named = _named(options, kind)
         if named is not None and named.lower() not in map(str.lower, carried):
             there = f"the frames carry {', '.join(sorted(carried)) or 'no keys'}"
-            raise StructureError(f"{', '.join(map(str, prefixes))}: no frame has the {kind} key {named!r}; {there}")
+            raise StructureError(f"{', '.join(map(str, paths))}: no frame has the {kind} key {named!r}; {there}")
 
 
-def _raw_frames(path: Path) -> Iterator[Atoms]:
-    index = 0
+def numbered(path: Path, prefix: str, piece: Piece | None = None) -> Iterator[tuple[int, Atoms]]:
+    """The frames of a file, or of a piece of it, with their numbers in the file and their ``config_id``."""
+    index = piece.frame if piece else 0
+    frames = read_extxyz(io.StringIO(piece.text), piece.line) if piece else _frames_of_format(path)
     try:
-        for atoms in _frames_of_format(path):
-            yield atoms
+        for atoms in frames:
+            atoms.info["config_id"] = str(atoms.info.get("config_id", f"{prefix}_{index:06d}"))
+            yield index, atoms
             index += 1
     except StructureError as error:
         raise StructureError(f"{path}: frame {index}: {error}") from None
     except Exception as error:  # every ASE reader raises its own kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        how = "repair or remove this frame, or give the file the suffix of its format"
-        raise StructureError(f"{path}: frame {index}: ASE cannot read it ({reason}); {how}") from error
+        raise unreadable(path, index, error) from error
+
+
+def unreadable(path: Path, index: int, error: Exception) -> StructureError:
+    """The error that what reads a frame raises `error`."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    how = "repair or remove this frame, or give the file the suffix of its format"
+    return StructureError(f"{path}: frame {index}: ASE cannot read it ({reason}); {how}")
+
+
+def is_extxyz(path: Path) -> bool:
+    """Whether it is read by `read_extxyz`."""
+    try:
+        return path.suffix not in DATABASES and filetype(str(path)) == "extxyz"
+    except Exception:  # what reads it says why
+        return False
 
 
 def _frames_of_format(path: Path) -> Iterator[Atoms]:
@@ -180,11 +213,18 @@ def _check_elements(dump: Path) -> None:
         )
 
 
-def _check(atoms: Atoms, options: Options) -> set[str]:
+def check(atoms: Atoms, options: Options, path: Path, index: int) -> set[str]:
     """Put the labels that are wanted in place of what ASE took for results, and raise for what cannot be used.
 
     Returns the keys that the frame carries.
     """
+    try:
+        return _check(atoms, options)
+    except StructureError as error:
+        raise StructureError(f"{path}: frame {index} ({atoms.info['config_id']}): {error}") from None
+
+
+def _check(atoms: Atoms, options: Options) -> set[str]:
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
     for entries in (atoms.info, atoms.arrays):
         for kind in RESULTS.intersection(entries):

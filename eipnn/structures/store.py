@@ -45,6 +45,8 @@ PER_STRUCTURE: dict[str, tuple[type, tuple[int, ...]]] = {
     "stresses": (np.float64, (3, 3)),
 }
 ARRAYS = ("offsets", *PER_ATOM, *PER_STRUCTURE)
+CONTENT = ("ids", "types", "frames", *ARRAYS)
+"""What `to_tensors` gives."""
 BLOCK = 1000
 """Frames that are in memory as `Atoms` at a time while a store is made of them."""
 ISOLATED = "IsolatedAtom"
@@ -58,12 +60,17 @@ class StructureStore(Sequence[Atoms]):
         ids: config ids, each once.
         arrays: by the names of `ARRAYS`, see the head of this file.
         files: where they are from, each file with its number of frames, for messages.
+        types: ``config_type`` of each, "" where it has none; None: none has one.
     """
 
     def __init__(
-        self, ids: Sequence[str], arrays: Mapping[str, np.ndarray], files: Sequence[tuple[Path, int]] = ()
+        self,
+        ids: Sequence[str],
+        arrays: Mapping[str, np.ndarray],
+        files: Sequence[tuple[Path, int]] = (),
+        types: Sequence[str] | None = None,
     ) -> None:
-        self.ids, self.files = Ids.of(ids), files
+        self.ids, self.files, self.types = Ids.of(ids), files, None if types is None else Ids.of(types)
         self.offsets, self.numbers, self.positions = (arrays[name] for name in ("offsets", "numbers", "positions"))
         self.cells, self.pbc, self.checksums, self.isolated = (arrays[name] for name in list(PER_STRUCTURE)[:4])
         self.energies, self.forces, self.stresses = (_slim(arrays[name]) for name in ("energies", "forces", "stresses"))
@@ -90,14 +97,18 @@ class StructureStore(Sequence[Atoms]):
             arrays[name] = np.concatenate(parts).astype(kind)
         for name, (kind, shape) in PER_STRUCTURE.items():
             arrays[name] = np.array([entry[name] for entry in entries], dtype=kind).reshape(-1, *shape)
-        return cls([str(atoms.info.get("config_id", place)) for place, atoms in frames], arrays)
+        types = [" ".join(str(atoms.info.get("config_type", "")).split()) for _, atoms in frames]
+        ids = [str(atoms.info.get("config_id", place)) for place, atoms in frames]
+        return cls(ids, arrays, types=types if any(types) else None)
 
     @classmethod
     def joined(cls, parts: Sequence["StructureStore"]) -> "StructureStore":
         """Several (at least one) as one, in their order."""
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
         arrays["offsets"] = _offsets(np.concatenate([part.sizes for part in parts]))
-        return cls(Ids.joined(part.ids for part in parts), arrays)
+        types = [[""] * len(part) if part.types is None else part.types for part in parts]
+        some = any(part.types is not None for part in parts)
+        return cls(Ids.joined(part.ids for part in parts), arrays, types=Ids.joined(types) if some else None)
 
     def take(self, rows: np.ndarray) -> "StructureStore":
         """These rows, in this order: a copy in memory, but for rows that stand one after another here."""
@@ -108,21 +119,23 @@ class StructureStore(Sequence[Atoms]):
         arrays = {name: getattr(self, name)[atoms] for name in PER_ATOM}
         arrays |= {name: getattr(self, name)[rows if run is None else run] for name in PER_STRUCTURE}
         arrays["offsets"] = _offsets(self.sizes[rows])
-        return StructureStore(self.ids.take(rows), arrays)
+        return StructureStore(self.ids.take(rows), arrays, types=self.types and self.types.take(rows))
 
     def to_tensors(self) -> dict[str, Any]:
         """All as plain values and tensors, for a file."""
         import torch  # here: seconds that commands which read no structures need not wait for
 
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in ARRAYS}
-        return {"ids": self.ids.text.tobytes().decode(), "frames": [frames for _, frames in self.files], **tensors}
+        texts = {"ids": self.ids, "types": self.types or Ids.of([])}
+        plain = {name: names.text.tobytes().decode() for name, names in texts.items()}
+        return plain | {"frames": [frames for _, frames in self.files]} | tensors
 
     @classmethod
     def from_tensors(cls, content: Mapping[str, Any], paths: Sequence[Path] = ()) -> "StructureStore":
         """What `to_tensors` gave, where `paths` are the files that it was read from."""
-        ids = Ids(np.frombuffer(content["ids"].encode(), np.uint8))
+        ids, types = (Ids(np.frombuffer(content[name].encode(), np.uint8)) for name in ("ids", "types"))
         arrays = {name: content[name].numpy() for name in ARRAYS}
-        return cls(ids, arrays, list(zip(paths, content["frames"], strict=False)))
+        return cls(ids, arrays, list(zip(paths, content["frames"], strict=False)), types or None)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -207,7 +220,9 @@ class StructureStore(Sequence[Atoms]):
     def atoms(self, row: int) -> Atoms:
         """One structure with its ``config_id`` and, where there are any, its labels in a calculator."""
         part = slice(self.offsets[row], self.offsets[row + 1])
-        info = {"config_id": self.ids[row]} | ({"config_type": ISOLATED} if self.isolated[row] else {})
+        info = {"config_id": self.ids[row]}
+        if self.types and (kind := self.types[row]):
+            info["config_type"] = kind
         atoms = Atoms(self.numbers[part], self.positions[part], cell=self.cells[row], pbc=self.pbc[row], info=info)
         labels = {
             "energy": float(self.energies[row]),
