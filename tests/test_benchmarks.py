@@ -79,6 +79,18 @@ def test_lammps_speed_reports_ratios(benchmark, monkeypatch):
     assert all(row["ms"] > 0 for row in rows)
 
 
+def test_sevennet_speed_answers_with_seconds(benchmark, random_potential, monkeypatch, capsys):
+    """What a process of its own does, without SevenNet; nothing else is on standard output."""
+    script = benchmark("sevennet_speed")
+    monkeypatch.setitem(sys.modules["turns"].CELLS, 8, 1)
+    monkeypatch.setattr(sys, "stdin", ["1\n", "2\n"])
+    script.serve(str(random_potential), 8)
+    torch.set_flush_denormal(False)
+    answers = capsys.readouterr().out.split()
+    assert len(answers) == 2
+    assert all(0 < float(answer) < 10 for answer in answers)
+
+
 def script_net(size):
     from eipnn.representations import SchNet
 

@@ -23,10 +23,8 @@ from statistics import median
 import numpy as np
 import pandas as pd
 import torch
-from ase import units
-from ase.md.verlet import VelocityVerlet
 from contenders.calculators import CALCULATORS
-from turns import CELLS, as_they_come, faster_by, silicon, take_turns, timed
+from turns import CELLS, as_they_come, dynamics, faster_by, silicon, take_turns, timed
 
 from eipnn.errors import InputError
 
@@ -85,14 +83,6 @@ def compare(network: str, number: int, options: argparse.Namespace) -> Iterable[
             "steps": runs[name].nsteps,
             "moved by A": np.linalg.norm(runs[name].atoms.positions - start.positions, axis=1).max(),
         }
-
-
-def dynamics(number: int) -> VelocityVerlet:
-    """Of atoms that have no calculator yet."""
-    atoms = silicon(number)
-    width = np.sqrt(units.kB * 300 * atoms.get_masses())[:, None]  # of Maxwell and Boltzmann
-    atoms.set_momenta(width * np.random.default_rng(0).normal(size=(number, 3)))
-    return VelocityVerlet(atoms, timestep=1.0 * units.fs)
 
 
 if __name__ == "__main__":

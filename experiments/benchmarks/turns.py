@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 
-from ase import Atoms
+import numpy as np
+from ase import Atoms, units
 from ase.build import bulk
+from ase.md.verlet import VelocityVerlet
 
 CELLS = {64: 2, 512: 4, 4096: 8}
 """Atoms of `silicon`, and the cubic cells of eight along each axis."""
@@ -17,6 +19,14 @@ def silicon(number: int) -> Atoms:
     assert len(atoms) == number
     atoms.rattle(0.1, seed=0)
     return atoms
+
+
+def dynamics(number: int) -> VelocityVerlet:
+    """Of atoms that have no calculator yet."""
+    atoms = silicon(number)
+    width = np.sqrt(units.kB * 300 * atoms.get_masses())[:, None]  # of Maxwell and Boltzmann
+    atoms.set_momenta(width * np.random.default_rng(0).normal(size=(number, 3)))
+    return VelocityVerlet(atoms, timestep=1.0 * units.fs)
 
 
 def timed(run: Callable[[int], object], steps: int) -> float:
