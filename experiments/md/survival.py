@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from time import process_time
 from typing import NamedTuple
@@ -276,14 +275,16 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def draw(file: Path, table: pd.DataFrame, looks: pd.DataFrame) -> None:
     """The closest pair of each ramp, with a cross where it broke, and the drift of each run at constant energy."""
     with canvas(file, 11.5, 4.4, columns=2) as (figure, (left, right)):
-        for colour, (name, rows) in zip(cycle(PALETTE), table.groupby("potential", sort=False)):
+        for number, (name, rows) in enumerate(table.groupby("potential", sort=False)):
+            colour = PALETTE[number % len(PALETTE)]
             ramps = looks[(looks["potential"] == name) & (looks["run"] == "heating")]
             for _, ramp in ramps.groupby("seed"):
                 left.plot(ramp["set_K"], ramp["closest_A"], color=colour, linewidth=0.7, alpha=0.6)
             ends = ramps.groupby("seed").last()[~rows[rows["run"] == "heating"].set_index("seed")["survived"]]
             left.plot(ends["set_K"], ends["closest_A"], "X", color=colour, markersize=8, clip_on=False)
             kept = rows[(rows["run"] == "nve") & rows["survived"]]
-            right.errorbar(kept["seed"], kept["drift"], kept["drift_error"], fmt="o", color=colour, markersize=4)
+            places = kept["seed"] + 0.1 * number  # side by side
+            right.errorbar(places, kept["drift"], kept["drift_error"], fmt="o", color=colour, markersize=4)
             left.plot([], [], color=colour, label=name)
         left.set(xlabel="temperature that is set (K)", ylabel="closest pair (A)", title="ramps")
         right.set(xlabel="seed", ylabel="drift (meV/atom/ps)", title="constant energy")
