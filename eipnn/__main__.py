@@ -1,5 +1,6 @@
 """`eipnn COMMAND ...`: dispatch only; each command's own module is imported when it is called."""
 
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from eipnn import __version__
 from eipnn.errors import UsageError, exit_code
-from eipnn.processes import die_with_caller
+from eipnn.processes import TORCHRUN, die_with_caller
 
 COMMANDS = {
     "train": ("eipnn.train.command", "a potential from DFT frames alone, by the recommended way"),
@@ -66,6 +67,13 @@ def _call(command: str, arguments: list[str]) -> None:
     if command not in COMMANDS:
         meant = near(command, [*COMMANDS, *STAGE_COMMANDS])
         raise UsageError(f"there is no such command{meant} (`eipnn --help` shows all)")
+    if TORCHRUN in os.environ:
+        raise UsageError(
+            f"torchrun is for {', '.join(STAGE_COMMANDS)}: start `eipnn {command}` without it (for trainings of "
+            "several processes set trainer.devices)"
+        )
+    # of a training that they call Lightning starts the processes, whatever tasks SLURM counts
+    os.environ["SLURM_JOB_NAME"] = "interactive"
     call(getattr(import_module(COMMANDS[command][0]), command), arguments)
 
 

@@ -31,7 +31,7 @@ from eipnn.errors import InputError, Terminated, UsageError
 from eipnn.files import read_yaml, write_atomically, write_json
 from eipnn.potential.checkpoints import read_checkpoint
 from eipnn.predictions import PredictionWriter
-from eipnn.ranks import ending_together
+from eipnn.ranks import check_started, ending_together
 from eipnn.settings import in_one_line
 
 NOISE = ("💡 Tip", "The following callbacks returned in", "GPU available", "TPU available")
@@ -209,6 +209,7 @@ class EipnnCLI(LightningCLI):
             trainer = super().instantiate_trainer(callbacks=[*given, *missing], **kwargs)
         except (MisconfigurationException, ValueError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        check_started(trainer)
         if self.ending is not None:
             self.ending.enter_context(ending_together(str(self.subcommand), trainer))
         return trainer

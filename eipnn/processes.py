@@ -13,6 +13,8 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 PARENT = "EIPNN_PARENT"
 """Environment variable of a process that `call` started: the id of its parent."""
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Environment variable of the processes that torchrun started."""
 GRACE = 10.0  # s that a process gets for its last words
 
 
@@ -90,7 +92,9 @@ def die_with(parent: int) -> None:
 
 
 def die_with_caller() -> None:
-    """`die_with` the process that started this one by `call`, if one did."""
+    """`die_with` the process that started this one, where that was `call`, Lightning or torchrun."""
     # taken out of the environment: processes that this one starts have another parent
     if parent := os.environ.pop(PARENT, None):
         die_with(int(parent))
+    elif TORCHRUN in os.environ:
+        die_with(os.getppid())

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,6 +23,24 @@ from eipnn.processes import PARENT
 
 INTERVAL = 0.1  # s between looks at the other processes
 PRIORITY = 2.0  # s in which the first process may tell an error of all
+
+
+def check_started(trainer: Trainer) -> None:
+    """Raise `InputError` where torchrun or srun started another number of processes than are to train together.
+
+    Each of several that do not know of the others would train alone, into the same files.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if TorchElasticEnvironment.detect():
+        environment = TorchElasticEnvironment()
+    elif not isinstance(environment, SLURMEnvironment):
+        return
+    devices, nodes, started = trainer.num_devices, trainer.num_nodes, environment.world_size()
+    if devices * nodes != started:
+        raise InputError(
+            f"trainer.devices x trainer.num_nodes is {devices} x {nodes}, and torchrun or srun started {started} "
+            "processes: set both to what it was given, and trainer.strategy to ddp"
+        )
 
 
 def handler_of_nothing(number: int, frame: object) -> None:
@@ -42,8 +61,7 @@ def ending_together(command: str, trainer: Trainer) -> Iterator[None]:
         yield
         return
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
-    if rank == 0:
-        os.environ[PARENT] = str(os.getpid())  # for those that Lightning starts
+    os.environ[PARENT] = str(os.getpid())  # for those that Lightning starts
     read, write = os.pipe()
     os.set_blocking(write, False)
     handler = signal.signal(signal.SIGTERM, handler_of_nothing)

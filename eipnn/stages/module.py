@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch_geometric.data import Batch
-from torchmetrics import MeanMetric
 
+from eipnn.collectives import total
 from eipnn.errors import InputError
 from eipnn.potential.checkpoints import (
     CheckpointError,
@@ -99,8 +99,8 @@ class StageModule(LightningModule):
         self.elements: list[str] = []
         self.zeros: dict[str, dict[str, Any]] = {}
         self.seen: dict[str, Any] = {}
-        # a list: the name of an EIP may hold a dot, which a ModuleDict refuses
-        self.means: Any = nn.ModuleList(MeanMetric() for _ in self.measures)
+        self.sums: Tensor | None = None
+        """Of a validation up to now, of each of the `measures`: values times weights, and weights (n, 2)."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -191,8 +191,8 @@ class StageModule(LightningModule):
         terms = [term for term in self.terms if term.needs in batch]
         found = self.compared(batch, {term.needs for term in terms})
         loss = torch.stack([term.weight * term(*found[term.needs]) for term in terms]).sum()
-        size = batch.num_graphs
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True, sync_dist=True)
+        # each process has its share of the mean, whatever number of configurations it holds: all weigh as much
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=1, prog_bar=True, sync_dist=True)
         return {"loss": loss} | {name: predicted.detach() for name, (predicted, _) in found.items()}
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -204,8 +204,10 @@ class StageModule(LightningModule):
         """What is predicted (see `evaluated`), whose errors are added to the means."""
         predicted = self.evaluated(batch, more)
         require_finite(predicted[self.output], predicted.get("forces"))
-        for mean, (values, weights) in zip(self.means, self.errors(predicted, Targets.of(batch)), strict=True):
-            mean.update(values, weights)
+        both = [(values * weights, weights) for values, weights in self.errors(predicted, Targets.of(batch))]
+        # float64: else the number of processes shows in their last digits
+        sums = torch.stack([torch.stack([part.sum(dtype=torch.float64) for part in parts]) for parts in both])
+        self.sums = sums if self.sums is None else self.sums + sums
         return predicted
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
@@ -222,12 +224,15 @@ class StageModule(LightningModule):
         return {"row": batch.row, "weight": batch.weight} | self.outputs(batch, predicted)
 
     def on_validation_epoch_end(self, split: str = "val") -> None:
-        means = [mean.compute() for mean in self.means]
-        for mean in self.means:
-            mean.reset()
-        for name, value in self.scores(means).items():
+        for name, value in self.scores(self.means()).items():
             # the same in every process; `sync_dist` spares a warning
             self.log(f"{split}_{name}", value, prog_bar=f"val_{name}" == self.monitor, sync_dist=True)
+
+    def means(self) -> list[Tensor]:
+        """Of each of the `measures` over what all processes have validated since the last call; NaN of nothing."""
+        assert self.sums is not None
+        sums, self.sums = total(self.sums), None
+        return list(torch.div(*sums.unbind(dim=1)))
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end("test")
