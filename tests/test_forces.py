@@ -403,3 +403,25 @@ def test_pretraining_learns_forces(forced, tmp_path):
     )
     error[~keep, 2] = np.nan
     assert found["test_eip_force_mae"] == pytest.approx(np.nanmean(error), rel=1e-4)
+
+
+def test_stratified_batches_keep_the_means_of_both_kinds(forced, tmp_path):
+    """Over an epoch the gradient is that of DFT's mean and alpha x the EIP labels' mean, once a batch (Eq. 3)."""
+    chosen = [name for name in forced.ids("pool") if name != MISSING][:36]
+    selection = forced.select(tmp_path / "selection.csv", dict.fromkeys(chosen, "au"))
+    net = network(weights={"energy": 1.0}, eip_loss="mse", alpha=0.5)
+    arguments = {"selection": str(selection), "dft_fraction": 0.5, "batch_size": 8, "stratified": True}
+    data = attached(FinetuneDataModule(**forced.arguments | arguments), net)
+    batches = list(data.train_dataloader())
+    assert len({len(batch.z) for batch in batches}) <= 3  # as many trimers as the proportion says, or one more
+    assert [batch.is_dft.tolist() for batch in batches] == [[True] * 4 + [False] * 4] * 9
+    net.train()
+    for batch in batches:
+        net.training_step(batch, 0)["loss"].backward()
+    epoch = [weight.grad.clone() for weight in net.parameters()]
+    net.zero_grad()
+    every = batch_of(data.train_set)
+    squares = (net(every) - every.energy[:, 0]).square()
+    (len(batches) * (squares[every.is_dft].mean() + 0.5 * squares[~every.is_dft].mean())).backward()
+    for found, weight in zip(epoch, net.parameters(), strict=True):
+        torch.testing.assert_close(found, weight.grad, rtol=1e-3, atol=1e-4 * float(weight.grad.abs().max()))

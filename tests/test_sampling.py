@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -181,3 +182,39 @@ def test_evaluation_sees_each_sample_once_and_pads_beyond_the_end(n, world):
     assert all(i >= n for i in indices[n:])
     assert len(indices) - n < world
     assert shares[0] == sorted(shares[0])
+
+
+@given(counts, st.integers(0, 60), sizes, fractions, worlds, st.data())
+def test_stratified_batches_have_even_numbers_of_atoms(n_dft, n_eip, size, fraction, world, data):
+    """Of either kind batches, and processes at a step, differ by no more than the largest and the smallest do."""
+    assume((n_eip or n_dft) >= world)
+    plan = plan_batches(n_dft, n_eip, size, fraction, world)
+    n = n_dft + n_eip
+    atoms = np.array(data.draw(st.lists(st.sampled_from([1, 4, 64, 200]), min_size=n, max_size=n)))
+    samplers = [MixedSampler(n_dft, n_eip, plan, 0, world, rank, atoms) for rank in range(world)]
+    shares = [np.array(list(sampler)).reshape(plan.batches, sampler.size) for sampler in samplers]
+    together = np.concatenate(shares, axis=1)
+    for kind, start, stop in ((plan.dft, 0, n_dft), (plan.eip, n_dft, n)):
+        most = np.ptp(atoms[start:stop]) if kind else 0
+        uses = np.bincount(together.flatten(), minlength=n)[start:stop]
+        assert not kind or np.ptp(uses) <= 1
+        of_kind = [np.where((share >= start) & (share < stop), atoms[share], 0) for share in shares]
+        assert ((together >= start) & (together < stop)).sum(axis=1).tolist() == [kind] * plan.batches
+        assert np.ptp(np.concatenate(of_kind, axis=1).sum(axis=1)) <= most
+        if kind % world == 0:  # else one has a configuration more
+            assert all(np.ptp(step) <= most for step in np.stack([part.sum(axis=1) for part in of_kind], axis=1))
+
+
+def test_stratified_epochs_differ_and_follow_from_the_seed():
+    plan, atoms = plan_batches(9, 30, 8, 0.25), np.tile([1, 2, 40], 13)
+
+    def order(seed: int, epoch: int, world: int = 1) -> list:
+        parts = []
+        for rank in range(world):
+            sampler = MixedSampler(9, 30, plan, seed, world, rank, atoms)
+            sampler.set_epoch(epoch)
+            parts.append(np.array(list(sampler)).reshape(plan.batches, -1))
+        return np.sort(np.concatenate(parts, axis=1), axis=1).tolist()
+
+    assert order(0, 0) == order(0, 0) == order(0, 0, world=2)
+    assert order(0, 0) != order(0, 1) != order(1, 1)

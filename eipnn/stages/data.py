@@ -101,6 +101,8 @@ class StageDataModule(LightningDataModule):
         eval_batch_size: the same in validation, test and prediction; default: `batch_size`. Forces need the memory of
             a backward pass there too.
         seed: of the sample order.
+        stratified: batches that hold small and large configurations alike (see `MixedSampler`), and so need even
+            memory, where cells differ in size; the number of configurations of a batch, and all means, are the same.
         structures: file, pattern or list, with structures to predict, in place of the stage's default.
         num_workers: of each loader; graphs of up to 400,000 atoms stay in memory, so that 0 is often the fastest.
         cache: folder for costly inputs (SOAP); default ``$EIPNN_CACHE`` or the user's cache folder.
@@ -113,6 +115,8 @@ class StageDataModule(LightningDataModule):
     fitting = False
     """Whether it is set up for a training."""
     train_set: Dataset[Data]
+    parts: list[Configurations]
+    """Of `train_set`: DFT first, then EIP."""
     val_set: Configurations
     test_set: Configurations
     predict_set: Configurations
@@ -127,6 +131,7 @@ class StageDataModule(LightningDataModule):
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         seed: int = 0,
+        stratified: bool = False,
         structures: str | list[str] | None = None,
         num_workers: int = 0,
         cache: str | None = None,
@@ -139,7 +144,7 @@ class StageDataModule(LightningDataModule):
             raise InputError("batch_size and eval_batch_size must be at least 1")
         self.config = SourceConfig(**source)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.seed, self.num_workers = seed, num_workers
+        self.seed, self.num_workers, self.stratified = seed, num_workers, stratified
         self.structures = structures
         self.cache = Path(cache) if cache else None
         self._handover = handover
@@ -214,7 +219,7 @@ class StageDataModule(LightningDataModule):
         self.wanted = [name for name in self.wanted if name in known]
         for part in parts:
             part.keep(known)
-        self.train_set = parts[0] if len(parts) == 1 else ConcatDataset(parts)
+        self.parts, self.train_set = parts, parts[0] if len(parts) == 1 else ConcatDataset(parts)
         items = (part[row] for part in parts for row in range(len(part)))
         if all("edge_index" in data and data.edge_index.shape[1] == 0 for data in items):
             raise InputError(
@@ -270,7 +275,8 @@ class StageDataModule(LightningDataModule):
             self.plan = replace(self.plan, batches=max(self.epoch_steps // world, 1))
         for note in self.plan.notes:
             log.warning(note)
-        sampler = MixedSampler(n_dft, n_eip, self.plan, self.seed, world, rank)
+        sizes = np.concatenate([part.inputs.structures.sizes for part in self.parts]) if self.stratified else None
+        sampler = MixedSampler(n_dft, n_eip, self.plan, self.seed, world, rank, sizes)
         return self._loader(self.train_set, sampler.size, sampler)
 
     def val_dataloader(self) -> DataLoader:

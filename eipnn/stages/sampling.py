@@ -72,11 +72,24 @@ class MixedSampler(DistributedSampler):
     so that the kinds are shared out evenly. The kind that the epoch counts is drawn without replacement; DFT beside
     EIP is shuffled anew for each pass and cycled. Meant for a loader with ``batch_size=sampler.size``. Lightning
     calls `set_epoch` and leaves the sampler in place under DDP.
+
+    With `sizes`, the atoms of each configuration, what an epoch holds is stratified by these: every batch has one
+    configuration of each class of size. Of either kind the atoms of two batches, and those of two processes at a step,
+    then differ by no more than its largest configuration has above the smallest.
     """
 
-    def __init__(self, n_dft: int, n_eip: int, plan: BatchPlan, seed: int, world_size: int, rank: int) -> None:
+    def __init__(
+        self,
+        n_dft: int,
+        n_eip: int,
+        plan: BatchPlan,
+        seed: int,
+        world_size: int,
+        rank: int,
+        sizes: np.ndarray | None = None,
+    ) -> None:
         super().__init__(TensorDataset(torch.empty(n_dft + n_eip)), num_replicas=world_size, rank=rank, seed=seed)
-        self.n_dft, self.n_eip, self.plan = n_dft, n_eip, plan
+        self.n_dft, self.n_eip, self.plan, self.sizes = n_dft, n_eip, plan, sizes
         self.size = len(range(rank, plan.size, world_size))
         """Configurations of a batch that this process holds."""
 
@@ -85,11 +98,20 @@ class MixedSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        batches, plan = self.plan.batches, self.plan
-        dft = _cycle(rng, self.n_dft, batches * plan.dft).reshape(batches, plan.dft)
-        eip = self.n_dft + _cycle(rng, self.n_eip, batches * plan.eip).reshape(batches, plan.eip)
+        dft = self._batches(rng, 0, self.n_dft, self.plan.dft)
+        eip = self._batches(rng, self.n_dft, self.n_eip, self.plan.eip)
         mine = np.concatenate([dft, eip], axis=1)[:, self.rank :: self.num_replicas]
         return map(int, mine.flatten())
+
+    def _batches(self, rng: np.random.Generator, first: int, n: int, share: int) -> np.ndarray:
+        """The configurations of a kind, `n` from index `first` on, that each batch holds (batches, share)."""
+        batches = self.plan.batches
+        rows = first + _cycle(rng, n, batches * share)
+        if self.sizes is None:
+            return rows.reshape(batches, share)
+        # those of a size stay in the order in which they were drawn
+        classes = rows[np.argsort(self.sizes[rows], kind="stable")].reshape(share, batches)
+        return rng.permuted(classes, axis=1).T
 
 
 def _cycle(rng: np.random.Generator, n: int, length: int) -> np.ndarray:
