@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import SMALL, eipnn
 
 from eipnn.representations import GemNet
 
@@ -135,3 +136,21 @@ def test_compiled_step_compares(benchmark, monkeypatch):
     (row,) = script.compare("SchNet", script.SchNet(features=8, filters=8, gaussians=8, interactions=1), options)
     assert row["compiled, ms"] > 0
     assert row["compiled is faster by"] == pytest.approx(1, abs=0.9)
+
+
+def test_ddp_reports_a_ratio(benchmark, monkeypatch, tmp_path):
+    """Both by one process, in this one."""
+    script = benchmark("ddp")
+    made = script.config_of
+
+    def small(devices, options, folder):
+        config = made(1, options, folder)
+        config["model"]["init_args"]["representation"]["init_args"] = SMALL
+        return config
+
+    monkeypatch.setattr(script, "config_of", small)
+    monkeypatch.setattr(script, "fit", lambda file: eipnn("fit", "--config", str(file)))
+    rows = list(script.rows_of(argparse.Namespace(rounds=1, steps=12, batch_size=32), tmp_path))
+    assert [row["processes"] for row in rows] == [1, 2]
+    assert rows[0]["most"] == 1
+    assert all(row["ms a configuration"] > 0 for row in rows)
