@@ -4,7 +4,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby, product
 from pathlib import Path
@@ -24,6 +24,7 @@ from eipnn.run.dry_run import show_plan
 from eipnn.run.ensemble import make_committees, seeds_of
 from eipnn.run.execute import console, record_command, say
 from eipnn.run.experiment import ALL, Experiment, ExperimentError, check_known, listed, read_experiment
+from eipnn.run.jobs import jobs_of, makefile, slurm_script
 from eipnn.run.plan import Late, Plan, Row, filled, in_order, without
 from eipnn.run.side_by_side import bring, threads_of
 from eipnn.run.strategy import MAIN
@@ -48,6 +49,8 @@ def run(
     threads: Count | None = None,
     workers: Count = 1,
     dry_run: bool = False,
+    print_jobs: Literal["make", "slurm"] | None = None,
+    stage: str | None = None,
 ) -> None:
     """Run an experiment: label, classify, pretrain, fine-tune, test.
 
@@ -70,6 +73,9 @@ def run(
         threads: CPU threads of each training (default: torch's, or a fair share of the cores with --jobs).
         workers: processes that label.
         dry_run: tell what is done, what would run and how many gradient steps it takes, and do nothing.
+        print_jobs: print the stages as jobs, each after those that it reads, and do nothing: a Makefile, or a script
+            for SLURM. With --jobs N threads are those of N at once.
+        stage: bring this folder of the run to its end alone, as the printed jobs do.
     """
     given = {"strategy": strategy, "split": split, "seed": seed, "frames": frames, "alpha": alpha}
     files = list(dict.fromkeys(experiment))
@@ -88,7 +94,18 @@ def run(
         check_strategies(what["strategy"], content, file)
         root = output / file.stem if len(files) > 1 else output
         planned[root] = make_rows(content, root, what)
-        check_rows(planned[root])
+        if not stage:  # its plan was looked at before
+            check_rows(planned[root])
+    if stage:
+        bring_alone(output / stage, planned, jobs, threads, workers)
+        return
+    if print_jobs:
+        counts = {"ensemble": ensemble, "jobs": jobs, "workers": workers}
+        options = given | {"threads": threads and [threads]} | {key: [n] for key, n in counts.items() if n > 1}
+        called = [word for key, values in options.items() if values for word in (f"--{key}", *map(str, values))]
+        written = makefile if print_jobs == "make" else slurm_script
+        print(written(["eipnn", "run", *map(str, files), "-o", str(output), *called], jobs_of(output, planned)))
+        return
     if dry_run:
         for root, rows in planned.items():
             show_plan(root, rows)
@@ -124,6 +141,26 @@ def carry_out(root: Path, rows: Sequence[Row], jobs: int, threads: int | None, w
                 results[number] = row_result(row, [finished[mine.folder] for mine in row.stages])
                 say(f"{root}: {len(results)} of {len(rows)} rows are done")
     return [results[number] for number in range(len(rows))]
+
+
+def bring_alone(
+    folder: Path, planned: Mapping[Path, Sequence[Row]], jobs: int, threads: int | None, workers: int
+) -> None:
+    """Bring a stage of some rows (by folder of their experiment) to its end, or the labels.
+
+    Raises:
+        UsageError: they have no such folder.
+    """
+    for root, rows in planned.items():
+        experiment = rows[0].plan.experiment
+        if folder == root / "labels" and experiment.eips is not None:
+            make_labels(experiment, root, workers)
+            return
+        for stage in in_order(stage for row in rows for stage in row.stages):
+            if folder == stage.folder:
+                list(bring([stage], jobs, threads_of(jobs, threads)))
+                return
+    raise UsageError(f"--stage: {folder} is no folder of these strategies, splits and seeds; --dry-run tells which are")
 
 
 def make_rows(experiment: Experiment, root: Path, what: dict[str, Any]) -> list[Row]:
