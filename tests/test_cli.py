@@ -100,6 +100,7 @@ DATA = {
     "batch_size": 3,
     "eval_batch_size": 5,
     "seed": 9,
+    "stratified": True,
     "structures": "some.extxyz",
     "num_workers": 1,
     "cache": "somewhere",
