@@ -87,6 +87,7 @@ WEIGHED = {
     "second_weights": {"energy": 20.0, "forces": 0.3},
     "second_from": 0.6,
     "core": "zbl",
+    "compiled": True,
 }
 MODEL = {
     "Classifier": EVERY | {"eips": ["au"], "judge": "forces", "c": 0.2, "c_forces": 0.3},
@@ -166,7 +167,7 @@ def test_every_key_reaches_its_object(tiny, tmp_path, stage):
         "au": EnergyZero("isolated_atoms", {"Cu": 1.0}),
         "*": EnergyZero("none"),
     }
-    for name in ("batch_size", "eval_batch_size", "seed", "structures", "num_workers"):
+    for name in ("batch_size", "eval_batch_size", "seed", "stratified", "structures", "num_workers"):
         assert getattr(made.datamodule, name) == DATA[name]
     assert str(made.datamodule.cache) == "somewhere"
     if stage == "Finetune":
