@@ -99,6 +99,6 @@ $(VENV)/.setup-done: pyproject.toml constraints.txt
 	    $(PIP) install -q -c constraints.txt \
 	        --config-settings="--build-option=build_ext --parallel=4" kimpy
 	fi
-	$(PIP) install -q -c constraints.txt -e '.[kim,mace,chgnet,lammps,check,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[kim,mace,chgnet,lammps,check,cluster,dev]'
 	touch $@
 	echo "setup: done"

@@ -56,9 +56,14 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def json_text(content: Any) -> str:
+    """Indented JSON with sorted keys."""
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
 def write_json(file: Path, content: Any) -> None:
-    """`write_atomically` of indented JSON with sorted keys."""
-    write_atomically(file, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    """`write_atomically` of `json_text`."""
+    write_atomically(file, json_text(content))
 
 
 def read_yaml(file: str | Path) -> Any:

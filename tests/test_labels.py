@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 
 from eipnn.eips import EIP, EIPError, load_eips
 from eipnn.files import DiskFullError
-from eipnn.labels import LabelError, LabelStore, engine, label_structures, store
+from eipnn.labels import LabelError, LabelStore, label_structures, local, store
 from eipnn.labels.handle import START_LIMIT, Handle
 from eipnn.labels.store import DONE, FAILED, IN_WORK, PENDING, create, describe
+from eipnn.labels.work import Work
 from eipnn.structures import StructureStore, read_structures
 
 SPRINGS = EIP("springs", "ase", "label_calculators.Springs")
@@ -371,10 +372,10 @@ def test_workers_killed_as_they_start(tmp_path: Path, monkeypatch: pytest.Monkey
     class Killed(Handle):
         def __init__(self, number: int, *arguments: Any) -> None:
             super().__init__(number, *arguments)
-            if number in killed:
+            if number % 2 in killed:  # the third stands for the first
                 self._process.kill()
 
-    monkeypatch.setattr(engine, "Handle", Killed)
+    monkeypatch.setattr(local, "Handle", Killed)
     killed.append(1)
     store = label_structures(clusters(), [SPRINGS], tmp_path / "store", workers=2)
     assert np.isfinite(store.energies).all()
@@ -461,9 +462,9 @@ def test_what_is_whole_beside_frames_without_atoms_is_not_made_again(tmp_path: P
     (tmp_path / "sums.json").unlink()
     forces = np.load(tmp_path / "forces.npy", mmap_mode="r+")
     forces[-1, 0, 2] = np.nan  # of the last cluster
-    run = engine._Engine(StructureStore.of(structures), (SPRINGS,), tmp_path, 60.0)
-    run.prepare(retry_failed=False)
-    assert run.status[:, 0].tolist() == [FAILED, DONE, DONE, PENDING, FAILED]
+    work = Work(StructureStore.of(structures), [SPRINGS], tmp_path)
+    work.prepare(retry_failed=False)
+    assert work.status[:, 0].tolist() == [FAILED, DONE, DONE, PENDING, FAILED]
     label_structures(structures, [SPRINGS], tmp_path)
     assert contents(tmp_path) == before
 

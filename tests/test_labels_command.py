@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from tiny import exit_code
 
-from eipnn.labels import LabelStore
+from eipnn.labels import LabelStore, cluster
 
 SET = """\
 - {name: springs, ase: label_calculators.Springs}
@@ -226,3 +226,20 @@ def test_free_atoms_of_the_eips(files: Path) -> None:
     table = pd.read_csv(files / "out" / "leaderboard.csv").set_index("eip")
     # springs has no free atoms' energy, DFT has -7 eV an atom, and +7 eV come to it here
     assert table.loc["springs", "offset"] == pytest.approx(14.0)
+
+
+def test_a_cluster_that_cannot_be_had(files: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """One line, and nothing is written."""
+    monkeypatch.setattr(cluster, "ANSWER", 0.5)
+    assert label(files, "--cluster", "tcp://127.0.0.1:9") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("eipnn label: tcp://127.0.0.1:9: no Dask scheduler answers there; give the address that")
+    assert label(files, "--cluster", "here") == 1
+    assert "here: no Dask scheduler answers there" in capsys.readouterr().err
+    assert label(files, "--cluster", "tcp://127.0.0.1:9", "--workers", "2") == 2
+    assert "with --cluster the workers there label: give one" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert label(files, "--cluster", "tcp://127.0.0.1:9") == 1
+    assert "--cluster needs Dask" in (said := capsys.readouterr().err)
+    assert "pip install 'eipnn[cluster]'" in said
+    assert not (files / "out").exists()

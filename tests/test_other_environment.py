@@ -82,7 +82,7 @@ def test_environments_that_cannot_label(tmp_path: Path, monkeypatch: pytest.Monk
         label_structures(frames(), load_eips(lacks), tmp_path / "b")
     other = load_eips(entries(environment(tmp_path / "other")))
     monkeypatch.setattr("eipnn.labels.handle.__version__", "9.9")
-    monkeypatch.setattr("eipnn.labels.engine.__version__", "9.9")
+    monkeypatch.setattr("eipnn.labels.local.__version__", "9.9")
     with pytest.raises(EIPError, match=r"has eipnn \d.*, and this is 9.9; install the same"):
         label_structures(frames(), other[1:2], tmp_path / "c")
 

@@ -23,9 +23,9 @@ a checkpoint keep it as it is written, with a checksum of the file: they can be 
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -75,9 +75,8 @@ class EIP:
 
         Where arguments name files, ``files`` holds the SHA-256 of each; ``code`` those of the user's own calculators.
         """
-        found: dict[str, Path] = {}
-        self._with_files(self.arguments, found)
-        files = {text: digest_file(file) for text, file in found.items()}
+        files: dict[str, str] = {}
+        self._with_files(self.arguments, lambda text, file: files.setdefault(text, digest_file(file)))
         code = source_digests([self.target]) if self.source == "ase" else {}
         described = {key: getattr(self, key) for key in ("name", "source", "target", "arguments")}
         return described | ({"files": files} if files else {}) | ({"code": code} if code else {})
@@ -93,23 +92,32 @@ class EIP:
             case "ase":
                 # teachers label frames beyond their own training, which are many
                 quiet = {"guard": "off"} if self.target == OURS else {}
-                return InCell(_class(self.target)(**quiet, **self._with_files(self.arguments, {})))
+                return InCell(
+                    _class(self.target)(**quiet, **self._with_files(self.arguments, lambda _, file: str(file)))
+                )
         raise EIPError(f"the EIP {self.name} stands for published energies ({self.target}), which no calculator gives")
 
-    def _with_files(self, value: Any, found: dict[str, Path]) -> Any:
-        """An argument with the full paths of the files that it names, as calculators run in folders of their own.
+    def packed(self) -> tuple["EIP", dict[str, bytes]]:
+        """The EIP for another machine, and what it needs there: files by their places in what is to be its `folder`."""
+        content: dict[str, bytes] = {}
 
-        The files are put into `found`, by what stands in the argument.
-        """
+        def place(_: str, file: Path) -> str:
+            content[name := f"{digest_file(file)}/{file.name}"] = file.read_bytes()
+            return name
+
+        return replace(self, arguments=self._with_files(self.arguments, place), folder=""), content
+
+    def _with_files(self, value: Any, place: Callable[[str, Path], str]) -> Any:
+        """An argument with what `place` gives for each text that names a file, and its full path: calculators run in
+        folders of their own."""
         if isinstance(value, dict):
-            return {key: self._with_files(item, found) for key, item in value.items()}
+            return {key: self._with_files(item, place) for key, item in value.items()}
         if isinstance(value, list):
-            return [self._with_files(item, found) for item in value]
+            return [self._with_files(item, place) for item in value]
+        file = None
         with suppress(OSError, ValueError):  # no file's name: too long, a null byte
-            if isinstance(value, str) and (file := Path(self.folder, value)).is_file():
-                found[value] = file
-                return str(file)
-        return value
+            file = Path(self.folder, value) if isinstance(value, str) and Path(self.folder, value).is_file() else None
+        return place(value, file) if file else value
 
     def elements(self) -> frozenset[str] | None:
         """The elements this potential covers, None where its calculator does not tell."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from eipnn.command_line import Count, Positive
 from eipnn.eips import load_eips
 from eipnn.eips.installed import covering
-from eipnn.errors import InputError
+from eipnn.errors import InputError, UsageError
 from eipnn.labels.engine import label_structures
 from eipnn.labels.leaderboard import (
     Comparison,
@@ -41,7 +41,8 @@ def label(
     *,
     eips: str,
     output: Path,
-    workers: Count = 1,
+    workers: Count | None = None,
+    cluster: str | None = None,
     timeout: Positive = 60.0,
     retry_failed: bool = False,
     pool: list[str] | None = None,
@@ -65,7 +66,8 @@ def label(
         eips: a named set (silicon, aluminium, silver-gold, chgnet) or a YAML list of entries such as '- {name: sw, kim:
             MO_405512056662}', '- {name: emt, ase: ase.calculators.emt.EMT}' or '- {name: mine, eipnn: potential.pt}'.
         output: folder of the label store.
-        workers: processes that label.
+        workers: processes that label (default: 1).
+        cluster: address of a Dask scheduler, such as tcp://HOST:8786, whose workers label.
         timeout: seconds after which a label is given up.
         retry_failed: try labels again that failed in earlier runs.
         pool: more files, whose energies, if there are any, are not DFT.
@@ -82,6 +84,8 @@ def label(
             where there are none: the order is then that of what a network can learn from them.
         split: CSV; fits use train alone, the best EIP is chosen on train + val and shown on test.
     """
+    if workers and cluster:
+        raise UsageError("--workers are processes of this machine; with --cluster the workers there label: give one")
     options: Options = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key}
     known, others = open_dft_and_pool(structures, pool, **options)
     frames = StructureStore.joined([known, others])
@@ -99,7 +103,7 @@ def label(
         train = dft.take(dft.rows(parts.train)) if parts else dft
         fit_reference(energy_zero, train, train.energies, isolated).totals(dft)
     chosen = load_eips(eips)
-    store = label_structures(frames, chosen, output, workers, timeout, retry_failed, shown=True)
+    store = label_structures(frames, chosen, output, workers or 1, timeout, retry_failed, True, cluster)
     print(*_failures(store), sep="\n", file=sys.stderr)
     if dft:
         comparison = compare(dft, store, energy_zero, isolated, eip_zero, eip_isolated, parts, eip_scale)

@@ -23,17 +23,17 @@ class Handle:
     no thread of it is copied, and what potentials print in C goes to a file rather than into the progress bar.
     """
 
-    def __init__(self, number: int, folder: Path, scratch: Path, eips: Mapping[int, EIP], python: str | None) -> None:
+    def __init__(self, number: int, scratch: Path, eips: Mapping[int, EIP], python: str | None) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         self.number = number
         self.output = scratch / "output.log"
         self.rows: list[int] = []
-        self.busy = self._starting = True
+        self.busy = self.starting = True
         self.creating: str | None = None
         self.current: tuple[int, int] | None = None
         self._since = time.monotonic()
         self.pipe, other = Pipe()
-        main = f"main({other.fileno()}, {os.getpid()}, {str(folder)!r}, {__version__!r})"
+        main = f"main({other.fileno()}, {os.getpid()}, {__version__!r})"
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 interpreter(f"from eipnn.labels.worker import main; {main}", python),
@@ -52,6 +52,11 @@ class Handle:
         """Whether the process runs."""
         return self._process.poll() is None
 
+    @property
+    def idle(self) -> bool:
+        """Whether it is ready for more."""
+        return not self.busy and not self.starting and self.alive()
+
     def messages(self) -> Iterator[tuple]:
         """What the worker has sent so far."""
         with suppress(EOFError, OSError):
@@ -60,21 +65,21 @@ class Handle:
 
     def ready(self) -> None:
         """Note that the calculators are made."""
-        self._starting, self.creating = False, None
+        self.starting, self.creating = False, None
 
-    def give(self, rows: list[int], structures: StructureStore) -> None:
-        """Hand out the structures of these rows of the label store; without any the worker is done for good."""
+    def give(self, folder: Path, rows: list[int], structures: StructureStore) -> None:
+        """Hand out the structures of these rows of the label store in `folder`; without any the worker is idle."""
         self.rows, self.busy = rows, bool(rows)
         self.current, self._since = None, time.monotonic()
         if rows:
-            self._send((rows, structures))
+            self._send((folder, rows, structures))
 
     def overdue(self, current: tuple[int, int] | None, limit: float) -> bool:
         """Whether the worker has been at one label, or at its start, for longer than it may (s)."""
         now = time.monotonic()
         if current != self.current:
             self.current, self._since = current, now
-        if self._starting:
+        if self.starting:
             return now - self._since > max(limit, START_LIMIT)
         return current is not None and now - self._since > limit
 

@@ -33,7 +33,7 @@ import logging
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +45,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from eipnn.eips import EIP
 from eipnn.errors import InputError
-from eipnn.files import DiskFullError, check_room, told_when_full, write_atomically, write_json
+from eipnn.files import DiskFullError, check_room, json_text, told_when_full, write_atomically, write_json
 from eipnn.structures import StructureError, StructureStore, resolve
 from eipnn.structures.ids import Ids, as_slice, places_of
 from eipnn.structures.paths import fetch_hint
@@ -265,10 +265,11 @@ def _content_hash(structures: StructureStore) -> str:
     return digest.hexdigest()
 
 
-def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> None:
+def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any], lasting: bool = True) -> None:
     """Write an empty store; the index comes last, so a folder with an index is whole.
 
-    Arrays are written out to their full length, so that labels find the space that they need.
+    Arrays are written out to their full length, so that labels find the space that they need. What is not `lasting`,
+    and need not outlive a power cut, is not waited for until it is on the disk.
 
     Raises:
         DiskFullError: there is not so much.
@@ -277,21 +278,22 @@ def create(folder: Path, structures: Sequence[Atoms], index: dict[str, Any]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     shapes = _shapes(index)
     check_room(folder, sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values()))
-    write_atomically(folder / IDS, structures.ids.text.tobytes())
+    write: Callable[[Path, bytes], Any] = write_atomically if lasting else Path.write_bytes
+    write(folder / IDS, structures.ids.text.tobytes())
     values = {"offsets": structures.offsets, "checksums": structures.checksums, **EMPTY}
     try:
         with told_when_full(folder):
             for name in ARRAYS:
-                _write_array(folder / f"{name}.npy", *shapes[name], values[name])
+                _write_array(folder / f"{name}.npy", *shapes[name], values[name], lasting)
     except DiskFullError:
         for name in ARRAYS:
             (folder / f"{name}.npy").unlink(missing_ok=True)
         raise
-    write_atomically(folder / LEDGER, LEDGER_HEAD)
-    write_json(folder / INDEX, index)
+    write(folder / LEDGER, LEDGER_HEAD.encode())
+    write(folder / INDEX, json_text(index).encode())
 
 
-def _write_array(file: Path, shape: tuple[int, ...], dtype: str, values: Any) -> None:
+def _write_array(file: Path, shape: tuple[int, ...], dtype: str, values: Any, lasting: bool = True) -> None:
     """Write an array of `values` (an array, or one number), piece by piece and not by memory map: a full disk is an
     error then, and no signal that ends the process."""
     values = np.broadcast_to(values, shape)
@@ -300,7 +302,8 @@ def _write_array(file: Path, shape: tuple[int, ...], dtype: str, values: Any) ->
         for start in range(0, shape[0], FILL_ROWS):
             stream.write(values[start : start + FILL_ROWS].astype(dtype).tobytes())
         stream.flush()
-        os.fsync(stream.fileno())
+        if lasting:
+            os.fsync(stream.fileno())
 
 
 def seal(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A worker process: labels the structures it is handed, writing straight into the store's arrays.
+"""A worker process: labels the structures it is handed, writing straight into the arrays of their store.
 
 It talks to the engine over one pipe:
 
@@ -33,11 +33,12 @@ REASON_LENGTH = 300
 
 
 class Worker:
-    """The arrays of one store and a calculator for each of its EIPs, or of those of one environment, by column."""
+    """A calculator for each EIP of one environment, by column, and the arrays of the store that is worked on."""
 
-    def __init__(self, pipe: Connection, folder: Path, eips: Mapping[int, EIP]) -> None:
+    arrays: Arrays
+
+    def __init__(self, pipe: Connection, eips: Mapping[int, EIP]) -> None:
         self.pipe, self.eips = pipe, eips
-        self.arrays = Arrays(folder, "r+")
         self.calculators: dict[int, InCell] = {}
 
     def start(self) -> bool:
@@ -99,7 +100,7 @@ def reason_of(error: Exception) -> str:
     return re.sub(r"0x[0-9a-f]+", "0x...", text)[:REASON_LENGTH]
 
 
-def main(descriptor: int, parent: int, folder: str, version: str) -> None:
+def main(descriptor: int, parent: int, version: str) -> None:
     """Serve the engine at the other end of the pipe, of this version, until it closes. Runs in a scratch folder.
 
     Where the system does not end this process with the engine's, it finds the pipe closed at the next message.
@@ -112,11 +113,13 @@ def main(descriptor: int, parent: int, folder: str, version: str) -> None:
         if version != __version__:
             pipe.send(("another", __version__))
             return
-        worker = Worker(pipe, Path(folder), pipe.recv())
+        worker = Worker(pipe, pipe.recv())
         if not worker.start():
             return
         while True:
-            for row, atoms in zip(*pipe.recv(), strict=True):
+            folder, *block = pipe.recv()
+            worker.arrays = Arrays(folder, "r+")
+            for row, atoms in zip(*block, strict=True):
                 worker.label(row, atoms)
             pipe.send(("done",))
     except (EOFError, BrokenPipeError):
