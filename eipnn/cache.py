@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
@@ -54,7 +54,7 @@ def cache(*, clear: bool = False) -> None:
         clear: remove it. Commands that are at work go on.
     """
     folder, limit = cache_folder(), cache_limit()
-    kinds = {kind: [(file, file.stat().st_size) for file in folder.glob(name)] for kind, name in KINDS.items()}
+    kinds = {kind: sizes_of(folder.glob(name)) for kind, name in KINDS.items()}
     found = dict(file for files in kinds.values() for file in files)
     print(f"{folder}: {len(found)} files, {decimal(sum(found.values()))} of {decimal(int(limit))}")
     for kind, files in kinds.items():
@@ -64,6 +64,15 @@ def cache(*, clear: bool = False) -> None:
         for file in found:
             file.unlink(missing_ok=True)
         print("cleared")
+
+
+def sizes_of(files: Iterable[Path]) -> list[tuple[Path, int]]:
+    """Files and their bytes, without those that are gone meanwhile."""
+    found = []
+    for file in files:
+        with suppress(FileNotFoundError):
+            found.append((file, file.stat().st_size))
+    return found
 
 
 def kept(file: Path, names: Collection[str]) -> dict[str, Any] | None:

@@ -193,9 +193,9 @@ def test_killed_at_any_moment(tmp_path, monkeypatch):
     reader = subprocess.Popen(interpreter(code), stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     while reader.poll() is None and not list((tmp_path / "cache").glob("structures-*-0-*.pt")):
         time.sleep(0.01)
-    time.sleep(np.random.default_rng().uniform(0, 0.3))
+    time.sleep(np.random.default_rng().uniform(0, 0.05))
     reader.send_signal(signal.SIGKILL)
-    reader.wait()
+    assert reader.wait() == -signal.SIGKILL  # before its end
     monkeypatch.setattr(blocks, "LARGE", 1)
     monkeypatch.setattr(blocks, "PIECE", 200)
     monkeypatch.setattr("joblib.cpu_count", lambda: 1)

@@ -59,6 +59,20 @@ def test_equals_the_plain_step(cls, core) -> None:
                 weight.mul_(1.05)
 
 
+def test_lengths_stay_free_beside_many_energies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is traced, before Inductor: numbers of energies, elements and features that small examples would have."""
+    monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
+    for count in (15, 35, 55):
+        representation = SchNet(cutoff=4.0, features=count, filters=8, gaussians=count, interactions=1).double()
+        head = EnergyHead(representation.dim, count).double()
+        step = compiled(representation, head, None, ELEMENTS)
+        given = differentiable(graph(representation, *FRAMES.values(), dtype=torch.float64))
+        factors = torch.ones(given.size, count, dtype=torch.float64)
+        expected = slopes(given, factors, representation, head, None)
+        for mine, theirs in zip(step(given, factors), expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
 def test_batch_normalisation_is_refused() -> None:
     """CGCNN's running means would be those of the example."""
     representation = calibrated(CGCNN).train()

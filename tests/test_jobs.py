@@ -81,6 +81,13 @@ def test_a_stage_that_the_run_has_not(experiment, run, fake):
     )
 
 
+@pytest.mark.parametrize("other", [("--dry-run",), ("--print-jobs", "make")])
+def test_a_stage_is_trained_or_not(experiment, run, fake, other):
+    assert f"--stage brings a stage to its end; leave out {other[0]}" in run(
+        experiment, "--strategy", "mp", "--stage", "split-1/seed-0/mp", *other, status=2
+    )
+
+
 @pytest.mark.slow
 def test_make_brings_what_the_command_does(experiment, tmp_path):
     """Labels, pretraining, two fine-tunings, two at once."""

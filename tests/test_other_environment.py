@@ -87,6 +87,13 @@ def test_environments_that_cannot_label(tmp_path: Path, monkeypatch: pytest.Monk
         label_structures(frames(), other[1:2], tmp_path / "c")
 
 
+def test_used_for_more_than_labels(tmp_path: Path) -> None:
+    """Delta learning in a simulation, say: it is in this environment that the package is missing."""
+    there = load_eips(entries(environment(tmp_path / "other")))[1]
+    with pytest.raises(EIPError, match=r"labels are made by .*python, all else here: install its package in the"):
+        there.calculator()
+
+
 def test_a_path_beside_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment(tmp_path / "other")
     monkeypatch.chdir(tmp_path)

@@ -211,6 +211,21 @@ def test_files_are_read_once(cached, tmp_path):
     assert open_structures(copy, beside=file).ids[0] == "b_a_000000"
 
 
+def test_what_changed_as_it_was_read_is_not_kept(cached, tmp_path, monkeypatch):
+    """Under the digest of the file as it was before, whoever puts that back would be given the other one."""
+    file, read_store = written(tmp_path / "a.extxyz", energy=-1.0), opened.read_store
+
+    def changing(*arguments):
+        written(tmp_path / "a.extxyz", energy=-2.0)
+        return read_store(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened, "read_store", changing)
+        assert open_structures(file)[0].get_potential_energy() == -2.0
+    written(tmp_path / "a.extxyz", energy=-1.0)
+    assert open_structures(file)[0].get_potential_energy() == -1.0
+
+
 def test_errors_are_those_of_the_files_and_are_not_kept(cached, tmp_path):
     folder, reads = cached
     file = written(tmp_path / "a.extxyz", energy=np.nan)
@@ -249,7 +264,7 @@ def test_no_flipped_bit_goes_unnoticed(cached, tmp_path, caplog):
     for damaged in flipped(store, tmp_path, 60):
         damaged.replace(store)
         assert bits(open_structures(file)) == expected
-    assert caplog.text.count("damaged file of the cache") == len(reads) - 1 > 30  # half of it is headers
+    assert caplog.text.count("damaged file of the cache") == len(reads) - 1 > 20  # half of it and more is headers
 
 
 def test_of_processes_that_start_together_one_reads(cached, tmp_path):

@@ -93,7 +93,9 @@ class EIP:
                 # teachers label frames beyond their own training, which are many
                 quiet = {"guard": "off"} if self.target == OURS else {}
                 return InCell(
-                    _class(self.target)(**quiet, **self._with_files(self.arguments, lambda _, file: str(file)))
+                    _class(self.target, self.python)(
+                        **quiet, **self._with_files(self.arguments, lambda _, file: str(file))
+                    )
                 )
         raise EIPError(f"the EIP {self.name} stands for published energies ({self.target}), which no calculator gives")
 
@@ -124,13 +126,15 @@ class EIP:
         return kim.elements_and_cutoff(self.target)[0] if self.source == "kim" else None
 
 
-def _class(path: str) -> type[Calculator]:
-    """The calculator's class at `package.module.Class`."""
+def _class(path: str, python: str | None = None) -> type[Calculator]:
+    """The calculator's class at `package.module.Class`; `python`: the interpreter that the entry names."""
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         mend = "install its package or mend it, or name the `python` of an environment that has it"
+        if python:
+            mend = f"labels are made by {python}, all else here: install its package in the environment that lacks it"
         raise EIPError(f"the class {path!r} cannot be imported ({error}); {mend}") from None
     if not isinstance(found, type) or not issubclass(found, Calculator):
         raise EIPError(f"{path!r} is no class derived from ASE's Calculator")

@@ -71,10 +71,11 @@ def exported(representation: nn.Module, graph: AtomicGraph) -> ExportedRepresent
 
 
 def example_batch(representation: Representation, elements: list[str], dtype: torch.dtype) -> Batch:
-    """Crystals of all elements: five, as an axis of a length that another one has too, such as 3, would be fixed."""
+    """Crystals of all elements: eleven of them, with 132 atoms, as an axis of a length that another one has too, of a
+    weight or of as many energies, would be fixed."""
     lattice = bulk("X", "fcc", a=0.9 * representation.cutoff)  # 12 neighbours and more
     frames = []
-    for repeats in range(1, 6):
+    for repeats in range(7, 18):
         atoms: Atoms = lattice.repeat((repeats, 1, 1))
         atoms.symbols[:] = list(islice(cycle(elements), len(atoms)))
         atoms.rattle(0.01, seed=repeats)

@@ -96,6 +96,8 @@ def run(
         planned[root] = make_rows(content, root, what)
         if not stage:  # its plan was looked at before
             check_rows(planned[root])
+    if stage and (dry_run or print_jobs):
+        raise UsageError(f"--stage brings a stage to its end; leave out --{'dry-run' if dry_run else 'print-jobs'}")
     if stage:
         bring_alone(output / stage, planned, jobs, threads, workers)
         return

@@ -75,7 +75,7 @@ def read_store(prefixes: Mapping[Path, str], options: Options, parts: Path | Non
                     carried |= block.carried
                     energies |= block.energies
                     if block.problem:
-                        last = block.of
+                        last = block.of if "\n" not in block.of else ""  # which the problem tells of
                         counts[path] += bool(last)
                         raise StructureError(block.problem)
             check_file(path, counts[path], energies, options)

@@ -69,6 +69,7 @@ def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
     if not all(path.is_file() for path in prefixes):  # some formats are folders
         return read_store(prefixes, options)
     cache_limit()  # a wrong one is said before the work
+    before = _states(prefixes)
     file = cache_folder() / f"structures-{_digest(prefixes, options)}.pt"
     lock = FileLock(file.with_suffix(".lock"))
     try:
@@ -85,11 +86,17 @@ def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
         except StructureError:  # the files must change, and nothing can go on from the parts
             _remove_parts(file)
             raise
-        keep(file, store.to_tensors(), "structures")
+        if _states(prefixes) == before:  # else the name may be that of another content
+            keep(file, store.to_tensors(), "structures")
         _remove_parts(file)
         return store
     finally:
         lock.release()
+
+
+def _states(prefixes: dict[Path, str]) -> list[tuple[int, int, int]]:
+    """What differs after a file was written anew."""
+    return [(state.st_ino, state.st_mtime_ns, state.st_size) for state in (path.stat() for path in prefixes)]
 
 
 def _remove_parts(file: Path) -> None:
