@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from eipnn.cache import keep
+from eipnn.files import DiskFullError
 from eipnn.tensor_files import read_tensors, write_tensors
 
 
@@ -18,10 +19,10 @@ def little_room():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_file_without_room_is_an_oserror_and_leaves_the_old_one(tmp_path, little_room):
+def test_a_file_without_room_is_told_and_leaves_the_old_one(tmp_path, little_room):
     file = tmp_path / "a.pt"
     write_tensors(file, {"a": torch.ones(3)})
-    with pytest.raises(OSError, match="too large"):
+    with pytest.raises(DiskFullError, match=r"a file may not be so large there, or by your limits \(ulimit -f\)"):
         write_tensors(file, {"a": torch.zeros(100_000)})
     assert read_tensors(file)["a"].tolist() == [1, 1, 1]
     assert list(tmp_path.iterdir()) == [file]
