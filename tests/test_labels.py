@@ -219,6 +219,7 @@ def with_one_of_eight() -> list[Atoms]:
 
 
 @pytest.mark.kim
+@pytest.mark.slow
 def test_killed_kim_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
     structures = read_structures("bundled:si_mini/dft.extxyz")[:250]
     label_structures(structures, load_eips("silicon"), tmp_path / "whole")

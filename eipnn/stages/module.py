@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch_geometric.data import Batch
+from torchmetrics import MeanMetric
 
-from eipnn.collectives import total
 from eipnn.errors import InputError
 from eipnn.potential.checkpoints import (
     CheckpointError,
@@ -99,8 +99,8 @@ class StageModule(LightningModule):
         self.elements: list[str] = []
         self.zeros: dict[str, dict[str, Any]] = {}
         self.seen: dict[str, Any] = {}
-        self.sums: Tensor | None = None
-        """Of a validation up to now, of each of the `measures`: values times weights, and weights (n, 2)."""
+        # a list: the name of an EIP may hold a dot, which a ModuleDict refuses
+        self.means: Any = nn.ModuleList(MeanMetric() for _ in self.measures)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -204,10 +204,9 @@ class StageModule(LightningModule):
         """What is predicted (see `evaluated`), whose errors are added to the means."""
         predicted = self.evaluated(batch, more)
         require_finite(predicted[self.output], predicted.get("forces"))
-        both = [(values * weights, weights) for values, weights in self.errors(predicted, Targets.of(batch))]
-        # float64: else the number of processes shows in their last digits
-        sums = torch.stack([torch.stack([part.sum(dtype=torch.float64) for part in parts]) for parts in both])
-        self.sums = sums if self.sums is None else self.sums + sums
+        for mean, (values, weights) in zip(self.means, self.errors(predicted, Targets.of(batch)), strict=True):
+            # else the number of processes shows in the last digits; a metric that is moved to a device forgets it
+            mean.set_dtype(torch.float64).update(values, weights)
         return predicted
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
@@ -224,15 +223,12 @@ class StageModule(LightningModule):
         return {"row": batch.row, "weight": batch.weight} | self.outputs(batch, predicted)
 
     def on_validation_epoch_end(self, split: str = "val") -> None:
-        for name, value in self.scores(self.means()).items():
+        means = [mean.compute() for mean in self.means]
+        for mean in self.means:
+            mean.reset()
+        for name, value in self.scores(means).items():
             # the same in every process; `sync_dist` spares a warning
             self.log(f"{split}_{name}", value, prog_bar=f"val_{name}" == self.monitor, sync_dist=True)
-
-    def means(self) -> list[Tensor]:
-        """Of each of the `measures` over what all processes have validated since the last call; NaN of nothing."""
-        assert self.sums is not None
-        sums, self.sums = total(self.sums), None
-        return list(torch.div(*sums.unbind(dim=1)))
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end("test")
