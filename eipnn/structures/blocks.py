@@ -6,7 +6,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
-import numpy as np
 from ase import Atoms
 from ase.io.formats import open_with_compression
 
@@ -93,12 +92,9 @@ def read_store(prefixes: Mapping[Path, str], options: Options, parts: Path | Non
 def _check_ids(store: StructureStore, last: str) -> None:
     """Raise where an id stands twice, that of the frame behind these (where it has one) among them."""
     ids = Ids.joined([store.ids, [last] if last else []])
-    first = ids.find(ids)
-    again = np.flatnonzero(first != np.arange(len(ids)))
-    if not len(again):
-        return
-    row = int(again[0])
-    raise same_id(*store.where(row), ids[row], *store.where(int(first[row])))
+    if rows := ids.twice():
+        row, before = rows
+        raise same_id(*store.where(row), ids[row], *store.where(before))
 
 
 def _blocks(path: Path, prefix: str, options: Options, parts: Path | None) -> Generator[Block, None, None]:

@@ -106,8 +106,14 @@ class Ids(Sequence[str]):
 
     def repeated(self) -> str | None:
         """The first id that stands before already; None where each stands once."""
-        again = np.flatnonzero(self.find(self) != np.arange(len(self)))
-        return self[int(again[0])] if len(again) else None
+        rows = self.twice()
+        return self[rows[0]] if rows else None
+
+    def twice(self) -> tuple[int, int] | None:
+        """The first row whose id stands before already, and the row where it does; None where each stands once."""
+        first = self.find(self)
+        again = np.flatnonzero(first != np.arange(len(self)))
+        return (int(again[0]), int(first[again[0]])) if len(again) else None
 
     @cached_property
     def _by_hash(self) -> tuple[np.ndarray, np.ndarray]:
