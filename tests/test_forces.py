@@ -269,7 +269,25 @@ def test_the_best_epoch_has_the_smallest_geometric_mean(forced, tuned):
     np.testing.assert_allclose(log.val_error, expected, rtol=1e-5)
     fit = read_json(tuned / "fit.json")
     assert fit["monitor"] == "val_error"
-    assert fit["best_score"] == pytest.approx(log.val_error.min())
+    assert fit["best_score"] == pytest.approx(log.val_error[log.epoch >= 2].min())
+
+
+@pytest.mark.parametrize("cut", [4, 3, 2])
+def test_the_best_epoch_has_the_second_weights(forced, tmp_path, cut):
+    """Of four whose errors grow it is the third, wherever the training was cut and went on."""
+    config = stage_config(forced, "Finetune", tmp_path, max_epochs=cut)
+    rising = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "maximize": True}}
+    weights = settings() | {"ema": None, "optimizer": rising, "scheduler": None}
+    config["model"]["init_args"] |= weights | {"second_from": min(2 / cut, 0.99)}
+    root = eipnn_stage("fit", config)
+    if cut < 4:
+        config["trainer"]["max_epochs"] = 4
+        config["model"]["init_args"]["second_from"] = 0.5
+        eipnn_stage("fit", config, "--ckpt_path", str(root / "checkpoints" / "last.ckpt"))
+    log = pd.concat(pd.read_csv(file) for file in (root / "logs").rglob("metrics.csv")).dropna(subset="val_error")
+    assert log.val_error.is_monotonic_increasing
+    assert read_json(root / "fit.json")["best_score"] == pytest.approx(log.val_error[log.epoch == 2].item())
+    assert torch.load(best(root), weights_only=True)["epoch"] == 2
 
 
 def test_errors_of_forces_and_stress_in_their_units(forced, tuned):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -28,6 +29,15 @@ def keeping(trainer: Trainer, monitor: str, mode: str) -> list[Callback]:
     last = ModelCheckpoint(dirpath=folder, filename="last", mode="max", enable_version_counter=False)
     selecting = any(c.monitor for c in given)
     return [*given, last] if selecting else [best, *given, last]
+
+
+def forget_best(trainer: Trainer, monitor: str) -> None:
+    """The epochs so far are no candidates any more: the next one is the best until a better one comes."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and (callback.filename, callback.monitor) == ("best", monitor):
+            callback.best_k_models.clear()
+            callback.kth_best_model_path, callback.best_model_score, callback.current_score = "", None, None
+            callback.kth_value = torch.tensor(torch.inf if callback.mode == "min" else -torch.inf)
 
 
 def is_lightnings_own(callback: ModelCheckpoint) -> bool:

@@ -16,6 +16,7 @@ from eipnn.potential.core import CoreName, core_of
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import differentiable, pulled, slopes, stress_of
 from eipnn.representations.base import Representation
+from eipnn.stages.keeping import forget_best
 from eipnn.stages.module import StageModule
 from eipnn.stages.terms import Per, Term
 from eipnn.targets import PROPERTIES, Targets
@@ -37,7 +38,8 @@ class PotentialStage(StageModule):
             some training label has is trained with `WEIGHTS`.
         energy_per: residuals of energies are totals (``configuration``, Eq. 3 and 4), or an ``atom``. Take the latter
             where the sizes of configurations differ by much.
-        second_weights: in place of these from `second_from` on; what is not named keeps its weight.
+        second_weights: in place of these from `second_from` on; what is not named keeps its weight. The best epoch is
+            one of those that have them.
         second_from: share of the epochs.
         core: ``zbl``: a repulsion at short range, `eipnn.potential.core.ZBL`, is part of every energy that is
             predicted, and the network learns the rest; null: the network learns all.
@@ -131,14 +133,16 @@ class PotentialStage(StageModule):
         return record
 
     def on_train_epoch_start(self) -> None:
-        """The second phase begins."""
+        """The second phase begins, and with it the choice of an epoch: energies were hardly trained before."""
         if self.second_weights is None:
             return
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise InputError("trainer.max_epochs must be at least 1: second_from is a share of it")
-        second = self.second_weights if self.current_epoch >= self.second_from * epochs else {}
-        now = self.first_weights | second
+        begins = self.second_from * epochs
+        if self.current_epoch - 1 < begins <= self.current_epoch:
+            forget_best(self.trainer, self.monitor)
+        now = self.first_weights | (self.second_weights if self.current_epoch >= begins else {})
         for term in self.terms:
             term.weight = term.factor * now[term.needs]
 
