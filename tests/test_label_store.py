@@ -217,7 +217,7 @@ def test_a_store_of_before_stress_is_read(
     np.testing.assert_array_equal(old.energies_of(ids, eips), new.energies_of(ids, eips))
     np.testing.assert_array_equal(old.forces_of(ids, eips), new.forces_of(ids, eips))
     assert not caplog.messages
-    assert old.stress_of(ids, eips).shape == (len(ids), 1, 3, 3)
+    assert old.stress_of(ids, eips).shape == (len(ids), 1, 6)
     assert np.isnan(old.stress_of(ids[:2], eips)).all()
     (message,) = caplog.messages
     assert message.startswith(f"{without_stress}: holds no stress, as stores of older versions; label into a new")
@@ -244,7 +244,7 @@ def test_forces_of_some_frames_in_any_order(labelled: Path, tmp_path: Path) -> N
         damaged.forces_of(names, ["springs"])
 
 
-def test_all_forces_are_seen_in_the_file_and_stay_as_they_are_there(labelled: Path) -> None:
+def test_all_forces_and_stress_are_seen_in_the_file_and_stay_as_they_are_there(labelled: Path) -> None:
     """No copy in memory is made; what a reader changes in them is its own."""
     store = LabelStore.open(labelled)
     some = slice(1, len(store.ids))
@@ -254,6 +254,11 @@ def test_all_forces_are_seen_in_the_file_and_stay_as_they_are_there(labelled: Pa
     assert isinstance(found.base.base, np.memmap)
     found[:] = 7.0
     np.testing.assert_array_equal(store.forces_of(store.ids[some], store.eips), np.concatenate(expected))
+    stress = store.stress_of(store.ids[some], store.eips)
+    np.testing.assert_array_equal(stress, store.stress[some])
+    assert isinstance(stress.base.base, np.memmap)
+    stress[:] = 7.0
+    assert not (store.stress == 7.0).any()
 
 
 def test_bundled_stores_have_checksums() -> None:

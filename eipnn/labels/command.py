@@ -99,7 +99,7 @@ def label(
     if dft:
         # Before the work starts: a wrong file should not cost a run.
         if parts:
-            parts.check(dft.ids, parts.pool, split or "")
+            parts.check(dft.ids, None, split or "")
         train = dft.take(dft.rows(parts.train)) if parts else dft
         fit_reference(energy_zero, train, train.energies, isolated).totals(dft)
     chosen = load_eips(eips)

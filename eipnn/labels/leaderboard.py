@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
 from eipnn.files import write_atomically
@@ -175,7 +176,8 @@ def derivative_errors(
     forces = store.forces_of(frames.ids, store.eips) * factors[:, None]
     of_atoms = np.abs(forces - frames.forces[:, None]).mean(axis=2)  # (N, n_eips)
     sums = np.add.reduceat(of_atoms, frames.offsets[:-1]) if len(frames) else of_atoms
-    stress = store.stress_of(frames.ids, store.eips) * factors[:, None, None] - frames.stresses[:, None]
+    full = voigt_6_to_full_3x3_stress(store.stress_of(frames.ids, store.eips))
+    stress = full * factors[:, None, None] - frames.stresses[:, None]
     return {"forces": sums / frames.sizes[:, None], "stress": np.abs(stress).mean(axis=(2, 3)) / GPa}
 
 

@@ -41,7 +41,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.stress import voigt_6_to_full_3x3_stress
 
 from eipnn.eips import EIP
 from eipnn.errors import InputError
@@ -210,17 +209,20 @@ class LabelStore(Arrays):
             sums = np.fromiter((zlib.crc32(self.all_forces[a:b].data) for a, b in bounds), np.uint32, len(rows))
             if len(wrong := np.flatnonzero(sums != self._force_sums[rows])):
                 raise _damaged(self.folder, f"the forces of {ids[wrong[0]]} are not as they were written")
-        if (run := as_slice(rows)) is not None and tuple(eips) == self.eips:  # they may be more than the memory holds
-            private = open_array(self.folder, "forces", self.index, "c")
-            return private[self.offsets[run.start] : self.offsets[run.stop]]
+        if run := self._run(rows, eips):
+            return self._private("forces")[self.offsets[run.start] : self.offsets[run.stop]]
         return self.all_forces[places_of(self.offsets, rows)[:, None], columns]
 
     def stress_of(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
-        """Stress (len(ids), len(eips), 3, 3) in eV/A^3, positive under tension (ASE's sign), NaN where there is none.
+        """Stress (len(ids), len(eips), 6) in eV/A^3, ASE's order and sign, NaN where there is none; a view as in
+        `forces_of`.
 
         Raises `LabelError` naming the first configuration or EIP that the store lacks.
         """
-        return voigt_6_to_full_3x3_stress(self._stress[self.rows(ids)[:, None], self._columns(eips)])
+        rows, columns = self.rows(ids), self._columns(eips)
+        if self.index["version"] != WITHOUT_STRESS and (run := self._run(rows, eips)):
+            return self._private("stress")[run]
+        return self._stress[rows[:, None], columns]
 
     def energies_of(self, ids: Sequence[str], eips: Sequence[str]) -> np.ndarray:
         """Energies (len(ids), len(eips)) in eV, NaN where a label is missing.
@@ -228,6 +230,14 @@ class LabelStore(Arrays):
         Raises `LabelError` naming the first configuration or EIP that the store lacks.
         """
         return np.asarray(self.energies[self.rows(ids)[:, None], self._columns(eips)])
+
+    def _run(self, rows: np.ndarray, eips: Sequence[str]) -> slice | None:
+        """The slice of rows under all EIPs that need not be copied: they may be more than the memory holds."""
+        return as_slice(rows) if tuple(eips) == self.eips else None
+
+    def _private(self, name: str) -> np.ndarray:
+        """One of the arrays, in which changes are the caller's own."""
+        return open_array(self.folder, name, self.index, "c")
 
     def _columns(self, eips: Sequence[str]) -> np.ndarray:
         for name in eips:
@@ -358,10 +368,10 @@ def read_index(folder: Path) -> dict[str, Any]:
 def read_ids(folder: Path) -> Ids:
     """The config ids in the order of the rows."""
     try:
-        text = (folder / IDS).read_bytes()
-        text.decode()
-        return Ids(np.frombuffer(text, np.uint8))
-    except (OSError, UnicodeDecodeError):
+        text = np.memmap(folder / IDS, np.uint8, mode="r").view(np.ndarray)
+        text.tobytes().decode()
+        return Ids(text)
+    except (OSError, ValueError):  # an empty one cannot be mapped
         raise _damaged(folder, f"{IDS} is missing or no text") from None
 
 

@@ -34,6 +34,10 @@ KEPT = 400_000
 Larger sets make them anew, as do those that are gone through once."""
 
 
+VOIGT = torch.tensor([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
+"""Where ASE's order, xx yy zz yz xz xy, has the components of a stress."""
+
+
 class Configurations(Dataset[Data]):
     """Model inputs with targets.
 
@@ -44,7 +48,7 @@ class Configurations(Dataset[Data]):
     Args:
         inputs: of the n configurations.
         targets: name -> (n, ...), of N atoms (N, ...): those of `Targets`, what is added to predictions of them
-            (``zero``, ``zero_forces``, ...), and what else the module reads of a batch.
+            (``zero``, ``zero_forces``, ...), and what else the module reads of a batch; stress in ASE's order (..., 6).
     """
 
     def __init__(self, inputs: InputSet, targets: dict[str, Tensor]) -> None:
@@ -67,8 +71,9 @@ class Configurations(Dataset[Data]):
         data = self.inputs[row]
         start, stop = self.inputs.structures.offsets[row : row + 2]
         for name, values in self.targets.items():
-            of_atoms = name.removeprefix("zero_") in PER_ATOM
-            data[name] = values[start:stop] if of_atoms else values[row : row + 1]
+            property_ = name.removeprefix("zero_")
+            own = values[start:stop] if property_ in PER_ATOM else values[row : row + 1]
+            data[name] = own[..., VOIGT] if property_ == "stress" else own
         data.row = torch.tensor([row])
         data.weight = torch.tensor([float(index < len(self))])
         return data

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -279,7 +278,7 @@ class FinetuneDataModule(StageDataModule):
         return {
             "energy": (energies - self.source.reference(self.delta_eip).totals(frames))[:, None],
             "forces": np.concatenate([results["forces"] for results in found])[:, None],
-            "stress": voigt_6_to_full_3x3_stress(np.array([results["stress"] for results in found]))[:, None],
+            "stress": np.array([results["stress"] for results in found])[:, None],
         }
 
     def _drop_unlabelled(self) -> None:
@@ -295,7 +294,7 @@ class FinetuneDataModule(StageDataModule):
 
     def _zeros(self, frames: StructureStore, known: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """What is taken off DFT labels and added to predictions: ``zero`` (n,), eV, float64, the reference and the EIP
-        of delta learning, of which there are also ``zero_forces`` (N, 3), eV/A, and ``zero_stress`` (n, 3, 3), eV/A^3.
+        of delta learning, of which there are also ``zero_forces`` (N, 3), eV/A, and ``zero_stress`` (n, 6), eV/A^3.
 
         `known`: what that EIP says, as of `Source.targets`; by default as in the label store.
         """

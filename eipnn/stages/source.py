@@ -9,6 +9,7 @@ from typing import Any, Self, TextIO
 
 import numpy as np
 import pandas as pd
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from eipnn.eips import NONE
 from eipnn.errors import InputError
@@ -128,7 +129,7 @@ class Source:
         self.config = config
         self.dft = open_structures(config.dft, config.pool, **options_of(vars(config), require_energy=True))
         self.split: Split = read_split(config.split)
-        self.split.check(self.dft.ids, self.split.pool, config.split)
+        self.split.check(self.dft.ids, None, config.split)
         self._references: dict[str, Reference] = {}
         self.zero = self.reference(DFT)
 
@@ -179,17 +180,17 @@ class Source:
             wanted: energy, forces and stress, see `eipnn.targets.Targets`.
 
         Returns:
-            by name: energy (n, S), forces (N, S, 3), stress (n, S, 3, 3).
+            by name: energy (n, S), forces (N, S, 3), stress (n, S, 6) in ASE's order.
         """
         eips = [name for name in sources if name != DFT]
         columns = [[DFT, *eips].index(name) for name in sources]
-        dft = {"energy": structures.energies, "forces": structures.forces, "stress": structures.stresses}
         found = {}
         for name in wanted:
             if DFT not in sources:
                 found[name] = self._of_eips(name, structures, eips)
                 continue
-            both = [dft[name][:, None], self._of_eips(name, structures, eips)] if eips else [dft[name][:, None]]
+            dft = _of_dft(name, structures)[:, None]
+            both = [dft, self._of_eips(name, structures, eips)] if eips else [dft]
             found[name] = np.concatenate(both, axis=1)[:, columns]
         if "energy" in found:
             for k, source in enumerate(sources):
@@ -297,6 +298,13 @@ class Source:
     def zero_record(self, eips: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The references of DFT (under ``dft``) and of these EIPs, as plain values for a checkpoint."""
         return {name: reference.record() for name, reference in self.references([DFT, *eips]).items()}
+
+
+def _of_dft(name: str, structures: StructureStore) -> np.ndarray:
+    """Labels as in the file, as of an EIP."""
+    if name == "stress":
+        return full_3x3_to_voigt_6_stress(structures.stresses)
+    return {"energy": structures.energies, "forces": structures.forces}[name]
 
 
 def source_of(settings: Mapping[str, Any]) -> Source:

@@ -15,7 +15,7 @@ BLOCK = 10_000
 
 
 class Ids(Sequence[str]):
-    """Ids, in order: each takes its letters and 9 bytes, where a list of them takes its letters and 58.
+    """Ids, in order: each takes its letters and 5 bytes, where a list of them takes its letters and 58.
 
     Equal to any sequence of the same ids.
 
@@ -25,7 +25,7 @@ class Ids(Sequence[str]):
 
     def __init__(self, text: np.ndarray) -> None:
         self.text = text
-        self._offsets = np.concatenate([[0], np.flatnonzero(text == BREAK) + 1])
+        self._offsets = _short(np.concatenate([[0], np.flatnonzero(text == BREAK) + 1]), len(text))
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "Ids":
@@ -95,7 +95,7 @@ class Ids(Sequence[str]):
             return np.full(len(wanted), -1)
         hashes = wanted._hashes()
         places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-        rows = np.where(known[places] == hashes, order[places], -1)
+        rows = np.where(known[places] == hashes, order[places], -1).astype(np.int64)
         found = np.flatnonzero(rows >= 0)
         if np.array_equal(self.take(rows[found]).text, wanted.take(found).text):
             return rows
@@ -120,10 +120,15 @@ class Ids(Sequence[str]):
         """Hashes, ascending, and their rows, of equal ones the first row first."""
         hashes = self._hashes()
         order = np.argsort(hashes, kind="stable")
-        return hashes[order], order
+        return hashes[order], _short(order, len(order))
 
     def _hashes(self) -> np.ndarray:
         return np.fromiter(map(hash, self), np.int64, len(self))
+
+
+def _short(numbers: np.ndarray, largest: int) -> np.ndarray:
+    """Integers up to this one, in half the memory where they are below 2^31."""
+    return numbers.astype(np.int32 if largest < 2**31 else np.int64)
 
 
 def places_of(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:

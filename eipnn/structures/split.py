@@ -42,13 +42,15 @@ class Split:
         """The name of that part: test or validation."""
         return "test" if self.test else "validation"
 
-    def check(self, dft_ids: Sequence[str], pool_ids: Sequence[str], source: str | Path) -> None:
+    def check(self, dft_ids: Sequence[str], pool_ids: Sequence[str] | None, source: str | Path) -> None:
         """Raise `StructureError` where an id of this split, read from `source`, is in neither set.
 
-        `train`, `val` and `test` are looked up in `dft_ids`, `pool` in `pool_ids`.
+        `train`, `val` and `test` are looked up in `dft_ids`, `pool` in `pool_ids` (None: it is not).
         """
         for mark, part in MARKS.items():
             kind, known = ("pool", pool_ids) if part == "pool" else ("DFT", dft_ids)
+            if known is None:
+                continue
             names = getattr(self, part)
             if len(missing := np.flatnonzero(Ids.of(known).find(names) < 0)):
                 raise StructureError(

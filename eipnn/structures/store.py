@@ -127,13 +127,13 @@ class StructureStore(Sequence[Atoms]):
 
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in ARRAYS}
         texts = {"ids": self.ids, "types": self.types or Ids.of([])}
-        plain = {name: names.text.tobytes().decode() for name, names in texts.items()}
-        return plain | {"frames": [frames for _, frames in self.files]} | tensors
+        tensors |= {name: torch.from_numpy(names.text) for name, names in texts.items()}
+        return {"frames": [frames for _, frames in self.files]} | tensors
 
     @classmethod
     def from_tensors(cls, content: Mapping[str, Any], paths: Sequence[Path] = ()) -> "StructureStore":
         """What `to_tensors` gave, where `paths` are the files that it was read from."""
-        ids, types = (Ids(np.frombuffer(content[name].encode(), np.uint8)) for name in ("ids", "types"))
+        ids, types = (Ids(content[name].numpy()) for name in ("ids", "types"))
         arrays = {name: content[name].numpy() for name in ARRAYS}
         return cls(ids, arrays, list(zip(paths, content["frames"], strict=False)), types or None)
 
