@@ -5,6 +5,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
 import torch
 from tiny import SMALL, eipnn
@@ -114,16 +116,30 @@ def test_scaling_runs_each_command(benchmark, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "DFT", 20)
     ran = []
 
-    def here(command, size, folder):
+    def here(command, size, folder, options):
         ran.append(command)
-        return script.measured(script.COMMANDS[command], folder, size)
+        return script.measured(command, argparse.Namespace(folder=folder, sizes=[size], eips=None))
 
     monkeypatch.setattr(script, "in_own_process", here)
-    rows = list(script.rows_of([40], ["predict", "evaluate", "generate"], tmp_path))
-    assert ran == ["read", "split", "label", "pretrain", "predict", "evaluate", "generate"]  # with what they need
-    assert [row["command"] for row in rows] == ran[-3:]
+    options = argparse.Namespace(sizes=[40], atoms=4, only=["epoch", "predict", "evaluate", "generate"])
+    rows = list(script.rows_of(options, tmp_path))
+    assert ran == ["read", "split", "label", "pretrain", "epoch", "predict", "evaluate", "generate"]  # what they need
+    assert [row["command"] for row in rows] == ran[-4:]
     assert all(row["seconds"] > 0 and row["ratio"] == 1 for row in rows)
-    assert len((tmp_path / "40" / "predictions.csv").read_text().splitlines()) == 1 + 40
+    assert 0 < rows[0]["first step s"] < rows[0]["wall s"]
+    assert len((tmp_path / "40x4" / "predictions.csv").read_text().splitlines()) == 1 + 40
+
+
+def test_scaling_goes_on_where_it_was_cut(benchmark, tmp_path):
+    script = benchmark("scaling")
+    options = argparse.Namespace(sizes=[40], atoms=64, only=["generate"], eips=None)
+    (row,) = script.rows_of(options, tmp_path)
+    assert not row["again"]
+    assert list(script.rows_of(options, tmp_path)) == [row]
+    (frame, *others) = ase.io.read(tmp_path / "40x64" / "pool.extxyz", ":")
+    assert len(others) == 39
+    assert len(frame) == 64
+    assert min(frame.get_all_distances(mic=True)[np.triu_indices(64, 1)]) > 1.5  # A
 
 
 def test_compiled_step_compares(benchmark, monkeypatch):
