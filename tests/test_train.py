@@ -220,6 +220,8 @@ def test_a_dry_run_tells_and_trains_nothing(place, tmp_path, capfd):
         ({"baseline": [4.0, 5.0, 6.0], "mp": [3.0, 3.9, 5.1]}, "mp"),
         ({"baseline": [3.0, 4.0, 5.0], "mp": [4.0, 5.0, 6.0]}, "baseline"),
         ({"baseline": [2.0, 5.5, 5.9], "mp": [4.0, 5.0, 6.0]}, "mp"),  # lower by 0.53 with an error of 0.76
+        ({"baseline": [4.0, 5.0, 6.0, 7.0], "mp": [4.5, 4.9, 6.1, 7.5]}, "mp"),  # by 0.25 with an error of 0.15
+        ({"baseline": [4.0, 5.0, 6.0, 7.0], "mp": [4.4, 5.0, 6.2, 7.6]}, "baseline"),  # by 0.30 with an error of 0.13
         ({"baseline": [1.0, 2.0], "mp": [1.0, 2.0]}, "mp"),
         ({"la": [2.0, 5.5, 5.9], "baseline": [4.0, 5.0, 6.0]}, "baseline"),
         ({"delta": [1.0, 1.0, 1.3], "mp": [1.1, 1.0, 1.2], "baseline": [2.0, 2.1, 2.2]}, "mp"),

@@ -13,6 +13,10 @@ PREFERRED: tuple[str, ...] = ("mp", *(recipe for recipe in RECIPES if recipe != 
 validation, such as larger cells, does not count there (experiments/results/forces: with few frames of silicon it gains
 much on these, with aluminium nothing)."""
 
+CHANCE = 2.0
+"""Standard errors within which validation cannot tell: of four folds chance exceeds one in two cases of five (Student's
+t), two in one case of seven."""
+
 
 class Choice(NamedTuple):
     """A recipe, and the one with the lowest mean error, which may be another."""
@@ -29,8 +33,8 @@ class Choice(NamedTuple):
 
 
 def choose(scores: Mapping[str, Sequence[float]]) -> Choice:
-    """The recipe with the lowest mean validation error or, where others are not worse by more than the standard error
-    of their difference, the first of these in `PREFERRED`.
+    """The recipe with the lowest mean validation error or, where others are not worse by more than `CHANCE` standard
+    errors of their difference, the first of these in `PREFERRED`.
 
     Args:
         scores: recipe -> validation errors of K folds, the same folds in the same order.
@@ -38,7 +42,7 @@ def choose(scores: Mapping[str, Sequence[float]]) -> Choice:
     order = [recipe for recipe in PREFERRED if recipe in scores]
     lowest = min(order, key=lambda recipe: float(np.mean(scores[recipe])))
     found = {recipe: _difference(scores[recipe], scores[lowest]) for recipe in order}
-    taken = next(recipe for recipe in order if found[recipe][0] <= found[recipe][1] or recipe == lowest)
+    taken = next(recipe for recipe in order if found[recipe][0] <= CHANCE * found[recipe][1] or recipe == lowest)
     other = taken if taken != lowest else next((recipe for recipe in order if recipe != lowest), lowest)
     return Choice(taken, lowest, *found[other], other)
 
