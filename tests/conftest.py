@@ -1,75 +1,26 @@
-"""Fixtures that several test files share."""
+"""Where tests run: in an environment of their own, with the fixtures of `shared_fixtures.py`."""
 
 import os
 
-# Before torch is imported: equal results to the last bit, and no fight over cores.
-os.environ["OMP_NUM_THREADS"] = "1"
-# Nothing that a test starts reaches for the network.
-os.environ["WANDB_MODE"] = "offline"
-
-from functools import cache
-from pathlib import Path
-
 import pytest
-from backbones import BACKBONES, make_potential
-from hypothesis import settings
-from jsonargparse import _signatures
-from run_stages import experiment, fake, run  # noqa: F401 (fixtures)
-from tiny import Tiny, eipnn_stage, make_forced, make_tiny, stage_config
 
-from eipnn.representations import SchNet
-
-# A busy machine is no failure. Each run tries the same examples; new ones: --hypothesis-profile=search.
-settings.register_profile("unhurried", deadline=None, derandomize=True)
-settings.register_profile("search", deadline=None, max_examples=1000)
-settings.load_profile("unhurried")
-
-# Stages in this process start sooner where the signatures of their classes are read once.
-_signatures.get_signature_parameters = cache(_signatures.get_signature_parameters)
-
-STAGES = ("Classifier", "Pretrain", "Finetune")
+# Tests, and what they start, are no part of the make, batch job or terminal that runs them.
+JOB = ("SLURM_", "LSB_", "JSM_", "PMI", "TORCHELASTIC_", "MASTER_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
+MAKE = ("MAKE", "MFLAGS", "GNUMAKEFLAGS")
+SETTINGS = ("EIPNN_CACHE", "WANDB_", "TORCH_FORCE_", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MPLBACKEND")
+LOOKS = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "TTY_", "TERM", "LINES", "LANGUAGE")
+for name in [name for name in os.environ if name.startswith((*JOB, *MAKE, *SETTINGS, *LOOKS))]:
+    del os.environ[name]
+os.environ |= {
+    "OMP_NUM_THREADS": "1",  # equal results to the last bit, and no fight over cores
+    "WANDB_MODE": "offline",  # nothing that a test starts reaches for the network
+    "COLUMNS": "80",
+    "LC_ALL": "C.UTF-8",
+}
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Prepared inputs go to a folder of this test run."""
-    os.environ["EIPNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="session")
-def random_potential(tmp_path_factory) -> Path:
-    """A file with a SchNet of C and Si, not trained; tests only read it."""
-    file = tmp_path_factory.mktemp("random") / "potential.pt"
-    make_potential(SchNet).potential.save(file)
-    return file
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Tiny:
-    """The tiny data set of `tiny.py`; tests only read it."""
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
-def forced(tmp_path_factory) -> Tiny:
-    """The same with forces and stress; tests only read it."""
-    return make_forced(tmp_path_factory.mktemp("forced"))
-
-
-@pytest.fixture(scope="session")
-def trained(tiny, own_cache, tmp_path_factory) -> dict:
-    """Root folders of the three stages, trained for two epochs by the command line; tests only read them."""
-    root = tmp_path_factory.mktemp("trained")
-    return {stage: eipnn_stage("fit", stage_config(tiny, stage, root / stage)) for stage in STAGES}
-
-
-@pytest.fixture(scope="session", params=BACKBONES, ids=lambda cls: cls.__name__)
-def backbone(request) -> type:
-    """Each class of representations in turn."""
-    return request.param
-
-
-@pytest.fixture(scope="session")
-def potential(backbone):
-    """A calibrated, untrained potential in float64; tests only read it."""
-    return make_potential(backbone).double()
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that hands the tests out to others (``-n 2``) runs none itself, and need not import torch."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("shared_fixtures")

@@ -57,10 +57,17 @@ def test_only_local_files_are_read(tiny, tmp_path, monkeypatch, file):
     for read in (eipnn.load, eipnn.EIPNNCalculator, eipnn.PretrainModule.load_from_checkpoint):
         with pytest.raises(CheckpointError, match=message):
             read(file)
-    config = stage_config(tiny, "Finetune", tmp_path / "run")
-    for command in ("fit", "test", "predict"):
-        with pytest.raises(SystemExit, match=message):
-            eipnn_stage(command, config, "--ckpt_path", file)
+
+
+EVALUATIONS = [(command, file) for command in ("test", "predict") for file in (REMOTE[0], "best")]
+
+
+@pytest.mark.parametrize(("command", "file"), [*(("fit", file) for file in (*REMOTE, *WORDS)), *EVALUATIONS])
+def test_commands_read_local_files_alone(tiny, tmp_path, monkeypatch, command, file):
+    monkeypatch.chdir(tmp_path)
+    message = "no such checkpoint" + ("; checkpoints are read from local" if ":" in file else "")
+    with pytest.raises(SystemExit, match=message):
+        eipnn_stage(command, stage_config(tiny, "Finetune", tmp_path / "run"), "--ckpt_path", file)
 
 
 @pytest.mark.parametrize("file", REMOTE[:3])

@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) against one."""
+"""Two processes of torchrun (gloo, CPU) against one."""
 
 import json
 import os
@@ -55,13 +55,12 @@ class Weights(Callback):
         torch.save(module.state_dict(), file)
 
 
-# DDP starts its second process with the same command line, so that one script can run several commands in a pair.
-# As in conftest.py, they start sooner where signatures are read once.
+PAIR = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# One script runs several commands in a pair of processes.
 DRIVER = """\
 import sys
-from functools import cache
-from jsonargparse import _signatures
-_signatures.get_signature_parameters = cache(_signatures.get_signature_parameters)
+from quick_parsers import make_parsers_once
+make_parsers_once()
 from eipnn.__main__ import main
 for arguments in {commands!r}:
     sys.argv = [sys.argv[0], *arguments]
@@ -106,6 +105,13 @@ def finetune_config(tiny, root: Path) -> dict:
     return written(config, "Seen")
 
 
+def in_float64(forced, root: Path, batch_size: int) -> dict:
+    """Fine-tuning with this size of a batch and process."""
+    config = stage_config(forced, "Finetune", root, precision="64-true")
+    config["data"]["init_args"]["batch_size"] = batch_size
+    return config
+
+
 def unequal(tiny, root: Path) -> dict:
     """A prediction of structures with unequal numbers of atoms."""
     config = stage_config(tiny, "Finetune", root)
@@ -134,11 +140,11 @@ def backbone_configs(tiny, root: Path) -> list[dict]:
 def pairs(tiny, forced, trained, tmp_path_factory) -> Path:
     """Everything that the tests below look at, made by one pair of processes.
 
-    ``fit-STAGE``: a training, ``fit-Finetune`` with label augmentation; ``two-STAGE``: evaluations of the trained
-    checkpoint; ``backbones/NAME``: fine-tuning.
+    ``halves``: see the first test; ``fit-STAGE``: a training, ``fit-Finetune`` with label augmentation; ``two-STAGE``:
+    evaluations of the trained checkpoint; ``backbones/NAME``: fine-tuning.
     """
     root = tmp_path_factory.mktemp("pairs")
-    commands = []
+    commands = [command_of("fit", in_float64(forced, root / "halves", batch_size=4))]
     for stage in ("Classifier", "Pretrain"):
         config = stage_config(tiny, stage, root / f"fit-{stage}", max_epochs=3)
         commands.append(command_of("fit", written(config, "Seen")))
@@ -157,8 +163,14 @@ def pairs(tiny, forced, trained, tmp_path_factory) -> Path:
     commands += [command_of("fit", config) for config in backbone_configs(tiny, root / "backbones")]
     driver = root / "driver.py"
     driver.write_text(DRIVER.format(commands=commands))
-    run_to_end([sys.executable, str(driver)])
+    run_to_end([*PAIR, str(driver)])
     return root
+
+
+def test_weights_are_those_of_one_process_with_batches_of_twice_the_size(pairs, forced, tmp_path):
+    one = eipnn_stage("fit", in_float64(forced, tmp_path, batch_size=8))
+    first, second = (torch.load(best(folder), weights_only=True)["state_dict"] for folder in (one, pairs / "halves"))
+    torch.testing.assert_close(second, first, rtol=0, atol=1e-5)
 
 
 def epochs_of(root: Path) -> list[list[list]]:

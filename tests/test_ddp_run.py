@@ -8,20 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-import yaml
 from run_stages import fold
-from test_ddp import run_to_end
+from test_ddp import PAIR
 from test_ddp_ends import LINUX, children, long_training
 from test_processes import of_session, wait_for
-from tiny import best, eipnn_stage, exit_code, in_process, read_json, stage_config
+from tiny import exit_code, in_process, read_json, stage_config
 
 from eipnn.cli import check_config
 from eipnn.errors import InputError
 from eipnn.processes import TORCHRUN
 from eipnn.run import execute
-
-PAIR = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "eipnn"]
 
 
 def started_by_torchrun(folder: Path, *arguments: str) -> subprocess.Popen:
@@ -29,22 +25,12 @@ def started_by_torchrun(folder: Path, *arguments: str) -> subprocess.Popen:
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     with (folder / "said.txt").open("w") as said:
         return subprocess.Popen(
-            [*PAIR, *arguments], env=os.environ | {"PYTHONPATH": path}, start_new_session=True, stdout=said, stderr=said
+            [*PAIR, "-m", "eipnn", *arguments],
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,
+            stdout=said,
+            stderr=said,
         )
-
-
-def test_torchrun_trains_with_all_its_processes(forced, tmp_path):
-    """The weights are those of one process that has batches of twice the size."""
-    config = stage_config(forced, "Finetune", tmp_path / "one", precision="64-true")
-    config["data"]["init_args"]["batch_size"] = 8
-    one = eipnn_stage("fit", config)
-    config["data"]["init_args"]["batch_size"] = 4
-    config["trainer"] |= {"default_root_dir": str(tmp_path / "two"), "devices": 2, "strategy": "ddp"}
-    file = tmp_path / "two.yaml"
-    file.write_text(yaml.safe_dump(config))
-    run_to_end([*PAIR, "fit", "--config", str(file)])
-    first, second = (torch.load(best(folder), weights_only=True)["state_dict"] for folder in (one, tmp_path / "two"))
-    torch.testing.assert_close(second, first, rtol=0, atol=1e-5)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What a module and its data module tell each other, without a trainer between them."""
 
+import re
 import sys
 from unittest.mock import patch
 
@@ -95,5 +96,5 @@ def test_elements_of_an_evaluation_are_told_with_their_first_configuration(tiny)
     assert net.handover.facts.evaluated == expected
     assert list(net.handover.facts.evaluated) == list(expected)
     net.elements = ["Cu"]
-    with pytest.raises(InputError, match=f"{expected['Au']}: the potential was trained on Cu, not"):
+    with pytest.raises(InputError, match=f"{re.escape(str(expected['Au']))}: the potential was trained on Cu, not"):
         net.on_test_start()

@@ -311,6 +311,7 @@ def silicon(n: int) -> list[Atoms]:
     return structures
 
 
+@pytest.mark.slow  # two workers import torch; by default `eipnn generate` has some, and blocks are made in this process
 def test_two_workers_build_what_one_builds(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "BLOCK", 20)
     structures, inputs = silicon(70), Counted(3.0)

@@ -17,10 +17,9 @@ ROWS = ("--strategy", "baseline", "la", "mp", "--alpha", "0.1", "1")
 
 
 def in_make(file: Path, *options: str, folder: Path) -> str:
-    """What make prints; this one is not a part of the `make test` that may run the tests."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    """What make prints."""
     line = ["make", "-f", str(file), *options]
-    done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,5 +1,6 @@
 """Labels from a calculator of another environment: its own interpreter makes them, the store is the same."""
 
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -26,10 +27,8 @@ def environment(folder: Path, *lines: str) -> Path:
     (folder / "packages" / "foreign.py").write_text(FOREIGN)
     places = [folder / "packages", Path(__file__).parent, Path(__file__).parents[1]]
     python = folder / "python"
-    search = ":".join(map(str, places))
-    python.write_text(
-        "\n".join(["#!/bin/sh", f"export PYTHONPATH={search}", *lines, f'exec {sys.executable} "$@"', ""])
-    )
+    search, ours = shlex.quote(":".join(map(str, places))), shlex.quote(sys.executable)
+    python.write_text("\n".join(["#!/bin/sh", f"export PYTHONPATH={search}", *lines, f'exec {ours} "$@"', ""]))
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
     return python
 
