@@ -7,6 +7,7 @@ the reason, and a new worker goes on with the rest.
 import logging
 import shutil
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ from eipnn.version import __version__
 log = logging.getLogger("eipnn")
 
 POLL = 0.2  # s between two looks at the workers
+TELL = 1.0  # s between two looks at all labels, of which there may be millions
 LARGEST_BLOCK = 256  # structures
 DEATHS = 2  # a worker killed from outside, or outside any label, may die once without blame
 # A worker that dies of these was killed by something else: the out-of-memory killer, a person.
@@ -112,7 +114,7 @@ class Engine:
         if workers == 0:
             return
         self.queue = self.work.blocks(workers, LARGEST_BLOCK, columns)
-        self.handles = []
+        self.handles, told = [], time.monotonic()
         try:
             for _ in range(workers):
                 self.handles.append(self._start())
@@ -120,12 +122,19 @@ class Engine:
                 wait([handle.pipe for handle in self.handles if handle.busy], POLL)
                 for number, handle in enumerate(self.handles):
                     self.handles[number] = self._attend(handle) if handle.busy else handle
-                finished = int(self.work.arrays.finished().sum())
-                move(finished - self.done, f"{len(self.work.ledger.reasons)} failed")
-                self.done = finished
+                if time.monotonic() > told + TELL:
+                    self._tell(move)
+                    told = time.monotonic()
+            self._tell(move)
         finally:
             for handle in self.handles:
                 self.crew.dismiss(handle, python)
+
+    def _tell(self, move: Callable[[int, str], None]) -> None:
+        """Move the progress bar."""
+        finished = int(self.work.arrays.finished().sum())
+        move(finished - self.done, f"{len(self.work.ledger.reasons)} failed")
+        self.done = finished
 
     def _start(self) -> Handle:
         handle = self.crew.hire(self.python)
