@@ -121,7 +121,7 @@ def _batch(module: StageModule, frames: StructureStore, sources: int) -> Batch:
     if module.stage == "pretrain" or known["forces"].any():
         labels["forces"] = torch.zeros(len(frames.numbers), sources, 3)
     if module.stage == "pretrain" or known["stress"].any():
-        labels["stress"] = torch.zeros(n, sources, 3, 3)
+        labels["stress"] = torch.zeros(n, sources, 6)
     if module.stage == "finetune":
         labels["is_dft"] = torch.ones(n, dtype=torch.bool)
     data = Configurations(prepare(frames, module.handover.inputs), labels)
