@@ -272,13 +272,19 @@ def test_the_best_epoch_has_the_smallest_geometric_mean(forced, tuned):
     assert fit["best_score"] == pytest.approx(log.val_error[log.epoch >= 2].min())
 
 
+def rising(forced, folder: Path, epochs: int, second_from: float) -> dict:
+    """A training in two phases whose errors grow from epoch to epoch."""
+    config = stage_config(forced, "Finetune", folder, max_epochs=epochs)
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "maximize": True}}
+    weights = settings() | {"ema": None, "optimizer": optimizer, "scheduler": None, "second_from": second_from}
+    config["model"]["init_args"] |= weights
+    return config
+
+
 @pytest.mark.parametrize("cut", [4, 3, 2])
 def test_the_best_epoch_has_the_second_weights(forced, tmp_path, cut):
     """Of four whose errors grow it is the third, wherever the training was cut and went on."""
-    config = stage_config(forced, "Finetune", tmp_path, max_epochs=cut)
-    rising = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "maximize": True}}
-    weights = settings() | {"ema": None, "optimizer": rising, "scheduler": None}
-    config["model"]["init_args"] |= weights | {"second_from": min(2 / cut, 0.99)}
+    config = rising(forced, tmp_path, cut, min(2 / cut, 0.99))
     root = eipnn_stage("fit", config)
     if cut < 4:
         config["trainer"]["max_epochs"] = 4
@@ -288,6 +294,30 @@ def test_the_best_epoch_has_the_second_weights(forced, tmp_path, cut):
     assert log.val_error.is_monotonic_increasing
     assert read_json(root / "fit.json")["best_score"] == pytest.approx(log.val_error[log.epoch == 2].item())
     assert torch.load(best(root), weights_only=True)["epoch"] == 2
+
+
+def test_a_second_phase_that_begins_in_the_past_has_the_best_epoch(forced, tmp_path):
+    """After three epochs of the first the second is made to begin after two, then after four: the fourth stays."""
+    config = rising(forced, tmp_path, 3, 0.99)
+    root = eipnn_stage("fit", config)
+    for epochs in (5, 6):
+        config["trainer"]["max_epochs"] = epochs
+        config["model"]["init_args"]["second_from"] = {5: 0.4, 6: 0.6}[epochs]
+        eipnn_stage("fit", config, "--ckpt_path", str(root / "checkpoints" / "last.ckpt"))
+        assert torch.load(best(root), weights_only=True)["epoch"] == 3
+
+
+def test_where_no_epoch_with_second_weights_is_validated_the_best_of_the_first_is_kept(forced, tmp_path):
+    config = rising(forced, tmp_path, 3, 0.5)
+    config["trainer"]["check_val_every_n_epoch"] = 2
+    root = eipnn_stage("fit", config)
+    assert read_json(root / "fit.json")["best_score"] is not None
+    assert torch.load(best(root), weights_only=True)["epoch"] == 1
+
+
+def test_too_few_epochs_for_second_weights_are_told(forced, tmp_path, caplog):
+    eipnn_stage("fit", rising(forced, tmp_path, 2, 0.75))
+    assert "second_weights: none of 2 epochs has them" in caplog.text
 
 
 def test_errors_of_forces_and_stress_in_their_units(forced, tuned):

@@ -233,7 +233,7 @@ def test_the_lowest_recipe_or_one_before_it_that_is_as_good(scores, taken):
     assert choice.recipe == taken
     said = sentence(choice, len(scores[taken]))
     assert said.count(taken) >= 1
-    assert ("no more than chance" in said) == (choice.recipe != choice.lowest)
+    assert ("within two of these" in said) == (choice.recipe != choice.lowest)
 
 
 def test_pretraining_comes_first_and_what_needs_its_teacher_last():

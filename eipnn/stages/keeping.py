@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 
 def keeping(trainer: Trainer, monitor: str, mode: str) -> list[Callback]:
     """Callbacks that keep the best epoch by `monitor`, and the last one.
 
-    A `ModelCheckpoint` of the user's that monitors a metric takes the place of the first, another stands beside
-    them; all write into ``checkpoints`` where they name no folder.
+    A `ModelCheckpoint` of the user's that monitors a metric takes the place of the first, and chooses among the epochs
+    of all phases; another stands beside them; all write into ``checkpoints`` where they name no folder.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     found = [c for c in callbacks if isinstance(c, ModelCheckpoint)]
@@ -23,7 +23,7 @@ def keeping(trainer: Trainer, monitor: str, mode: str) -> list[Callback]:
         callback.dirpath = callback.dirpath or folder
     if not found:  # trainer.enable_checkpointing is off
         return []
-    best = ModelCheckpoint(dirpath=folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+    best = BestEpoch(dirpath=folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
     # A callback of its own: save_last writes after improvements alone. Without a metric the mode means nothing,
     # but it tells this callback's state from that of another one in a checkpoint.
     last = ModelCheckpoint(dirpath=folder, filename="last", mode="max", enable_version_counter=False)
@@ -31,13 +31,28 @@ def keeping(trainer: Trainer, monitor: str, mode: str) -> list[Callback]:
     return [*given, last] if selecting else [best, *given, last]
 
 
-def forget_best(trainer: Trainer, monitor: str) -> None:
-    """The epochs so far are no candidates any more: the next one is the best until a better one comes."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and (callback.filename, callback.monitor) == ("best", monitor):
-            callback.best_k_models.clear()
-            callback.kth_best_model_path, callback.best_model_score, callback.current_score = "", None, None
-            callback.kth_value = torch.tensor(torch.inf if callback.mode == "min" else -torch.inf)
+class BestEpoch(ModelCheckpoint):
+    """Keeps the best epoch, which is one of the last phase that was validated (`StageModule.phase`)."""
+
+    phase = 0
+
+    @property
+    def state_key(self) -> str:  # that of checkpoints of before
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        now = int(trainer.lightning_module.phase)  # type: ignore[arg-type]
+        if now > self.phase and current is not None:
+            self.phase = now
+            self.best_k_models.clear()  # the file is written anew
+        return now == self.phase and super().check_monitor_top_k(trainer, current)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"phase": self.phase}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.phase = state_dict.get("phase", 0)
 
 
 def is_lightnings_own(callback: ModelCheckpoint) -> bool:

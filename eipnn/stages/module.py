@@ -68,6 +68,8 @@ class StageModule(LightningModule):
     """Properties that test and prediction give beside `output`, labelled or not."""
     predictions: ClassVar[str] = "predictions.csv"
     """File that `eipnn predict` writes."""
+    phase = 0
+    """Of the training, counted up; the best epoch is one of the last."""
 
     def __init__(
         self,

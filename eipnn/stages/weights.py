@@ -1,5 +1,6 @@
 """What the two stages that learn energies, forces and stress share: weights of the terms, phases, errors."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,11 @@ from eipnn.potential.core import CoreName, core_of
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import differentiable, pulled, slopes, stress_of
 from eipnn.representations.base import Representation
-from eipnn.stages.keeping import forget_best
 from eipnn.stages.module import StageModule
 from eipnn.stages.terms import Per, Term
 from eipnn.targets import PROPERTIES, Targets
 
+log = logging.getLogger(__name__)
 WEIGHTS = {"energy": 1.0, "forces": 10.0, "stress": 100.0}
 """Where none are given, of the properties that some training label has. Residuals in eV, eV/A and eV/A^3."""
 
@@ -132,6 +133,13 @@ class PotentialStage(StageModule):
             )
         return record
 
+    def on_train_start(self) -> None:
+        """As an epoch begins: one in whose midst a training goes on does not."""
+        self.on_train_epoch_start()
+        epochs = self.trainer.max_epochs or 0
+        if self.second_weights and self.second_from * epochs > epochs - 1:
+            log.warning("second_weights: none of %d epochs has them (second_from: %g)", epochs, self.second_from)
+
     def on_train_epoch_start(self) -> None:
         """The second phase begins, and with it the choice of an epoch: energies were hardly trained before."""
         if self.second_weights is None:
@@ -139,10 +147,8 @@ class PotentialStage(StageModule):
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise InputError("trainer.max_epochs must be at least 1: second_from is a share of it")
-        begins = self.second_from * epochs
-        if self.current_epoch - 1 < begins <= self.current_epoch:
-            forget_best(self.trainer, self.monitor)
-        now = self.first_weights | (self.second_weights if self.current_epoch >= begins else {})
+        self.phase = int(self.current_epoch >= self.second_from * epochs)
+        now = self.first_weights | (self.second_weights if self.phase else {})
         for term in self.terms:
             term.weight = term.factor * now[term.needs]
 
