@@ -121,7 +121,7 @@ def test_scaling_runs_each_command(benchmark, monkeypatch, tmp_path):
         return script.measured(command, argparse.Namespace(folder=folder, sizes=[size], eips=None))
 
     monkeypatch.setattr(script, "in_own_process", here)
-    options = argparse.Namespace(sizes=[40], atoms=4, only=["epoch", "predict", "evaluate", "generate"])
+    options = argparse.Namespace(sizes=[40], atoms=4, only=["epoch", "predict", "evaluate", "generate"], eips=None)
     rows = list(script.rows_of(options, tmp_path))
     assert ran == ["read", "split", "label", "pretrain", "epoch", "predict", "evaluate", "generate"]  # what they need
     assert [row["command"] for row in rows] == ran[-4:]

@@ -91,7 +91,7 @@ def rows_of(options: argparse.Namespace, folder: Path) -> Iterable[dict]:
     """A row of each command and size, in the order of the commands."""
     first: dict[str, float] = {}
     for size in options.sizes:
-        place = folder / f"{size}x{options.atoms}"
+        place = folder / "-".join([f"{size}x{options.atoms}", *([Path(options.eips).stem] if options.eips else [])])
         make_files(place, size, options.atoms)
         known = [json.loads(line) for line in (place / MEASURED).read_text().splitlines()]
         for command in COMMANDS:
