@@ -28,7 +28,8 @@ BASES = sorted((ROOT / "experiments" / "base").glob("*.yaml"))
 # Those of the published sets have a test of their own: test_published_experiments.py.
 PUBLISHED = [ROOT / "experiments" / name.replace("-", "_") / "schnet.yaml" for name in NAMES]
 ROWS = {folder / "strategies.yaml" for folder in (PAPER, PAPER.parent)}
-OTHERS = {*BASES, *PUBLISHED, *ROWS, *(folder / "data.yaml" for folder in SETS)}
+EIPS = ROOT / "experiments" / "benchmarks" / "copper.yaml"
+OTHERS = {EIPS, *BASES, *PUBLISHED, *ROWS, *(folder / "data.yaml" for folder in SETS)}
 EXPERIMENTS = sorted(set((ROOT / "experiments").rglob("*.yaml")) - OTHERS)
 STUDIES = sorted(set(PAPER.glob("*.yaml")) - OTHERS)
 PAGES = (ROOT / "README.md", ROOT / "experiments" / "README.md")
@@ -100,6 +101,10 @@ def shrunk(experiment: Experiment, toys) -> dict:
         section["trainer"] |= {"max_epochs": 1, "enable_progress_bar": False}
         section.get("data", {}).pop("epoch_steps", None)
     return content
+
+
+def test_there_is_a_set_of_eips():
+    assert len(load_eips(EIPS)) == 2
 
 
 def test_there_are_experiments():

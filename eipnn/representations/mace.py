@@ -69,11 +69,10 @@ class MACE(Representation):
             raise InputError(f"correlation must be 1, 2 or 3, not {correlation}")
         self.elements, self.cutoff, self.channels = list(elements), cutoff, channels
         self.dim = channels * interactions
-        self.register_buffer("one_hot", one_hot_rows(self.elements), persistent=False)
-        self.one_hot: Tensor
-
-        with ONE_AT_A_TIME:
+        with ONE_AT_A_TIME:  # another thread may have changed the default precision
+            self.register_buffer("one_hot", one_hot_rows(self.elements), persistent=False)
             modules = import_mace()
+        self.one_hot: Tensor
         from e3nn.o3 import Irreps
         from mace.tools.compile import disable_e3nn_codegen
         from mace.tools.torch_tools import default_dtype

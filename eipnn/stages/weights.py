@@ -135,13 +135,16 @@ class PotentialStage(StageModule):
 
     def on_train_start(self) -> None:
         """As an epoch begins: one in whose midst a training goes on does not."""
-        self.on_train_epoch_start()
+        self._weigh()
         epochs = self.trainer.max_epochs or 0
         if self.second_weights and self.second_from * epochs > epochs - 1:
             log.warning("second_weights: none of %d epochs has them (second_from: %g)", epochs, self.second_from)
 
     def on_train_epoch_start(self) -> None:
         """The second phase begins, and with it the choice of an epoch: energies were hardly trained before."""
+        self._weigh()
+
+    def _weigh(self) -> None:
         if self.second_weights is None:
             return
         epochs = self.trainer.max_epochs
