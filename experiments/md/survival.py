@@ -274,9 +274,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw(file: Path, table: pd.DataFrame, looks: pd.DataFrame) -> None:
     """The closest pair of each ramp, with a cross where it broke, and the drift of each run at constant energy."""
+    colours = [*PALETTE, "0.6"]
     with canvas(file, 11.5, 4.4, columns=2) as (figure, (left, right)):
         for number, (name, rows) in enumerate(table.groupby("potential", sort=False)):
-            colour = PALETTE[number % len(PALETTE)]
+            colour = colours[number % len(colours)]
             ramps = looks[(looks["potential"] == name) & (looks["run"] == "heating")]
             for _, ramp in ramps.groupby("seed"):
                 left.plot(ramp["set_K"], ramp["closest_A"], color=colour, linewidth=0.7, alpha=0.6)
