@@ -29,7 +29,7 @@ from eipnn.train.choice import PREFERRED, RECIPES, choose, sentence
 from eipnn.train.command import children_name
 from eipnn.train.folds import make_folds, parents_of, with_pool
 from eipnn.train.outcome import errors_on_test, errors_table, leave_potential, next_steps
-from eipnn.train.settings import PRESETS, network_settings, with_steps
+from eipnn.train.settings import PRESETS, network_settings, with_compiled, with_steps
 
 FOLDS = 2
 NETWORK = {
@@ -372,6 +372,33 @@ def test_presets_are_settings_of_a_stage(name):
     timed = with_steps(found, 2400, 2000)
     assert timed["finetune"]["trainer"]["max_epochs"] * timed["finetune"]["data"]["epoch_steps"] == 2400
     assert timed["pretrain"]["trainer"]["max_epochs"] * 125 == pytest.approx(2400, abs=125)
+
+
+@pytest.mark.parametrize(
+    ("steps", "atoms", "compiler", "gpu", "expected"),
+    [
+        (2400, 4, True, False, {"pretrain": True, "finetune": True}),
+        (2400, 12, True, False, {"pretrain": False, "finetune": True}),  # batches of 16 and 8
+        (2400, 40, True, False, {"pretrain": False, "finetune": False}),
+        (20, 4, True, False, {"pretrain": False, "finetune": False}),
+        (2400, 4, False, False, {"pretrain": False, "finetune": False}),
+        (2400, 4, True, True, {"pretrain": False, "finetune": False}),
+    ],
+)
+def test_steps_are_compiled_where_it_pays(steps, atoms, compiler, gpu, expected, monkeypatch, capfd):
+    monkeypatch.setattr("eipnn.train.settings.which", lambda name: f"/usr/bin/{name}" if compiler else None)
+    monkeypatch.setattr("eipnn.train.settings.has_gpu", lambda: gpu)
+    found = with_compiled(network_settings("mace", ["Cu"], ["energy", "forces"]), steps, atoms)
+    assert {stage: found[stage]["model"]["compiled"] for stage in expected} == expected
+    said = capfd.readouterr().out
+    assert ("Steps are compiled" in said) == any(expected.values())
+    assert ("No C++ compiler" in said) == (not compiler)
+
+
+def test_what_says_whether_to_compile_is_kept():
+    for given in (True, False):
+        settings = {"pretrain": {}, "finetune": {"model": {"compiled": given}}}
+        assert with_compiled(settings, 10, 100) == settings
 
 
 def test_without_mace_torch_it_names_the_mend(monkeypatch):

@@ -34,7 +34,7 @@ from eipnn.train.add import extended, keep_labels
 from eipnn.train.choice import Recipe
 from eipnn.train.folds import generate_pool, make_folds, parents_of, with_pool
 from eipnn.train.outcome import show_outcome
-from eipnn.train.settings import EXPERIMENT, energy_zero, network_settings, properties, with_steps
+from eipnn.train.settings import EXPERIMENT, energy_zero, network_settings, properties, with_compiled, with_steps
 from eipnn.train.teachers import NONE, found_teachers, named_teachers
 
 OF_BEFORE = (
@@ -141,6 +141,7 @@ def train(
         if not pool:
             generate_pool(frames, pool_size, seed, Path(data["pool"][0]), workers)
         splits = with_pool(splits, parents_of(data["pool"], dft, everything))
+    settings = with_compiled(settings, steps, float(frames.sizes.mean()))
     content |= with_steps(settings, steps, max(len(split.pool) for split in splits))
     if core:
         content["core"] = core

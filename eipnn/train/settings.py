@@ -1,11 +1,13 @@
 """The experiment that `eipnn train` runs: settings of a network (``presets/*.yaml``) with the user's data and steps."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from importlib.util import find_spec
 from itertools import product
 from math import ceil
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from eipnn.errors import InputError
@@ -20,6 +22,9 @@ EXPERIMENT = "experiment.yaml"
 """In the folder of a training."""
 BATCH, EPOCHS = 32, 60
 """Size of a batch of pretraining, and epochs of fine-tuning, where the settings do not say."""
+COMPILED_STEPS, COMPILED_ATOMS = 1000, 128
+"""Least steps of a training, and most atoms of a batch, where it pays to compile the step: see
+experiments/results/benchmarks/compiled_step.md."""
 
 
 def network_settings(name: str | None, elements: Sequence[str], labelled: Collection[str]) -> dict[str, Any]:
@@ -79,6 +84,37 @@ def with_steps(settings: dict[str, Any], steps: int, pool: int) -> dict[str, Any
     batches = ceil(pool / pretrain["data"].get("batch_size", BATCH)) or 1
     pretrain["trainer"]["max_epochs"] = max(1, round(steps / batches))
     return found
+
+
+def with_compiled(settings: dict[str, Any], steps: int, atoms: float) -> dict[str, Any]:
+    """Settings with true or false in place of ``compiled: auto``; says what is taken.
+
+    Args:
+        settings: see `network_settings`.
+        steps: gradient steps of a training.
+        atoms: of a configuration, on average.
+    """
+    found = deepcopy(settings)
+    here = which(os.environ.get("CXX", "g++")) is not None
+    paying = False
+    for stage in ("pretrain", "finetune"):
+        model, batch = found[stage].get("model", {}), found[stage].get("data", {}).get("batch_size", BATCH)
+        if model.get("compiled") == "auto":
+            pays = steps >= COMPILED_STEPS and batch * atoms <= COMPILED_ATOMS and not has_gpu()
+            model["compiled"] = pays and here
+            paying = paying or pays
+    if paying and here:
+        say("Steps are compiled: minutes before the first one, once on a machine, then up to twice as fast as below")
+    elif paying:
+        say("No C++ compiler (g++) is found: steps are not compiled, which would make them up to twice as fast")
+    return found
+
+
+def has_gpu() -> bool:
+    """Whether PyTorch finds one."""
+    import torch  # here: errors in the arguments need not wait for it
+
+    return torch.cuda.is_available()
 
 
 def properties(frames: StructureStore, folds: Sequence[Split]) -> list[str]:
