@@ -33,6 +33,7 @@ ERRORS = {
 BEYOND = {
     "la-best": 0.25,
     "la-dft": 0.15,
+    "taught": 0.22,
     "la-mse": 0.5,
     "mp+la-mse": 0.45,
     "la-single": 0.6,

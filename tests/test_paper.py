@@ -24,7 +24,7 @@ def test_fig_3a_and_table_4_have_their_rows(silicon, tmp_path):
     call(FIGURE_3, str(run))
     text = (run / "figure_3" / "figure_3.md").read_text()
     for name, rows in {
-        "label_sources": ["SchNet", "+LA", "+LA (true best EIP)", "+LA (DFT labels)"],
+        "label_sources": ["SchNet", "+LA", "+LA (true best EIP)", "+LA (corrected EIP)", "+LA (DFT labels)", "+MP"],
         "losses": ["SchNet", "+LA", "+LA (MSE)", "+MP+LA", "+MP+LA (MSE)"],
         "one_eip": [
             "SchNet",
