@@ -19,7 +19,7 @@ from eipnn.errors import InputError
 from eipnn.files import digest_file, write_json
 from eipnn.labels import LabelStore
 from eipnn.labels.engine import take_labels
-from eipnn.labels.store import DONE, INDEX, WITHOUT_STRESS, Arrays, LabelError, create, describe
+from eipnn.labels.layout import DONE, INDEX, WITHOUT_STRESS, Arrays, LabelError, create, describe
 from eipnn.run import command, execute
 from eipnn.run.command import make_rows
 from eipnn.run.experiment import ALL, Experiment, listed, read_experiment

@@ -22,7 +22,7 @@ from eipnn import EIPNNCalculator, load
 from eipnn.eips import EIP, recorded
 from eipnn.eips.in_cell import wrapped
 from eipnn.errors import InputError
-from eipnn.labels.store import DONE, create, describe, open_array
+from eipnn.labels.layout import DONE, create, describe, open_array
 from eipnn.representations import SchNet
 
 

@@ -14,7 +14,7 @@ from tiny import flipped
 from eipnn.eips import EIP
 from eipnn.files import write_json
 from eipnn.labels import LabelError, LabelStore, label_structures
-from eipnn.labels.store import DONE, SUMMED, create, describe, open_array, seal
+from eipnn.labels.layout import DONE, SUMMED, create, describe, open_array, seal
 from eipnn.structures import read_structures
 
 BUNDLED = "bundled:si_mini/labels"

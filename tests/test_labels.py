@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from eipnn.eips import EIP, EIPError, load_eips
 from eipnn.files import DiskFullError
-from eipnn.labels import LabelError, LabelStore, label_structures, local, store
+from eipnn.labels import LabelError, LabelStore, label_structures, layout, local
 from eipnn.labels.handle import START_LIMIT, Handle
-from eipnn.labels.store import DONE, FAILED, IN_WORK, PENDING, create, describe
+from eipnn.labels.layout import DONE, FAILED, IN_WORK, PENDING, create, describe
 from eipnn.labels.work import Work
 from eipnn.structures import StructureStore, read_structures
 
@@ -395,7 +395,7 @@ def test_a_full_disk_is_told_before_the_first_label(tmp_path: Path, monkeypatch:
     with pytest.raises(DiskFullError, match=r"store: needs 1\.3 kB, and the disk has 1\.0 kB left: 300 b"):
         label_structures(clusters(), [SPRINGS], tmp_path / "store")
     usage.free = 10**9
-    monkeypatch.setattr(store, "_write_array", no_space)
+    monkeypatch.setattr(layout, "_write_array", no_space)
     with pytest.raises(DiskFullError, match=r"store: the disk is full, or your share of it \(1\.0 GB f"):
         label_structures(clusters(), [SPRINGS], tmp_path / "store")
     assert not list((tmp_path / "store").glob("*.npy"))

@@ -13,7 +13,7 @@ from test_labels import SPRINGS, clusters, contents, done, failures, start, trou
 
 from eipnn.eips import EIP, EIPError, load_eips
 from eipnn.labels import LabelError, cluster, label_structures
-from eipnn.labels.store import DONE, FAILED, create, describe
+from eipnn.labels.layout import DONE, FAILED, create, describe
 from eipnn.labels.work import Work
 from eipnn.structures import StructureStore
 

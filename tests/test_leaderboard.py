@@ -11,6 +11,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from tiny import write_labels
 
 from eipnn.labels import LabelError, LabelStore
+from eipnn.labels.layout import open_array, read_index
 from eipnn.labels.leaderboard import (
     Comparison,
     alignment_warning,
@@ -21,7 +22,6 @@ from eipnn.labels.leaderboard import (
     sentence,
     write_leaderboard,
 )
-from eipnn.labels.store import open_array, read_index
 from eipnn.reference import ZeroError
 from eipnn.structures import Split, read_split, read_structures
 

@@ -18,7 +18,7 @@ from tiny import best, eipnn_stage, read_json, stage_config
 
 from eipnn import EIPNNCalculator
 from eipnn.labels import LabelStore
-from eipnn.labels.store import open_array, read_index
+from eipnn.labels.layout import open_array, read_index
 from eipnn.potential import Potential
 from eipnn.predictions import in_order, predicted
 from eipnn.structures import Ids, StructureError, StructureStore, read_structures

@@ -11,7 +11,7 @@ from tiny import EIPS, REPRESENTATION, exit_code
 
 from eipnn import EIPNNCalculator
 from eipnn.labels import LabelStore
-from eipnn.labels.store import open_array, read_index
+from eipnn.labels.layout import open_array, read_index
 from eipnn.potential import Potential
 from eipnn.potential.checkpoints import build_representation
 from eipnn.potential.heads import EnergyHead

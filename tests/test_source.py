@@ -15,8 +15,8 @@ from tiny import EIPS, FREE, total_energy, write_dft, write_labels
 from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.labels import LabelError, LabelStore
+from eipnn.labels.layout import write_zeros
 from eipnn.labels.leaderboard import compare
-from eipnn.labels.store import write_zeros
 from eipnn.run.experiment import Experiment
 from eipnn.stages import source as stages_source
 from eipnn.stages.source import EnergyZero, Source, SourceConfig, selected

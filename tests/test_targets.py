@@ -9,7 +9,7 @@ from tiny import FREE, MISSING, N_DFT, Tiny, write_labels
 from torch_geometric.data import Batch, Data
 
 from eipnn.inputs.graph import Graph
-from eipnn.labels.store import open_array, read_index
+from eipnn.labels.layout import open_array, read_index
 from eipnn.stages.finetune import FinetuneDataModule
 from eipnn.stages.handover import Handover
 from eipnn.stages.source import DFT, EnergyZero, Source, SourceConfig

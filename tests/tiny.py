@@ -26,7 +26,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from filelock import FileLock
 
 from eipnn.eips import EIP
-from eipnn.labels.store import DONE, FAILED, create, describe, open_array, read_index
+from eipnn.labels.layout import DONE, FAILED, create, describe, open_array, read_index
 
 EIPS = ("cu.1", "au", "far")
 N_TRAIN, N_VAL, N_TEST, N_POOL = 18, 5, 7, 40

@@ -21,8 +21,8 @@ import numpy as np
 
 from eipnn.eips import EIP, EIPError
 from eipnn.errors import InputError
+from eipnn.labels.layout import DONE, FAILED, PENDING, LabelError, create, describe
 from eipnn.labels.local import Crew, Engine
-from eipnn.labels.store import DONE, FAILED, PENDING, LabelError, create, describe
 from eipnn.labels.work import Work, put
 from eipnn.own_code import source_digests
 from eipnn.progress import progress_bar

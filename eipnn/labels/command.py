@@ -17,6 +17,7 @@ from eipnn.eips import load_eips
 from eipnn.eips.installed import covering
 from eipnn.errors import InputError, UsageError
 from eipnn.labels.engine import label_structures
+from eipnn.labels.layout import DONE
 from eipnn.labels.leaderboard import (
     Comparison,
     alignment_warning,
@@ -28,7 +29,7 @@ from eipnn.labels.leaderboard import (
     write_leaderboard,
 )
 from eipnn.labels.ledger import Ledger, require_labels
-from eipnn.labels.store import DONE, LabelStore
+from eipnn.labels.store import LabelStore
 from eipnn.reference import MODES, ZeroError, fit_reference
 from eipnn.structures import Options, Split, StructureStore, isolated_energies, open_dft_and_pool, read_split, resolve
 from eipnn.units import energy_warning, force_warning, label_references, sample, stress_warning, zeros_warning

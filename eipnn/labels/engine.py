@@ -14,8 +14,7 @@ from ase import Atoms
 from eipnn.eips import EIP
 from eipnn.files import alone, remove_parts
 from eipnn.labels.cluster import connected, label_on
-from eipnn.labels.local import Crew, Engine
-from eipnn.labels.store import (
+from eipnn.labels.layout import (
     DONE,
     IDS,
     INDEX,
@@ -24,7 +23,6 @@ from eipnn.labels.store import (
     SUMS,
     Arrays,
     LabelError,
-    LabelStore,
     create,
     describe,
     open_array,
@@ -32,6 +30,8 @@ from eipnn.labels.store import (
     unseal,
     write_zeros,
 )
+from eipnn.labels.local import Crew, Engine
+from eipnn.labels.store import LabelStore
 from eipnn.labels.work import Work, put
 from eipnn.structures import StructureStore
 

@@ -19,7 +19,8 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
 from eipnn.files import write_atomically
-from eipnn.labels.store import LabelError, LabelStore
+from eipnn.labels.layout import LabelError
+from eipnn.labels.store import LabelStore
 from eipnn.metrics import METRICS
 from eipnn.reference import fit_composition, fit_reference
 from eipnn.structures import Split, StructureStore

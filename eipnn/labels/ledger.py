@@ -10,7 +10,8 @@ from typing import TextIO
 import numpy as np
 
 from eipnn.files import write_atomically
-from eipnn.labels.store import LEDGER, LEDGER_HEAD, LabelError, LabelStore
+from eipnn.labels.layout import LEDGER, LEDGER_HEAD, LabelError
+from eipnn.labels.store import LabelStore
 
 
 class Ledger:

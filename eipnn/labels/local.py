@@ -19,7 +19,7 @@ import numpy as np
 
 from eipnn.eips import EIP, EIPError
 from eipnn.labels.handle import Handle
-from eipnn.labels.store import IN_WORK, PENDING
+from eipnn.labels.layout import IN_WORK, PENDING
 from eipnn.labels.work import Work
 from eipnn.progress import progress_bar
 from eipnn.version import __version__

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from eipnn.eips import EIP
+from eipnn.labels.layout import DONE, FAILED, IN_WORK, PENDING, Arrays, seal
 from eipnn.labels.ledger import Ledger
-from eipnn.labels.store import DONE, FAILED, IN_WORK, PENDING, Arrays, seal
 from eipnn.structures import StructureStore
 from eipnn.structures.ids import places_of
 

@@ -25,7 +25,7 @@ from ase import Atoms
 
 from eipnn.eips import EIP, InCell
 from eipnn.eips.in_cell import wrapped
-from eipnn.labels.store import DONE, IN_WORK, PENDING, Arrays
+from eipnn.labels.layout import DONE, IN_WORK, PENDING, Arrays
 from eipnn.processes import die_with
 from eipnn.version import __version__
 

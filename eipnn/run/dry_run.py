@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from eipnn.labels import LabelStore
-from eipnn.labels.store import IN_WORK, INDEX, PENDING, open_array, read_index
+from eipnn.labels.layout import IN_WORK, INDEX, PENDING, open_array, read_index
 from eipnn.potential.checkpoints import read_checkpoint
 from eipnn.run.execute import console, has_ended, holds, labelled_with, mapping_in, say, settled, whole_checkpoint
 from eipnn.run.experiment import Experiment

@@ -18,8 +18,8 @@ from eipnn.eips import load_eips
 from eipnn.errors import InputError
 from eipnn.files import alone, digest_file, write_atomically, write_json
 from eipnn.labels import LabelStore
+from eipnn.labels.layout import LabelError, read_index
 from eipnn.labels.leaderboard import best_eip
-from eipnn.labels.store import LabelError, read_index
 from eipnn.potential import Potential
 from eipnn.potential.checkpoints import CheckpointError, read_checkpoint
 from eipnn.processes import call

@@ -10,7 +10,7 @@ from eipnn.eips import load_eips
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
 from eipnn.labels.engine import take_labels
-from eipnn.labels.store import describe
+from eipnn.labels.layout import describe
 from eipnn.run.command import make_rows
 from eipnn.run.execute import mapping_in, say
 from eipnn.run.experiment import ALL, Experiment, listed, read_experiment

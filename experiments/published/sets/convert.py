@@ -19,8 +19,8 @@ from ase.io import write
 from eipnn.eips import EIP, NONE
 from eipnn.eips.eip import NAME
 from eipnn.files import write_json
+from eipnn.labels.layout import DONE, FAILED, create, describe, open_array, seal
 from eipnn.labels.ledger import Ledger
-from eipnn.labels.store import DONE, FAILED, create, describe, open_array, seal
 from eipnn.progress import progress_bar
 from eipnn.structures import read_structures, write_split
 from eipnn.structures.check import geometry_problem
