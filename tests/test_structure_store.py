@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import flipped
 
+from eipnn.cache import cache
 from eipnn.structures import (
     StructureError,
     is_isolated_atom,
@@ -209,6 +210,23 @@ def test_files_are_read_once(cached, tmp_path):
     assert open_structures(copy).ids == first.ids
     assert len(reads) == 3  # where it lies is no matter, but for ids
     assert open_structures(copy, beside=file).ids[0] == "b_a_000000"
+
+
+def test_who_reads_them_holds_no_copy_of_what_is_kept(cached, tmp_path, monkeypatch):
+    """The arrays of the first call are mapped as those of the next ones; where they cannot be kept they are its own."""
+    folder, reads = cached
+    file = written(tmp_path / "a.extxyz")
+    store = open_structures(file)
+    assert str(folder) in Path("/proc/self/maps").read_text()
+    assert len(reads) == 1
+    assert store.place(1) == f"{file}: frame 1 (007)"
+    expected = bits(store)
+    del store
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    cache(clear=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(opened, "keep", lambda *_: False)
+        assert bits(open_structures(file)) == expected
 
 
 def test_what_changed_as_it_was_read_is_not_kept(cached, tmp_path, monkeypatch):

@@ -79,19 +79,25 @@ def _open(prefixes: dict[Path, str], options: Options) -> StructureStore:
         log.warning("structures are not kept: %s", error)
         return read_store(prefixes, options)
     try:
-        if content := kept(file, CONTENT):
-            return StructureStore.from_tensors(content, list(prefixes))
+        if store := _mapped(file, prefixes):
+            return store
         try:
             store = read_store(prefixes, options, file.with_suffix(""))
         except StructureError:  # the files must change, and nothing can go on from the parts
             _remove_parts(file)
             raise
-        if _states(prefixes) == before:  # else the name may be that of another content
-            keep(file, store.to_tensors(), "structures")
+        # else the name may be that of another content
+        written = _states(prefixes) == before and keep(file, store.to_tensors(), "structures")
         _remove_parts(file)
-        return store
+        return (written and _mapped(file, prefixes)) or store
     finally:
         lock.release()
+
+
+def _mapped(file: Path, prefixes: dict[Path, str]) -> StructureStore | None:
+    """What the cache holds of these files, None where it does not."""
+    content = kept(file, CONTENT)
+    return StructureStore.from_tensors(content, list(prefixes)) if content else None
 
 
 def _states(prefixes: dict[Path, str]) -> list[tuple[int, int, int]]:
