@@ -189,7 +189,7 @@ class Source:
             if DFT not in sources:
                 found[name] = self._of_eips(name, structures, eips)
                 continue
-            dft = _of_dft(name, structures)[:, None]
+            dft = of_dft(name, structures)[:, None]
             both = [dft, self._of_eips(name, structures, eips)] if eips else [dft]
             found[name] = np.concatenate(both, axis=1)[:, columns]
         if "energy" in found:
@@ -300,8 +300,8 @@ class Source:
         return {name: reference.record() for name, reference in self.references([DFT, *eips]).items()}
 
 
-def _of_dft(name: str, structures: StructureStore) -> np.ndarray:
-    """Labels as in the file, as of an EIP."""
+def of_dft(name: str, structures: StructureStore) -> np.ndarray:
+    """DFT labels as in the file, in the shapes of `Source.targets` but for the axis of the sources."""
     if name == "stress":
         return full_3x3_to_voigt_6_stress(structures.stresses)
     return {"energy": structures.energies, "forces": structures.forces}[name]

@@ -18,7 +18,9 @@ from eipnn.run.plan import Row, Stage, in_order
 from eipnn.stages import ClassifierModule, FinetuneModule, PretrainModule
 from eipnn.stages.data import Configurations
 from eipnn.stages.module import StageModule
+from eipnn.stages.source import of_dft
 from eipnn.structures import StructureStore
+from eipnn.targets import PROPERTIES
 
 SECONDS = 1.5
 """For which steps of a kind of stage are measured."""
@@ -115,13 +117,12 @@ def _module(stage: Stage, frames: StructureStore) -> StageModule:
 
 def _batch(module: StageModule, frames: StructureStore, sources: int) -> Batch:
     """A batch with labels of 0 of all that the module may learn and, in fine-tuning, the frames have."""
-    n = len(frames)
-    labels = {"energy": torch.zeros(n, sources), "label": torch.zeros(n, 1, dtype=torch.long)}
-    known = frames.labelled()
-    if module.stage == "pretrain" or known["forces"].any():
-        labels["forces"] = torch.zeros(len(frames.numbers), sources, 3)
-    if module.stage == "pretrain" or known["stress"].any():
-        labels["stress"] = torch.zeros(n, sources, 6)
+    n, known = len(frames), frames.labelled()
+    labels = {"label": torch.zeros(n, 1, dtype=torch.long)}
+    for name in PROPERTIES:
+        if name == "energy" or module.stage == "pretrain" or known[name].any():
+            shape = of_dft(name, frames).shape
+            labels[name] = torch.zeros(shape[0], sources, *shape[1:])
     if module.stage == "finetune":
         labels["is_dft"] = torch.ones(n, dtype=torch.bool)
     data = Configurations(prepare(frames, module.handover.inputs), labels)
