@@ -61,7 +61,7 @@ def sentence(choice: Choice, folds: int) -> str:
     lower = f"{choice.lowest} has a lower mean validation error than {choice.other} {apart}"
     if choice.recipe == choice.lowest:
         return f"{lower}: {choice.recipe} is taken."
-    return f"{lower}, which is within two of these: {choice.recipe} is taken."
+    return f"{lower}, which is within {CHANCE:g} of these: {choice.recipe} is taken."
 
 
 def by_recipe(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
