@@ -2,12 +2,14 @@
 
 import importlib
 import sys
+import warnings
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 from backbones import FRAMES, make_potential
 from torch import nn
 
@@ -93,6 +95,41 @@ def test_delta_learning_is_refused(standing_in, tmp_path):
     potential.save(tmp_path / "delta.pt")
     with pytest.raises(InputError, match=r"delta.pt: gives DFT less the EIP sw"):
         standing_in.EIPNNModel(tmp_path / "delta.pt")
+
+
+def test_the_guard_is_that_of_the_calculator(standing_in, tmp_path):
+    """Of three systems the last two leave what the training saw: in distances, and in the volume alone."""
+    module, file = make_potential(SchNet), tmp_path / "potential.pt"
+    module.seen = {"dft": {"distances": {"Si-Si": 2.3}, "volumes": [18.0, 22.0]}}
+    module.potential.save(file)
+    inside, close, dilute = (bulk("Si", a=a) for a in (5.43, 5.43, 5.8))
+    close.positions[1] *= 0.9
+    periodic, every = [True] * 3, state_of([inside, close, dilute], [True] * 3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = standing_in.EIPNNModel(file)
+        model(state_of([inside], periodic))
+        assert not caught
+        found = [model(every)["energy"] for _ in range(2)]  # told once
+        silent = standing_in.EIPNNModel(file, guard="off")(every)["energy"]
+    assert [str(warning.message) for warning in caught] == [
+        f"outside of the training: {what}; the potential extrapolates (told once)"
+        for what in (
+            "Si-Si 2.12 A apart in system 1, which the training frames have from 2.30 A on",
+            "24.39 A^3 an atom in system 2, where the training frames have 18.00 to 22.00",
+        )
+    ]
+    assert torch.equal(found[1], silent)
+    strict = standing_in.EIPNNModel(file, guard="error")
+    strict(state_of([inside], periodic))
+    for atoms, what in ((close, "2.12 A apart, which"), (dilute, "24.39 A\\^3 an atom, where")):
+        with pytest.raises(InputError, match=f"outside of the training: .*{what}"):
+            strict(state_of([atoms], periodic))
+
+
+def test_a_file_that_does_not_say_cannot_be_guarded(standing_in, random_potential):
+    with pytest.raises(InputError, match="does not say what its training saw"):
+        standing_in.EIPNNModel(random_potential, guard="warn")
 
 
 def test_without_torch_sim_the_extra_is_named(monkeypatch):

@@ -121,7 +121,7 @@ class EIPNNCalculator(Calculator):
         # The stress comes with the forces at little cost; molecular dynamics at constant pressure asks for it later.
         graph = self._graph(potential, atoms)
         if self.guard is not None and potential is self.potential:
-            self.guard.check(atoms, graph, self.guard_volume)
+            self.guard.check([atoms], graph, self.guard_volume)
         found = potential.predict(graph, ("forces", "stress"))
         assert found.forces is not None
         assert found.stress is not None

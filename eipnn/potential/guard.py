@@ -58,36 +58,42 @@ class Guard:
         self.volumes = (max(low for low, _ in known), min(high for _, high in known)) if all(known) else None
         self.told: set[str] = set()
 
-    def check(self, atoms: Atoms, graph: AtomicGraph, volume: bool = True) -> None:
-        """Tell what of the atoms, whose pairs are in `graph`, is outside; of the `volume` if that of the cell is one of
-        the atoms."""
+    def check(self, frames: Sequence[Atoms], graph: AtomicGraph, volume: bool = True) -> None:
+        """Tell what of the frames, whose pairs are in `graph`, is outside; of the `volume` if that of a cell is one of
+        the atoms. The host waits once for the device of the graph."""
         i, j = graph.z[graph.edge_index]
         lengths = graph.vectors.norm(dim=-1)
         self.limits = self.limits.to(lengths.device)
         if len(close := (lengths < self.limits[i, j]).nonzero().flatten()):
-            self._tell_close(lengths[close].tolist(), i[close].tolist(), j[close].tolist())
-        if volume and atoms.pbc.all():
-            self._check_volume(atoms.get_volume() / len(atoms))
+            at = graph.batch[graph.edge_index[0, close]]
+            self._tell_close(*(values.tolist() for values in (lengths[close], i[close], j[close], at)), graph.size)
+        for k, atoms in enumerate(frames):
+            if volume and atoms.pbc.all():
+                self._check_volume(atoms.get_volume() / len(atoms), _place(k, len(frames)))
 
-    def _tell_close(self, lengths: list[float], first: list[int], second: list[int]) -> None:
-        shortest: dict[tuple[int, int], float] = {}
-        for length, *pair in sorted(zip(lengths, first, second, strict=True)):
-            shortest.setdefault((min(pair), max(pair)), length)
-        for (a, b), length in shortest.items():
+    def _tell_close(
+        self, lengths: list[float], first: list[int], second: list[int], at: list[int], frames: int
+    ) -> None:
+        shortest: dict[tuple[int, int], tuple[float, int]] = {}
+        for length, a, b, k in sorted(zip(lengths, first, second, at, strict=True)):
+            shortest.setdefault((min(a, b), max(a, b)), (length, k))
+        for (a, b), (length, k) in shortest.items():
             name, seen = f"{chemical_symbols[a]}-{chemical_symbols[b]}", self.closest[a, b]
             known = f"from {seen:.2f} A on" if seen < REACH * RADII[a, b] else "nowhere side by side"
-            self._tell(name, f"{name} {length:.2f} A apart, which the training frames have {known}")
+            what = f"{name} {length:.2f} A apart{_place(k, frames)}"
+            self._tell(name, f"{what}, which the training frames have {known}")
             self.limits[a, b] = self.limits[b, a] = 0  # looked for no more
 
-    def _check_volume(self, volume: float) -> None:
+    def _check_volume(self, volume: float, place: str) -> None:
         if self.volumes is None:
-            self._tell("crystal", "a crystal, and no training frame is periodic along all axes")
+            self._tell("crystal", f"a crystal{place}, and no training frame is periodic along all axes")
             return
         low, high = self.volumes
         excess = {"dense": volume < low * (1 - MARGIN) ** 3, "dilute": volume > high * (1 + MARGIN) ** 3}
         for kind, outside in excess.items():
             if outside:
-                self._tell(kind, f"{volume:.2f} A^3 an atom, where the training frames have {low:.2f} to {high:.2f}")
+                what = f"{volume:.2f} A^3 an atom{place}"
+                self._tell(kind, f"{what}, where the training frames have {low:.2f} to {high:.2f}")
 
     def _tell(self, kind: str, text: str) -> None:
         if self.error:
@@ -112,6 +118,11 @@ def guard_of(committee: Committee, mode: Mode | None) -> Guard | None:
             "guard: off"
         )
     return None if silent or mode == "off" else Guard([p.seen for p in committee.potentials], mode == "error")
+
+
+def _place(frame: int, frames: int) -> str:
+    """Which of the frames is meant, where there are several."""
+    return f" in system {frame}" if frames > 1 else ""
 
 
 def _closest(seen: Mapping[str, Any]) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eipnn.errors import InputError
 from eipnn.potential.committee import Committee
+from eipnn.potential.guard import Mode, guard_of
 
 if TYPE_CHECKING:
     from torch_sim.state import SimState
@@ -32,17 +33,25 @@ class EIPNNModel(ModelInterface):
         checkpoint: of the fine-tuning stage, a file of `Potential.save`, or a committee, whose mean is taken.
         device: of the networks; neighbours are found on the CPU.
         dtype: ``torch.float32``, as trained, or ``torch.float64``.
+        guard: what happens where a system leaves what the training saw: see `EIPNNCalculator`. In a step that is well
+            inside, the host waits for the device once more, when it has the pairs alone.
 
     Raises:
         CheckpointError: the checkpoint is of another stage.
-        InputError: it is of delta learning, whose EIP torch-sim cannot hold.
+        InputError: it is of delta learning, whose EIP torch-sim cannot hold; `guard` is asked for, and a file does not
+            say what its training saw.
     """
 
     def __init__(
-        self, checkpoint: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        checkpoint: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        guard: Mode | None = None,
     ) -> None:
         super().__init__()
         self._committee = Committee.load(checkpoint)
+        self._guard = guard_of(self._committee, guard)
         members = self._committee.potentials
         if members[0].eip:
             raise InputError(
@@ -61,9 +70,13 @@ class EIPNNModel(ModelInterface):
             where an axis is open. In the precision of the network.
 
         Raises:
-            InputError: an element that the training data did not hold.
+            InputError: an element that the training data did not hold; with ``guard="error"`` atoms outside of it.
         """
-        members = zip(self._committee.potentials, self._committee.graphs(systems(state)), strict=True)
+        frames = systems(state)
+        graphs = self._committee.graphs(frames)
+        if self._guard is not None:
+            self._guard.check(frames, graphs[0])
+        members = zip(self._committee.potentials, graphs, strict=True)
         found = [member.predict(graph, ("forces", "stress"))[1:] for member, graph in members]
         means = [torch.stack(values).mean(dim=0) for values in zip(*found, strict=True)]
         names = ("energy", "forces", "stress")

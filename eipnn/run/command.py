@@ -26,6 +26,7 @@ from eipnn.run.execute import console, record_command, say
 from eipnn.run.experiment import ALL, Experiment, ExperimentError, check_known, listed, read_experiment
 from eipnn.run.jobs import jobs_of, makefile, slurm_script
 from eipnn.run.plan import Late, Plan, Row, filled, in_order, without
+from eipnn.run.pretrained import check_unseen
 from eipnn.run.side_by_side import bring, threads_of
 from eipnn.run.strategy import MAIN
 from eipnn.stages.finetune import FinetuneModule
@@ -192,8 +193,8 @@ def check_strategies(strategies: Sequence[str], experiment: Experiment, file: Pa
 def check_rows(rows: Sequence[Row]) -> None:
     """Raise what any stage of these rows would refuse, so that it comes before hours of training.
 
-    Files that are absent, splits that name what no file holds, and settings: the modules of each stage are made, and
-    dropped.
+    Files that are absent, splits that name what no file holds, pretrainings of another run that know what judges this
+    one, and settings: the modules of each stage are made, and dropped.
 
     Raises:
         InputError: a setting or a file cannot be used.
@@ -207,6 +208,7 @@ def check_rows(rows: Sequence[Row]) -> None:
             dft, pool = experiment.ids
             known = Ids.joined([pool, dft]) if experiment.data.get("pool") else plan.parts.pool
             plan.parts.check(dft, known, plan.split_path)
+    check_unseen(rows)
     examples = {"steps": 1, "single_eip": (*experiment.eip_names, "EIP")[0]}
     checked = set()
     for stage in in_order([row.stages[0] for row in rows if row.plan is rows[0].plan]):  # others differ in seeds alone

@@ -75,6 +75,7 @@ class Experiment:
             one value or a list.
         core: ``zbl``: pretraining and fine-tuning learn on top of this repulsion at short range.
         pretrained: folder of a run, whose finished pretrainings of the same splits and seeds are taken: none is made.
+            One that knows what validates or tests here is refused.
         trainer: arguments of the Lightning Trainer for every stage.
         classify, pretrain, finetune: ``model``, ``data`` and ``trainer`` arguments of this stage alone.
     """

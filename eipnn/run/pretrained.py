@@ -1,0 +1,54 @@
+"""Pretrainings of another run (`pretrained: RUN`): whether they have learned from what judges the fine-tuning here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eipnn.files import read_yaml
+from eipnn.run.experiment import ExperimentError
+from eipnn.run.plan import Row
+from eipnn.stages.source import source_of
+from eipnn.structures import StructureStore
+from eipnn.structures.suspects import same_structures
+
+
+def check_unseen(rows: Sequence[Row]) -> None:
+    """Raise where a pretraining that is taken knows a structure, atom by atom, that validates or tests in its rows.
+
+    Args:
+        rows: of one experiment.
+
+    Raises:
+        ExperimentError: it does, or it has not come to its end.
+        InputError: what it learned from is absent, or its files hold other structures than were labelled.
+    """
+    experiment = rows[0].plan.experiment
+    run = experiment.pretrained
+    if run is None:
+        return
+    judges: dict[Path, dict[str, Path]] = {}  # of the folder of each pretraining: id -> folder where it judges
+    for row in rows:
+        if kind := experiment.rows[row.strategy].pretraining:
+            folder = row.plan.pretrained(run, kind).parents[1]
+            names = (*row.plan.parts.val, *row.plan.parts.test)
+            judges[folder] = dict.fromkeys(names, row.plan.folder) | judges.get(folder, {})
+    dft = experiment.structures[0]
+    for folder, names in judges.items():
+        if same := same_structures(learned_by(folder), dft.take(dft.rows(list(names)))):
+            known, name = same[0]
+            raise ExperimentError(
+                f"pretrained: {folder} has learned from {known}, which validates or tests in {names[name]} as {name} "
+                f"({len(same)} such structures);\n"
+                "take a run of the same splits and pool, or leave the key pretrained out"
+            )
+
+
+def learned_by(folder: Path) -> StructureStore:
+    """The structures whose labels a pretraining has learned from, as its files hold them now.
+
+    Raises:
+        InputError: a file is absent, or holds other structures than were labelled.
+    """
+    source = source_of(read_yaml(folder / "config.yaml")["data"]["init_args"])
+    structures = source.structures(source.split.pool)
+    source.store.check(structures)
+    return structures
