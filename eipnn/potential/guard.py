@@ -65,17 +65,16 @@ class Guard:
         lengths = graph.vectors.norm(dim=-1)
         self.limits = self.limits.to(lengths.device)
         if len(close := (lengths < self.limits[i, j]).nonzero().flatten()):
-            at = graph.batch[graph.edge_index[0, close]]
-            self._tell_close(*(values.tolist() for values in (lengths[close], i[close], j[close], at)), graph.size)
+            found = (values[close].tolist() for values in (lengths, i, j, graph.batch[graph.edge_index[0]]))
+            self._tell_close(sorted(zip(*found, strict=True)), graph.size)
         for k, atoms in enumerate(frames):
             if volume and atoms.pbc.all():
                 self._check_volume(atoms.get_volume() / len(atoms), _place(k, len(frames)))
 
-    def _tell_close(
-        self, lengths: list[float], first: list[int], second: list[int], at: list[int], frames: int
-    ) -> None:
+    def _tell_close(self, pairs: list[tuple[float, int, int, int]], frames: int) -> None:
+        """Of pairs, the shortest first: the distance, the two atomic numbers, the frame."""
         shortest: dict[tuple[int, int], tuple[float, int]] = {}
-        for length, a, b, k in sorted(zip(lengths, first, second, at, strict=True)):
+        for length, a, b, k in pairs:
             shortest.setdefault((min(a, b), max(a, b)), (length, k))
         for (a, b), (length, k) in shortest.items():
             name, seen = f"{chemical_symbols[a]}-{chemical_symbols[b]}", self.closest[a, b]

@@ -29,8 +29,8 @@ def check_unseen(rows: Sequence[Row]) -> None:
     for row in rows:
         if kind := experiment.rows[row.strategy].pretraining:
             folder = row.plan.pretrained(run, kind).parents[1]
-            names = (*row.plan.parts.val, *row.plan.parts.test)
-            judges[folder] = dict.fromkeys(names, row.plan.folder) | judges.get(folder, {})
+            judging = dict.fromkeys((*row.plan.parts.val, *row.plan.parts.test), row.plan.folder)
+            judges[folder] = judging | judges.get(folder, {})
     dft = experiment.structures[0]
     for folder, names in judges.items():
         if same := same_structures(learned_by(folder), dft.take(dft.rows(list(names)))):
