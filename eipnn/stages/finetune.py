@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -102,16 +101,7 @@ class FinetuneModule(PotentialStage):
 
     def properties(self, batch: Batch, wanted: Collection[str]) -> dict[str, Any]:
         """Those of `Properties`; ``energy`` (B,), eV, float64, on the zero of the aligned DFT energies."""
-        graph = graph_of(batch)
-        return self.potential.predict(graph, wanted, cohesive=True, create_graph=self.training)._asdict()
-
-    def compared(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, tuple[Tensor, Targets]]:
-        if {"forces", "stress"}.isdisjoint(wanted):
-            return super().compared(batch, wanted)
-        ones = torch.ones(batch.num_graphs, 1, dtype=torch.float64, device=batch.pos.device)
-        energy, both = self.derived(batch, ones)
-        found, targets = {"energy": energy.squeeze(1)} | both, Targets.of(batch)
-        return {name: (found[name], targets) for name in wanted}
+        return self.potential.predict(graph_of(batch), wanted, cohesive=True)._asdict()
 
     def errors(self, predicted: Mapping[str, Any], targets: Targets) -> list[tuple[Tensor, Tensor]]:
         error, weight = mean_error("energy", predicted, targets)

@@ -70,7 +70,7 @@ class PretrainModule(PotentialStage):
     def properties(self, batch: Batch, wanted: Collection[str]) -> dict[str, Any]:
         """``energy`` (B, |P|), eV, on each EIP's zero; ``forces`` (N, |P|, 3), eV/A; ``stress`` (B, |P|, 3, 3), eV/A^3.
 
-        The last two take a backward pass an EIP.
+        The last two take a backward pass an EIP; what is given with them is not differentiable.
         """
         derive = not {"forces", "stress"}.isdisjoint(wanted)
         with torch.set_grad_enabled(torch.is_grad_enabled() or derive):
@@ -80,22 +80,14 @@ class PretrainModule(PotentialStage):
             energy, totals = global_add_pool(atoms, graph.batch, graph.size), atoms.sum(dim=0).unbind()
         if not derive:
             return {"energy": energy}
-        each = [derivatives(total, graph, create_graph=self.training, retain_graph=True) for total in totals]
+        each = [derivatives(total, graph, retain_graph=True) for total in totals]
         forces, virials = (torch.stack(parts, dim=1) for parts in zip(*each, strict=True))
         stress = torch.stack([stress_of(virial, batch.cell) for virial in virials.unbind(dim=1)], dim=1)
-        return {"energy": energy if self.training else energy.detach(), "forces": forces, "stress": stress}
+        return {"energy": energy.detach(), "forces": forces, "stress": stress}
 
-    def compared(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, tuple[Tensor, Targets]]:
-        derived = [name for name in ("forces", "stress") if name in wanted]
-        if not derived:
-            return super().compared(batch, wanted)
-        targets = Targets.of(batch)
+    def factors(self, batch: Batch, targets: Targets, derived: Sequence[str]) -> Tensor:
         counted = counted_labels(targets, derived, self.current_epoch)
-        direction = random_signs(counted, batch.row, self.current_epoch).double()
-        energy, both = self.derived(batch, direction)
-        mixed = targets.along(direction)
-        found = {"energy": (energy, targets)} | {name: (both[name], mixed) for name in derived}
-        return {name: found[name] for name in wanted}
+        return random_signs(counted, batch.row, self.current_epoch).double()
 
     def errors(self, predicted: Mapping[str, Any], targets: Targets) -> list[tuple[Tensor, Tensor]]:
         energy, known = mean_error("energy", predicted, targets)

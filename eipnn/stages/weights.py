@@ -168,6 +168,23 @@ class PotentialStage(StageModule):
             raise InputError("trainer.max_epochs must be at least 1: second_from is a share of it")
         return ceil(self.second_from * epochs)
 
+    def compared(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, tuple[Tensor, Targets]]:
+        """Energies with those of all sources; forces and stress of a combination of the K energies, which takes one
+        backward pass, with the same combination of the labels."""
+        derived = [name for name in ("forces", "stress") if name in wanted]
+        if not derived:
+            return super().compared(batch, wanted)
+        targets = Targets.of(batch)
+        factors = self.factors(batch, targets, derived)
+        energy, both = self.derived(batch, factors)
+        mixed = targets.along(factors)
+        found = {"energy": (energy, targets)} | {name: (both[name], mixed) for name in derived}
+        return {name: found[name] for name in wanted}
+
+    def factors(self, batch: Batch, targets: Targets, derived: Sequence[str]) -> Tensor:
+        """Those of the combination (B, K), float64, in which forces and stress are compared; of one energy 1."""
+        return torch.ones(batch.num_graphs, 1, dtype=torch.float64, device=batch.pos.device)
+
     def derived(self, batch: Batch, factors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Energies, and derivatives of their sum with these factors, for a loss.
 
