@@ -24,6 +24,12 @@ class UsageError(InputError):
     code = 2
 
 
+def require_positive(name: str, value: float, unit: str = "") -> None:
+    """Raise `InputError` where a setting is not positive, infinite or NaN."""
+    if not 0 < value < float("inf"):
+        raise InputError(f"{name} must be positive, not {value} {unit}".rstrip())
+
+
 class Terminated(BaseException):
     """SIGTERM came: batch systems send it before they kill. No `Exception`: nobody but `exit_code` catches it."""
 

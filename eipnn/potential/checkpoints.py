@@ -187,14 +187,31 @@ def current_settings(record: dict[str, Any]) -> dict[str, Any]:
     return before | {name: value for name, value in record["settings"].items() if name != "tukey_per"}
 
 
-def same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
+def check_same(found: dict[str, Any], mine: dict[str, Any], file: str | Path) -> None:
+    """Raise `CheckpointError` where the record of a checkpoint is of another training than `mine`."""
+    for key in ("representation", "eips"):
+        if found[key] != mine[key]:
+            raise CheckpointError(
+                f"{file}: the checkpoint was trained with {key} {found[key]}, this run has {mine[key]}; "
+                "give it the same"
+            )
+    if (core := found["settings"].get("core")) != mine["settings"].get("core"):
+        raise CheckpointError(f"{file}: the checkpoint was trained with core: {core or 'null'}; give it the same")
+    if not _same_zeros(mine["zeros"], found["zeros"]):
+        raise CheckpointError(
+            f"{file}: the checkpoint's energy zeros are {_zeros_text(found['zeros'])}, the data's "
+            f"{_zeros_text(mine['zeros'])}; use the energy_zero, labels and split that it was trained with"
+        )
+
+
+def _same_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Whether two zero records are equal to 1e-6 eV, and on top of the same EIP where there is one."""
     x, y = ({(source, e): zero["energies"][e] for source, zero in r.items() for e in zero["energies"]} for r in (a, b))
     equal = x.keys() == y.keys() and all(abs(x[k] - y[k]) < 1e-6 for k in x)
     return equal and recorded.same(a.get("dft", {}).get("eip"), b.get("dft", {}).get("eip"))
 
 
-def zeros_text(record: dict[str, Any]) -> str:
+def _zeros_text(record: dict[str, Any]) -> str:
     """A zero record in one line, without the structures of an EIP's record."""
     zeros = {source: zero["energies"] or zero["mode"] for source, zero in record.items()}
     eip = record.get("dft", {}).get("eip")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from eipnn.eips import recorded
-from eipnn.errors import InputError
+from eipnn.errors import InputError, require_positive
 from eipnn.inputs import graph_of
 from eipnn.potential import Potential
 from eipnn.potential.guard import seen_in
@@ -18,7 +18,7 @@ from eipnn.potential.heads import EnergyHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.handover import Training
-from eipnn.stages.module import SchedulerCallable, require_positive
+from eipnn.stages.module import SchedulerCallable
 from eipnn.stages.schedules import LinearDecay
 from eipnn.stages.source import DFT, selected
 from eipnn.stages.terms import EnergyError, EnergyTukey, ForceError, ForceTukey, StressError

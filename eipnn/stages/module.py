@@ -19,11 +19,10 @@ from eipnn.errors import InputError
 from eipnn.potential.checkpoints import (
     CheckpointError,
     build_representation,
+    check_same,
     current_settings,
     read_checkpoint,
     read_record,
-    same_zeros,
-    zeros_text,
 )
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import UNITS
@@ -204,8 +203,7 @@ class StageModule(LightningModule):
 
     def validation_step(self, batch: Batch, index: int, more: Collection[str] = ()) -> Mapping[str, Any]:
         """What is predicted (see `evaluated`), whose errors are added to the means."""
-        predicted = self.evaluated(batch, more)
-        require_finite(predicted[self.output], predicted.get("forces"))
+        predicted = self._finite(batch, more)
         for mean, (values, weights) in zip(self.means, self.errors(predicted, Targets.of(batch)), strict=True):
             # else the number of processes shows in the last digits; a metric that is moved to a device forgets it
             mean.set_dtype(torch.float64).update(values, weights)
@@ -217,9 +215,18 @@ class StageModule(LightningModule):
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """``row`` (B,) and ``weight`` (B,) of `Configurations`, and `outputs`."""
-        predicted = self.evaluated(batch, self.written)
-        require_finite(predicted[self.output], predicted.get("forces"))
-        return self._rows(batch, predicted)
+        return self._rows(batch, self._finite(batch, self.written))
+
+    def _finite(self, batch: Batch, more: Collection[str]) -> Mapping[str, Any]:
+        """`evaluated`; raises `InputError` for NaN and infinite values, which means would hide or carry on."""
+        predicted = self.evaluated(batch, more)
+        looked_at = predicted[self.output], predicted.get("forces")
+        if not all(values is None or values.isfinite().all() for values in looked_at):
+            raise InputError(
+                "the network gives NaN or infinite values: its training has diverged; "
+                "lower the learning rate (model.init_args.optimizer.init_args.lr)"
+            )
+        return predicted
 
     def _rows(self, batch: Batch, predicted: Mapping[str, Any]) -> dict[str, Tensor]:
         return {"row": batch.row, "weight": batch.weight} | self.outputs(batch, predicted)
@@ -326,21 +333,9 @@ class StageModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         file = getattr(self._trainer, "ckpt_path", None) or "the checkpoint"
-        found, mine = read_record(checkpoint, file, self.stage), self.record()
-        for key in ("representation", "eips"):
-            if found[key] != mine[key]:
-                raise CheckpointError(
-                    f"{file}: the checkpoint was trained with {key} {found[key]}, this run has {mine[key]}; "
-                    "give it the same"
-                )
-        if (core := found["settings"].get("core")) != mine["settings"].get("core"):
-            raise CheckpointError(f"{file}: the checkpoint was trained with core: {core or 'null'}; give it the same")
-        current = self.handover.facts.zeros if self.handover.facts else found["zeros"]
-        if not same_zeros(current, found["zeros"]):
-            raise CheckpointError(
-                f"{file}: the checkpoint's energy zeros are {zeros_text(found['zeros'])}, the data's "
-                f"{zeros_text(current)}; use the energy_zero, labels and split that it was trained with"
-            )
+        found = read_record(checkpoint, file, self.stage)
+        zeros = self.handover.facts.zeros if self.handover.facts else found["zeros"]
+        check_same(found, self.record() | {"zeros": zeros}, file)
         self.elements, self.zeros, self.seen = found["elements"], found["zeros"], found.get("seen", {})
         if self._trainer is not None:
             adapt_states(checkpoint.get("callbacks", {}), self._trainer)
@@ -386,18 +381,3 @@ class StageModule(LightningModule):
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         self.representation.load_state_dict(weights)
         return record
-
-
-def require_positive(name: str, value: float, unit: str = "") -> None:
-    """Raise `InputError` where a setting is not positive, infinite or NaN."""
-    if not 0 < value < float("inf"):
-        raise InputError(f"{name} must be positive, not {value} {unit}".rstrip())
-
-
-def require_finite(*outputs: Tensor | None) -> None:
-    """Raise `InputError` for NaN and infinite values of a network, which means would hide or carry on."""
-    if not all(output is None or output.isfinite().all() for output in outputs):
-        raise InputError(
-            "the network gives NaN or infinite values: its training has diverged; "
-            "lower the learning rate (model.init_args.optimizer.init_args.lr)"
-        )

@@ -10,13 +10,12 @@ from torch import Tensor
 from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
-from eipnn.errors import InputError
+from eipnn.errors import InputError, require_positive
 from eipnn.inputs import graph_of
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import atom_energies, derivatives, differentiable, stress_of
 from eipnn.representations.base import Representation
 from eipnn.stages.data import StageDataModule
-from eipnn.stages.module import require_positive
 from eipnn.stages.terms import EnergyError, ForceError, StressError
 from eipnn.stages.weights import PotentialStage, mean_error
 from eipnn.structures import StructureStore

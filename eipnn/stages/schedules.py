@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from eipnn.errors import InputError
+from eipnn.errors import InputError, require_positive
 
 
 class SpanningSchedule(LambdaLR):
@@ -31,8 +31,7 @@ class SpanningSchedule(LambdaLR):
         if epochs is not None and epochs < 1:
             raise InputError(f"epochs must be at least 1, not {epochs}")
         for group in optimizer.param_groups:
-            if not 0 < group["lr"] < float("inf"):
-                raise InputError(f"lr must be positive, not {group['lr']}")
+            require_positive("lr", group["lr"])
         self.epochs = epochs
 
         def bound(factor: Callable[[int, int], float]) -> Callable[[int], float]:
