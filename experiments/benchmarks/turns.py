@@ -1,8 +1,12 @@
 """What the benchmarks of speed share: contenders that take turns, ratios within a round, and silicon for dynamics."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from statistics import median
+from typing import TextIO
 
 import numpy as np
 from ase import Atoms, units
@@ -11,6 +15,11 @@ from ase.md.verlet import VelocityVerlet
 
 CELLS = {64: 2, 512: 4, 4096: 8}
 """Atoms of `silicon`, and the cubic cells of eight along each axis."""
+THREADS = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+    *(f"{library}_{where}_OP_PARALLELISM_THREADS" for library in ("TF", "DP") for where in ("INTRA", "INTER")),
+)
+"""Their numbers in numpy and torch, and in TensorFlow and DeePMD-kit."""
 
 
 def silicon(number: int) -> Atoms:
@@ -43,6 +52,31 @@ def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
         for name, contender in contenders.items():
             seconds[name].append(contender())
     return seconds
+
+
+class Server:
+    """A process, on one thread, that `answer`s: a contender with an environment of its own."""
+
+    def __init__(self, *words: str) -> None:
+        one = dict.fromkeys(THREADS, "1")
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | one
+        )
+
+    def seconds(self, steps: int) -> float:
+        """Processor time a step."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(steps, file=self.process.stdin, flush=True)
+        if not (answer := self.process.stdout.readline()):
+            raise SystemExit(f"{self.process.args}: ended with exit code {self.process.wait()}, see above")
+        return float(answer)
+
+
+def answer(run: Callable[[int], object], answers: TextIO) -> None:
+    """Read numbers of steps from standard input, answer with seconds of processor time a step."""
+    for line in sys.stdin:
+        print(timed(run, int(line)), file=answers, flush=True)
 
 
 def faster_by(mine: Iterable[float], theirs: Iterable[float], heading: str = "eipnn is faster by") -> dict[str, float]:
