@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -27,8 +28,9 @@ from eipnn.files import DiskFullError
 from eipnn.labels import LabelError, LabelStore, label_structures, layout, local
 from eipnn.labels.handle import START_LIMIT, Handle
 from eipnn.labels.layout import DONE, FAILED, IN_WORK, PENDING, create, describe
+from eipnn.labels.ledger import Ledger
 from eipnn.labels.work import Work
-from eipnn.structures import StructureStore, read_structures
+from eipnn.structures import Ids, StructureStore, read_structures
 
 SPRINGS = EIP("springs", "ase", "label_calculators.Springs")
 STIFF = EIP("stiff", "ase", "label_calculators.Springs", {"stiffness": 3.0})
@@ -453,6 +455,20 @@ def test_states_that_a_kill_or_a_power_cut_leaves(tmp_path: Path) -> None:
     label_structures(structures, eips, folder)
     assert contents(folder) == contents(tmp_path / "whole")
     assert not (folder / ".scratch").exists()
+
+
+def test_a_ledger_of_very_many_structures_takes_few_bytes(tmp_path: Path) -> None:
+    """Entries of other structures, of other EIPs and torn ones are none; of two the last counts."""
+    ids = Ids.of(f"pool_{k}" for k in range(20_000))
+    lines = ["other,a,why", "pool_3,b,why", "pool_3,a,first", "pool_19999,a,why", '"pool_\n5",a,why', "pool_3,a,last"]
+    (tmp_path / "failures.csv").write_text("\n".join(["config_id,eip,reason", *lines, "pool_7,a"]))
+    assert "pool_0" in ids  # what looks for ids is made before
+    tracemalloc.start()
+    ledger = Ledger(tmp_path, ids, ["z", "a"])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert ledger.reasons == {(3, 1): "last", (19_999, 1): "why"}
+    assert most < 10 * len(ids)
 
 
 def test_what_is_whole_beside_frames_without_atoms_is_not_made_again(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -12,6 +13,7 @@ import numpy as np
 from eipnn.files import write_atomically
 from eipnn.labels.layout import LEDGER, LEDGER_HEAD, LabelError
 from eipnn.labels.store import LabelStore
+from eipnn.structures.ids import BLOCK, Ids
 
 
 class Ledger:
@@ -19,13 +21,15 @@ class Ledger:
 
     def __init__(self, folder: Path, ids: Sequence[str], eips: Sequence[str]) -> None:
         self._file, self._ids, self._eips = folder / LEDGER, ids, eips
-        rows, columns = ({name: place for place, name in enumerate(names)} for names in (ids, eips))
         self.reasons: dict[tuple[int, int], str] = {}
+        known, columns = Ids.of(ids), {name: place for place, name in enumerate(eips)}
         with self._file.open(newline="", encoding="utf-8") as stream:
-            for entry in csv.reader(stream):
-                # The last line of a killed run may be torn.
-                if len(entry) == 3 and entry[0] in rows and entry[1] in columns:
-                    self.reasons[rows[entry[0]], columns[entry[1]]] = entry[2]
+            # The last line of a killed run may be torn, and run on into the next one.
+            entries = (e for e in csv.reader(stream) if len(e) == 3 and e[1] in columns and "\n" not in e[0])
+            while block := list(islice(entries, BLOCK)):
+                for row, (_, eip, reason) in zip(known.find([e[0] for e in block]).tolist(), block, strict=True):
+                    if row >= 0:
+                        self.reasons[row, columns[eip]] = reason
 
     def add(self, row: int, column: int, reason: str) -> None:
         """Note one failure, on disk when this returns."""
