@@ -11,7 +11,7 @@ from tiny import best
 
 from eipnn import EIPNNCalculator, Potential
 from eipnn.errors import InputError
-from eipnn.potential.guard import seen_in
+from eipnn.potential.seen import seen_in
 from eipnn.representations import SchNet
 from eipnn.structures import StructureStore
 

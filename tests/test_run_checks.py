@@ -71,7 +71,7 @@ def test_contradictions_in_an_experiment(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"core": "lj"}, "core must be zbl, not 'lj'"),
+        ({"core": "lj"}, "core must be zbl or wall, not 'lj'"),
         ({"data": DATA | {"seed": 3}}, r"data\.seed would have no effect"),
         ({"trainer": {"default_root_dir": "x"}}, r"trainer\.default_root_dir would have no effect"),
         ({"finetune": {"data": {"dft": "x"}}}, r"finetune\.data\.dft would have no effect"),

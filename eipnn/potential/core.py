@@ -1,17 +1,20 @@
 """Base terms at short range: what a potential has beside the network, without trained parameters."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
-from ase.data import covalent_radii
 from ase.units import Bohr, Hartree
 from torch import Tensor, nn
 
 from eipnn.errors import InputError
+from eipnn.generate.distance import PARENT_SHARE, RADII
 from eipnn.inputs import AtomicGraph
+from eipnn.potential.seen import closest_in
 
-CoreName = Literal["zbl"]
-"""The words that switch one on."""
+CoreName = Literal["zbl", "wall"]
+"""The words that switch one on: a `ZBL` that is part of what is trained, or one where the training frames end."""
 
 COULOMB = Hartree * Bohr
 """e^2 / (4 pi epsilon_0), eV A."""
@@ -30,19 +33,22 @@ class ZBL(nn.Module):
 
     Args:
         cutoff: of the network's pairs, A.
+        seen: what a training saw: the repulsion is a wall where its frames end, with `PARENT_SHARE` of the shortest
+            distance of two elements (as close as pools come) in place of the sum of their radii, where that is less.
     """
 
-    def __init__(self, cutoff: float) -> None:
+    def __init__(self, cutoff: float, seen: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.cutoff = cutoff
-        self.register_buffer("radii", torch.from_numpy(covalent_radii.copy()), persistent=False)  # A
-        self.radii: Tensor
+        self.name: CoreName = "zbl" if seen is None else "wall"
+        outer = RADII if seen is None else np.minimum(PARENT_SHARE * closest_in(seen), RADII)
+        self.register_buffer("outer", torch.from_numpy(np.minimum(outer, cutoff)), persistent=False)  # A
+        self.outer: Tensor
 
     def forward(self, graph: AtomicGraph) -> Tensor:
         """Energies of the atoms (N,), eV, float64."""
         i, j = graph.edge_index
         r = graph.vectors.double().norm(dim=-1)  # (P,)
-        outer = (self.radii[graph.z[i]] + self.radii[graph.z[j]]).double().clamp(max=self.cutoff)
+        outer = self.outer[graph.z[i], graph.z[j]].double()
         t = (2 * r / outer - 1).clamp(0, 1)
         fade = 1 - t**3 * (10 - 15 * t + 6 * t**2)
         z = graph.z.double()
@@ -52,8 +58,19 @@ class ZBL(nn.Module):
         return half.new_zeros(z.shape[0]).index_add(0, i, half).index_add(0, j, half)
 
 
-def core_of(name: CoreName | None, cutoff: float) -> ZBL | None:
-    """The base term of this name, for pairs within a cutoff (A). Raises `InputError` where there is no such term."""
+def core_of(name: CoreName | None, cutoff: float, seen: Mapping[str, Any] | None = None) -> ZBL | None:
+    """The base term of this name; of a wall, which a training does not have, None where nothing was seen.
+
+    Args:
+        name: None for none.
+        cutoff: of the network's pairs, A.
+        seen: what a training saw.
+
+    Raises:
+        InputError: there is no such term.
+    """
     if name not in (None, *get_args(CoreName)):
         raise InputError(f"core: there is no {name!r}; the base terms are {', '.join(get_args(CoreName))}")
+    if name == "wall":
+        return ZBL(cutoff, seen) if seen else None
     return ZBL(cutoff) if name else None

@@ -1,11 +1,4 @@
-"""A guard that tells when atoms leave what a potential was trained on.
-
-What training saw stands in the record of a file under ``seen``: for the frames with DFT labels (``dft``) and, with
-label augmentation, those with EIP labels (``eip``), ``distances``, the shortest one of each pair of elements (A), and
-``volumes``, the smallest and the largest one an atom of fully periodic frames (A^3), empty where there are none.
-
-Frames of pretraining do not count: the head that learned their energies is not that of the potential.
-"""
+"""A guard that tells when atoms leave what a potential was trained on (`eipnn.potential.seen`)."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,30 +7,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 
 from eipnn.errors import InputError
-from eipnn.generate.distance import RADII, REACH, shortest_distances
+from eipnn.generate.distance import RADII, REACH
 from eipnn.inputs import AtomicGraph
 from eipnn.potential.committee import Committee
-from eipnn.structures import StructureStore
+from eipnn.potential.seen import closest_in, volumes_in
 
 Mode = Literal["warn", "error", "off"]
 
 MARGIN = 0.02
 """Share of a length by which atoms may leave the limits: no word of thermal motion just inside."""
-
-
-def seen_in(frames: StructureStore) -> dict[str, Any]:
-    """``distances`` and ``volumes`` of these frames, see the head of this file."""
-    closest = shortest_distances(frames)
-    pairs = [(a, b) for a, b in np.argwhere(np.isfinite(closest)).tolist() if a <= b]
-    periodic = frames.pbc.all(axis=1)
-    volumes = np.abs(np.linalg.det(frames.cells[periodic])) / frames.sizes[periodic]
-    return {
-        "distances": {f"{chemical_symbols[a]}-{chemical_symbols[b]}": float(closest[a, b]) for a, b in pairs},
-        "volumes": [float(volumes.min()), float(volumes.max())] if len(volumes) else [],
-    }
 
 
 class Guard:
@@ -52,9 +33,9 @@ class Guard:
 
     def __init__(self, seen: Sequence[Mapping[str, Any]], error: bool = False) -> None:
         self.error = error
-        self.closest = np.max([_closest(member) for member in seen], axis=0)  # A, by two atomic numbers
+        self.closest = np.max([closest_in(member) for member in seen], axis=0)  # A, by two atomic numbers
         self.limits = torch.from_numpy((1 - MARGIN) * self.closest)
-        known = [_volumes(member) for member in seen]
+        known = [volumes_in(member) for member in seen]
         self.volumes = (max(low for low, _ in known), min(high for _, high in known)) if all(known) else None
         self.told: set[str] = set()
 
@@ -122,20 +103,3 @@ def guard_of(committee: Committee, mode: Mode | None) -> Guard | None:
 def _place(frame: int, frames: int) -> str:
     """Which of the frames is meant, where there are several."""
     return f" in system {frame}" if frames > 1 else ""
-
-
-def _closest(seen: Mapping[str, Any]) -> np.ndarray:
-    """The shortest distance (A) of a member by two atomic numbers; `REACH` for elements that it has not seen side by
-    side."""
-    closest = REACH * RADII
-    for part in seen.values():
-        for name, length in part["distances"].items():
-            a, b = (atomic_numbers[symbol] for symbol in name.split("-"))
-            closest[a, b] = closest[b, a] = min(length, closest[a, b])
-    return closest
-
-
-def _volumes(seen: Mapping[str, Any]) -> list[float]:
-    """The smallest and the largest volume (A^3) an atom of a member; empty if it saw no periodic frames."""
-    every = [volume for part in seen.values() for volume in part["volumes"]]
-    return [min(every), max(every)] if every else []

@@ -52,7 +52,7 @@ class Potential(nn.Module):
         zeros: by source (``dft``, names of EIPs): ``mode`` and ``energies`` (eV an element); under ``dft`` also ``eip``
             (`eipnn.eips.recorded`) with delta learning.
         core: base term at short range (`core_of`), to which the network adds.
-        seen: what its training saw (`eipnn.potential.guard`).
+        seen: what its training saw (`eipnn.potential.seen`).
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Potential(nn.Module):
             "stage": "finetune",
             "representation": self.representation.config(),
             "eips": [],
-            "settings": {"core": "zbl"} if self.core else {},
+            "settings": {"core": self.core.name} if self.core else {},
             "elements": self.elements,
             "cutoff": self.cutoff,
             "zeros": self.zeros,
@@ -191,7 +191,7 @@ class Potential(nn.Module):
         if record["stage"] != "finetune":
             raise CheckpointError(f"{file}: of stage {record['stage']!r}; a potential is a fine-tuned checkpoint")
         representation = build_representation(record["representation"])
-        core = core_of(record["settings"].get("core"), representation.cutoff)
+        core = core_of(record["settings"].get("core"), representation.cutoff, record.get("seen"))
         potential = cls(
             representation,
             EnergyHead(representation.dim),

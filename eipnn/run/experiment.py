@@ -73,7 +73,8 @@ class Experiment:
         strategies: name -> row of one's own beside `STRATEGIES` (see `own_strategies`).
         run: what `eipnn run` trains where its options do not say: ``strategy``, ``split``, ``seed``, ``frames``, each
             one value or a list.
-        core: ``zbl``: pretraining and fine-tuning learn on top of this repulsion at short range.
+        core: ``zbl``: pretraining and fine-tuning learn on top of this repulsion at short range; ``wall``: potentials
+            have it where two atoms are closer than in any frame of fine-tuning.
         pretrained: folder of a run, whose finished pretrainings of the same splits and seeds are taken: none is made.
             One that knows what validates or tests here is refused.
         trainer: arguments of the Lightning Trainer for every stage.
@@ -229,8 +230,8 @@ def _problems(content: dict[str, Any]) -> Iterator[str]:
         yield from (f"run.{key} cannot be {value!r}" for value in listed(values) if not RUN[key](value))
     if not _are_weights(alpha := content.get("alpha", 0.1)):
         yield f"alpha must be a positive number or a list of them, not {alpha!r}"
-    if (core := content.get("core")) not in (None, "zbl"):
-        yield f"core must be zbl, not {core!r}; leave it out for none"
+    if (core := content.get("core")) not in (None, "zbl", "wall"):
+        yield f"core must be zbl or wall, not {core!r}; leave it out for none"
     if not isinstance(run := content.get("pretrained"), str | None):
         yield f"pretrained must be the folder of a run, not {run!r}"
     if (splits := content.get("splits", "random")) != "random" and "{split}" not in str(splits):

@@ -281,7 +281,8 @@ class Plan:
         if name != "finetune" and (elsewhere := model.get("init_from")):
             read_record(read_checkpoint(elsewhere), elsewhere, "pretrain")
             digests["init_from"] = digest_file(Path(elsewhere))
-        core = {"core": experiment.core} if experiment.core and name != "classify" else {}
+        stages = {"zbl": ("pretrain", "finetune"), "wall": ("finetune",), None: ()}
+        core = {"core": experiment.core} if name in stages[experiment.core] else {}
         model = {"representation": experiment.representation} | core | model | own["model"]
         config = {
             "seed_everything": self.seed,

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from torch import Tensor
@@ -13,8 +13,9 @@ from eipnn.eips import recorded
 from eipnn.errors import InputError, require_positive
 from eipnn.inputs import graph_of
 from eipnn.potential import Potential
-from eipnn.potential.guard import seen_in
+from eipnn.potential.core import ZBL
 from eipnn.potential.heads import EnergyHead
+from eipnn.potential.seen import seen_in
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.handover import Training
@@ -74,7 +75,7 @@ class FinetuneModule(PotentialStage):
         require_positive("representation_rate", representation_rate)
         self.alpha, self.eip_loss, self.huber = alpha, eip_loss, huber
         self.representation_rate = representation_rate
-        self.head = EnergyHead(representation.dim)
+        self.head, self.wall = EnergyHead(representation.dim), cast(ZBL | None, None)
         squared = {"energy": EnergyError, "forces": ForceError, "stress": StressError}
         self.dft_terms = self.terms_of(squared, dft=True, huber=huber)
         if eip_loss == "mse":
@@ -97,7 +98,13 @@ class FinetuneModule(PotentialStage):
     @property
     def potential(self) -> Potential:
         """What is trained: the network with its energies of elements; it shares the weights."""
-        return Potential(self.representation, self.head, self.elements, self.zeros, self.base, self.seen)
+        return Potential(self.representation, self.head, self.elements, self.zeros, self._core(), self.seen)
+
+    def _core(self) -> ZBL | None:
+        """The base term: that of the training or, as of no pair of its frames, the wall where these end."""
+        if self.core == "wall" and self.wall is None and self.seen:
+            self.wall = ZBL(self.cutoff, self.seen).to(self.head.scale.device)
+        return self.wall or self.base
 
     def properties(self, batch: Batch, wanted: Collection[str]) -> dict[str, Any]:
         """Those of `Properties`; ``energy`` (B,), eV, float64, on the zero of the aligned DFT energies."""

@@ -18,7 +18,7 @@ class Training:
     scales: list[tuple[float, Reference]]  # scale and shift of each energy that is learned, see `scale_and_shift`
     graphs: Graphs  # the configurations, each once, for `Representation.calibrate`
     known: frozenset[str]  # the targets that some of them have
-    seen: dict[str, Any] = field(default_factory=dict)  # fine-tuning: what `eipnn.potential.guard` says of them
+    seen: dict[str, Any] = field(default_factory=dict)  # fine-tuning: see `eipnn.potential.seen`
 
 
 @dataclass(frozen=True)

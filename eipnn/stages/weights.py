@@ -48,7 +48,8 @@ class PotentialStage(StageModule):
         second_start: ``best``: the second phase goes on from the best epoch of the first, whose later ones may have
             learnt few frames by heart; ``last``: from the last one.
         core: ``zbl``: a repulsion at short range, `eipnn.potential.core.ZBL`, is part of every energy that is
-            predicted, and the network learns the rest; null: the network learns all.
+            predicted, and the network learns the rest; ``wall``: the network learns all, and the potential has that
+            repulsion where two atoms are closer than in any frame of fine-tuning; null: none.
         compiled: compile the training step with forces, see `eipnn.potential.compiled`: minutes before the first step
             the first time on a machine, later seconds. MACE and SchNet alone; it pays where batches are small.
         **kwargs: see `StageModule`.
@@ -132,7 +133,8 @@ class PotentialStage(StageModule):
     def _load_representation(self, file: str) -> dict[str, Any]:
         record = super()._load_representation(file)
         # on top of a core another energy is learned
-        if (core := record["settings"].get("core")) != self.core:
+        core = record["settings"].get("core")
+        if core != self.core and "zbl" in (core, self.core):
             raise CheckpointError(
                 f"init_from={file} was pretrained with core: {core or 'null'}, but this stage has core: "
                 f"{self.core or 'null'};\ngive model.core the same value in both stages"
