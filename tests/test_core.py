@@ -10,12 +10,12 @@ from ase.build import bulk
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.data import atomic_masses, atomic_numbers, covalent_radii
 from backbones import FRAMES, batch_of, graph, make_potential
-from tiny import EIPS, REPRESENTATION, SMALL, attached, best, eipnn_stage, stage_config
+from tiny import EIPS, REPRESENTATION, SMALL, attached, best, eipnn_stage, read_json, stage_config
 
 from eipnn import EIPNNCalculator, FinetuneDataModule, FinetuneModule, Potential, PretrainDataModule, PretrainModule
 from eipnn.errors import InputError
 from eipnn.inputs.base import AtomicGraph
-from eipnn.potential.core import ZBL
+from eipnn.potential.core import ZBL, core_of
 from eipnn.potential.export import PlainPotential
 from eipnn.reference import Reference
 from eipnn.representations import SchNet
@@ -26,13 +26,13 @@ PAIRS = [("Si", "Si"), ("Ag", "Au"), ("H", "C")]
 CUTOFF = 5.0
 
 
-def zbl(pair: tuple[str, str], lengths: torch.Tensor) -> torch.Tensor:
+def zbl(pair: tuple[str, str], lengths: torch.Tensor, core: ZBL | None = None) -> torch.Tensor:
     """Energies (eV) of dimers of these lengths (A), differentiable."""
     count = len(lengths)
     z = torch.tensor([atomic_numbers[symbol] for symbol in pair] * count)
     index = torch.arange(2 * count).reshape(count, 2).T
     vectors = lengths[:, None] * torch.tensor([0.6, 0.0, 0.8])
-    found = ZBL(CUTOFF)(AtomicGraph(z, index, vectors, torch.arange(count).repeat_interleave(2), count))
+    found = (core or ZBL(CUTOFF))(AtomicGraph(z, index, vectors, torch.arange(count).repeat_interleave(2), count))
     torch.testing.assert_close(found[::2], found[1::2])  # half each
     return found.view(count, 2).sum(dim=1)
 
@@ -220,14 +220,50 @@ def test_the_command_trains_with_it(tiny, tmp_path):
 
 
 def test_another_word_is_refused():
-    with pytest.raises(InputError, match="core: there is no 'lj'; the base terms are zbl"):
+    with pytest.raises(InputError, match="core: there is no 'lj'; the base terms are zbl, wall"):
         FinetuneModule(SchNet(**SMALL), core="lj")
+
+
+@pytest.mark.parametrize(("closest", "outer"), [(1.95, 0.9 * 1.95), (3.0, 2.22), (None, 2.22)])
+def test_a_wall_begins_where_the_frames_end(closest, outer):
+    """At 0.9 of the shortest distance; at the sum of covalent radii for atoms that were never close, or not seen."""
+    seen = {"dft": {"distances": {"Si-Si": closest} if closest else {}, "volumes": []}}
+    wall = core_of("wall", CUTOFF, seen)
+    lengths = torch.tensor([outer + 1e-6, outer - 0.05, outer / 2], dtype=torch.float64)
+    found = zbl(("Si", "Si"), lengths, wall)
+    assert found[0] == 0
+    assert 0 < found[1] < found[2]
+    torch.testing.assert_close(found[2:], zbl(("Si", "Si"), lengths[2:] * 0.999999), rtol=1e-3, atol=0)
+
+
+def test_a_training_with_a_wall_is_that_without(tiny, tmp_path):
+    """Weights and errors are the same; the potential in all its forms has it, and a pretraining none."""
+    pretrained = best(eipnn_stage("fit", stage_config(tiny, "Pretrain", tmp_path / "pretrain", max_epochs=1)))
+    found = {}
+    for core in ("wall", None):
+        config = stage_config(tiny, "Finetune", tmp_path / str(core), max_epochs=2)
+        config["model"]["init_args"] |= {"core": core, "init_from": pretrained}
+        found[core] = best(eipnn_stage("fit", config))
+        eipnn_stage("test", config, "--ckpt_path", found[core])
+    assert read_json(tmp_path / "wall" / "test.json") == read_json(tmp_path / "None" / "test.json")
+    walled, bare = (Potential.load(file) for file in found.values())
+    for name, weights in bare.state_dict().items():
+        assert torch.equal(walled.state_dict()[name], weights)
+    length = 0.5 * walled.seen["dft"]["distances"]["Cu-Cu"]
+    dimer = Atoms("Cu2", [[0, 0, 0], [0, 0, length]])
+    energies = [p.predict(p.graph([dimer])).energy.item() for p in (walled, bare)]
+    assert energies[0] > energies[1] + 1
+    of_module = FinetuneModule.load_from_checkpoint(found["wall"]).potential
+    assert of_module.predict(of_module.graph([dimer])).energy.item() == energies[0]
+    walled.save(tmp_path / "saved.pt")
+    again = Potential.load(tmp_path / "saved.pt")
+    assert again.predict(again.graph([dimer])).energy.item() == energies[0]
 
 
 def test_a_word_of_an_experiment_reaches_both_stages(tiny, tmp_path):
     data = {name: tiny.data[name] for name in ("dft", "pool", "labels", "energy_zero")}
-    plan = Plan(Experiment(data, REPRESENTATION, core="zbl"), tmp_path, 1, 0, tiny.data["labels"])
-    cores = {
-        s.about["stage"]: s.config["model"]["init_args"].get("core") for s in in_order(plan.row("mp+la", [0.1]).stages)
-    }
-    assert cores == {"classify": None, "pretrain": "zbl", "finetune": "zbl"}
+    for core, expected in {"zbl": [None, "zbl", "zbl"], "wall": [None, None, "wall"], None: [None] * 3}.items():
+        plan = Plan(Experiment(data, REPRESENTATION, core=core), tmp_path, 1, 0, tiny.data["labels"])
+        stages = in_order(plan.row("mp+la", [0.1]).stages)
+        cores = {s.about["stage"]: s.config["model"]["init_args"].get("core") for s in stages}
+        assert [cores[stage] for stage in ("classify", "pretrain", "finetune")] == expected

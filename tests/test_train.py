@@ -128,6 +128,8 @@ def test_it_leaves_a_committee_and_its_errors(trained, place):
     whole = EIPNNCalculator(found["potential"])
     assert [whole.get_potential_energy(atoms) for atoms in frames] == pytest.approx(np.mean(energies, axis=0))
     assert whole.results["energy_std"] > 0
+    cores = [member.core.name for member in Committee.load(trained / "potential.pt").potentials]
+    assert cores == ["wall"] * FOLDS
     error = np.abs((np.mean(energies, axis=0) - frames.energies) / frames.sizes).mean()
     assert found["test"][f"committee of {found['recipe']}"][0]["atom_mae"] == pytest.approx(error)
     assert found["validation"]["mp"][0]["force_mae"] > 0
@@ -291,6 +293,12 @@ def test_a_frame_that_was_chosen_from_the_pool_is_its_own_parent(tmp_path):
     ase.io.write(pool, candidates, format="extxyz")
     known = open_structures([dft], beside=[pool])
     assert list(parents_of([pool], [dft], known).values()) == [{known.ids[2]}, set(), set()]
+
+
+@pytest.mark.parametrize(("core", "expected"), [("none", None), ("zbl", "zbl")])
+def test_another_core(place, tmp_path, core, expected):
+    assert exit_code(*arguments(place, output=[tmp_path / "out"], core=[core], dry_run=[])) == 0
+    assert read_experiment(tmp_path / "out" / "experiment.yaml").core == expected
 
 
 def test_a_kill_while_splits_are_written_is_no_end(place, tmp_path):

@@ -55,7 +55,7 @@ def train(
     teachers: list[str] | None = None,
     test: list[str] | None = None,
     network: str | None = None,
-    core: Literal["zbl"] | None = None,
+    core: Literal["wall", "zbl", "none"] | None = None,
     recipes: list[Recipe] | None = None,
     folds: FoldCount | None = None,
     steps: Count | None = None,
@@ -88,7 +88,8 @@ def train(
             potential that was trained on these frames knows those that validate: its recipe looks better than it is.
         test: files of DFT frames to test on in the end; they have no part in training and choice.
         network: mace, schnet, or a YAML file in the form of these (default: mace).
-        core: zbl: a repulsion at short range, on top of which the network learns (default: the network learns all).
+        core: wall: a repulsion where two atoms are closer than in any training frame; zbl: one that reaches further, on
+            top of which the network learns; none (default: wall).
         recipes: to choose among: DFT alone (baseline), pretraining on the teachers (mp), label augmentation (la), on
             top of the best teacher (delta) (default: baseline mp).
         folds: of the DFT frames, and potentials of the committee (default: 4).
@@ -143,8 +144,8 @@ def train(
         splits = with_pool(splits, parents_of(data["pool"], dft, everything))
     settings = with_compiled(settings, steps, float(frames.sizes.mean()))
     content |= with_steps(settings, steps, max(len(split.pool) for split in splits))
-    if core:
-        content["core"] = core
+    if core != "none":
+        content["core"] = core or "wall"
     content["run"] = {"strategy": chosen, "split": list(range(1, folds + 1)), "seed": [seed]}
     finish(content, splits, tested, output, jobs, threads, workers, dry_run)
 
