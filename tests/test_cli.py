@@ -86,7 +86,6 @@ WEIGHED = {
     "energy_per": "atom",
     "second_weights": {"energy": 20.0, "forces": 0.3},
     "second_from": 0.6,
-    "second_start": "best",
     "core": "zbl",
     "compiled": True,
 }

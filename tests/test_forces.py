@@ -315,30 +315,6 @@ def test_a_second_phase_that_begins_in_the_past_has_the_best_epoch(forced, tmp_p
         assert torch.load(best(root), weights_only=True)["epoch"] == 3
 
 
-@pytest.mark.parametrize("ema", [None, 0.8])
-@pytest.mark.parametrize("cut", [False, True])
-def test_a_second_phase_can_begin_from_the_best_epoch(forced, tmp_path, ema, cut):
-    """Errors grow, so that it is the first; then the rate is zero, so that its weights stay."""
-    config = rising(forced, tmp_path, 2 if cut else 4, 0.99 if cut else 0.5)
-    still = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2, "gamma": 0.0}}
-    config["model"]["init_args"] |= {"second_start": "best", "ema": ema, "scheduler": still}
-    every = {"save_top_k": -1, "filename": "{epoch}"}
-    kept = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": every}
-    config["trainer"]["callbacks"] = [kept]
-    root = eipnn_stage("fit", config)
-    if cut:
-        config["trainer"]["max_epochs"] = 4
-        config["model"]["init_args"]["second_from"] = 0.5
-        eipnn_stage("fit", config, "--ckpt_path", str(root / "checkpoints" / "last.ckpt"))
-    epochs = [torch.load(root / "checkpoints" / f"epoch={n}.ckpt", weights_only=True) for n in range(4)]
-    kind = "unaveraged" if ema else "state_dict"
-    first, _, third, last = (epoch[kind] for epoch in epochs)
-    for name, weights in first.items():
-        assert torch.equal(third[name], weights)
-        assert torch.equal(last[name], weights)
-    assert any(not torch.equal(epochs[1][kind][name], weights) for name, weights in first.items())
-
-
 def test_where_no_epoch_with_second_weights_is_validated_the_best_of_the_first_is_kept(forced, tmp_path):
     config = rising(forced, tmp_path, 3, 0.5)
     config["trainer"]["check_val_every_n_epoch"] = 2
@@ -375,7 +351,7 @@ def test_errors_of_forces_and_stress_in_their_units(forced, tuned):
 def test_a_resumed_training_is_as_if_it_was_not_cut(forced, tmp_path, stage):
     """With averaged weights, two phases and random signs."""
     config = stage_config(forced, stage, tmp_path / "whole", max_epochs=4)
-    weights = settings() | {"second_start": "best"} if stage == "Finetune" else {"ema": 0.8}
+    weights = settings() if stage == "Finetune" else {"ema": 0.8}
     config["model"]["init_args"] |= weights | {"scheduler": None}
     whole = eipnn_stage("fit", config)
     config["trainer"] |= {"default_root_dir": str(tmp_path / "cut"), "max_epochs": 2}

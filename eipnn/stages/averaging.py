@@ -74,12 +74,7 @@ class MovingAverage(Callback):
             checkpoint["state_dict"] = weights | {name: mean.clone() for name, mean in self.average.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.training:
-            self.load(checkpoint, pl_module)
-
-    def load(self, checkpoint: dict[str, Any], module: LightningModule) -> None:
-        """Take average and weights of a checkpoint that has both."""
-        if RAW in checkpoint:
-            weights, raw, places = checkpoint["state_dict"], checkpoint[RAW], dict(module.named_parameters())
-            self.average = {name: weights[name].to(places[name].device, copy=True) for name in raw}
-            module.load_state_dict(weights | raw)
+        if RAW in checkpoint and trainer.training:
+            raw = checkpoint[RAW]
+            self.average = {name: checkpoint["state_dict"][name].to(raw[name]).clone() for name in raw}
+            pl_module.load_state_dict(checkpoint["state_dict"] | raw)

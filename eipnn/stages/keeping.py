@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-
-from eipnn.potential.checkpoints import read_checkpoint
-from eipnn.stages.averaging import MovingAverage
 
 
 def keeping(trainer: Trainer, monitor: str, mode: str) -> list[Callback]:
@@ -56,26 +53,6 @@ class BestEpoch(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.phase = state_dict.get("phase", 0)
-
-
-def go_back(trainer: Trainer, module: LightningModule) -> None:
-    """Weights, their average and the optimiser become those of the best epoch; learning rates stay.
-
-    Where no epoch was validated, or no checkpoint of it is kept, all stays.
-    """
-    kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-    if not (best := next((c.best_model_path for c in kept), "")):
-        return
-    checkpoint = read_checkpoint(best)
-    module.load_state_dict(checkpoint["state_dict"])
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, MovingAverage):
-            callback.load(checkpoint, module)
-    for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-        rates = [group["lr"] for group in optimizer.param_groups]
-        optimizer.load_state_dict(state)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
 
 
 def is_lightnings_own(callback: ModelCheckpoint) -> bool:

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from ase.units import GPa
@@ -18,12 +17,10 @@ from eipnn.potential.core import CoreName, core_of
 from eipnn.potential.heads import EnergyHead
 from eipnn.potential.potential import differentiable, pulled, slopes, stress_of
 from eipnn.representations.base import Representation
-from eipnn.stages.keeping import go_back
 from eipnn.stages.module import StageModule
 from eipnn.stages.terms import Per, Term
 from eipnn.targets import PROPERTIES, Targets
 
-SecondStart = Literal["last", "best"]
 log = logging.getLogger(__name__)
 WEIGHTS = {"energy": 1.0, "forces": 10.0, "stress": 100.0}
 """Where none are given, of the properties that some training label has. Residuals in eV, eV/A and eV/A^3."""
@@ -45,8 +42,6 @@ class PotentialStage(StageModule):
         second_weights: in place of these from `second_from` on; what is not named keeps its weight. The best epoch is
             one of those that have them.
         second_from: share of the epochs.
-        second_start: ``best``: the second phase goes on from the best epoch of the first, whose later ones may have
-            learnt few frames by heart; ``last``: from the last one.
         core: ``zbl``: a repulsion at short range, `eipnn.potential.core.ZBL`, is part of every energy that is
             predicted, and the network learns the rest; ``wall``: the network learns all, and the potential has that
             repulsion where two atoms are closer than in any frame of fine-tuning; null: none.
@@ -70,7 +65,6 @@ class PotentialStage(StageModule):
         energy_per: Per = "configuration",
         second_weights: dict[str, float] | None = None,
         second_from: float = 0.75,
-        second_start: SecondStart = "last",
         core: CoreName | None = None,
         compiled: bool = False,
         **kwargs: Any,
@@ -82,7 +76,7 @@ class PotentialStage(StageModule):
         if not 0 < second_from < 1:
             raise InputError(f"second_from must lie between 0 and 1, not {second_from}")
         self.weights, self.energy_per = weights, energy_per
-        self.second_weights, self.second_from, self.second_start = second_weights, second_from, second_start
+        self.second_weights, self.second_from = second_weights, second_from
         super().__init__(representation, eips, **kwargs)  # which asks for the names of the metrics
         self.core, self.base = core, core_of(core, representation.cutoff)
         self.compiled = compiled
@@ -91,7 +85,7 @@ class PotentialStage(StageModule):
             raise InputError("patience may end a training before second_weights come: give one of the two")
 
     def settings(self) -> dict[str, Any]:
-        names = ("weights", "energy_per", "second_weights", "second_from", "second_start", "core")
+        names = ("weights", "energy_per", "second_weights", "second_from", "core")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -151,24 +145,17 @@ class PotentialStage(StageModule):
     def on_train_epoch_start(self) -> None:
         """The second phase begins, and with it the choice of an epoch: energies were hardly trained before."""
         self._weigh()
-        epoch = self.current_epoch
-        if self.second_weights and self.second_start == "best" and epoch and epoch == self._second_epoch():
-            go_back(self.trainer, self)
 
     def _weigh(self) -> None:
         if self.second_weights is None:
             return
-        self.phase = int(self.current_epoch >= self._second_epoch())
-        now = self.first_weights | (self.second_weights if self.phase else {})
-        for term in self.terms:
-            term.weight = term.factor * now[term.needs]
-
-    def _second_epoch(self) -> int:
-        """With which the second phase begins."""
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise InputError("trainer.max_epochs must be at least 1: second_from is a share of it")
-        return ceil(self.second_from * epochs)
+        self.phase = int(self.current_epoch >= self.second_from * epochs)
+        now = self.first_weights | (self.second_weights if self.phase else {})
+        for term in self.terms:
+            term.weight = term.factor * now[term.needs]
 
     def compared(self, batch: Batch, wanted: Collection[str]) -> Mapping[str, tuple[Tensor, Targets]]:
         """Energies with those of all sources; forces and stress of a combination of the K energies, which takes one
