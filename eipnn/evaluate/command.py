@@ -12,7 +12,7 @@ from eipnn.command_line import Count
 from eipnn.errors import InputError
 from eipnn.evaluate.errors import by_element, by_frame, by_group, mae, residuals
 from eipnn.evaluate.predict import ATOMS, check_elements, predict
-from eipnn.evaluate.spread import FEW, HELD, LEVELS, Spread, factors, spreads
+from eipnn.evaluate.spread import FEW, HELD, LEVELS, Spread, spreads, write_factors
 from eipnn.files import write_atomically
 from eipnn.metrics import ATOM, FORCE, STRESS, Metric
 from eipnn.potential import Committee
@@ -103,7 +103,9 @@ def evaluate(
         draw_spread(output / "spread.png", committee, known, title)
     print(f"\npictures: {', '.join(str(file) for file in sorted(output.glob('*.png')))}")
     if calibrate:
-        print(calibrated(potential, factors(known)))
+        if not (made := write_factors(potential, known)):
+            raise InputError(f"--calibrate: fewer than {FEW} frames have labels; give more")
+        print(f"{potential}: " + ", ".join(f"{name} {f.value:.2f} ({f.frames} frames)" for name, f in made.items()))
 
 
 def groups_of(types: np.ndarray) -> dict[str, np.ndarray]:
@@ -191,13 +193,3 @@ def draw_spread(file: Path, committee: Committee, known: Mapping[str, Spread], t
         form = f"calibrated by {factor.value:.2f}" if factor else "raw"
         panels[FORMS[name][1]] = (factor.value if factor else 1.0) * deviation, error, form
     plots.spread(file, panels, title)
-
-
-def calibrated(file: Path, found: Mapping[str, Factor]) -> str:
-    """Write the factors into the file of a committee; what was written."""
-    if not found:
-        raise InputError(f"--calibrate: fewer than {FEW} frames have labels; give more")
-    committee = Committee.load(file)  # as it was, whatever it was evaluated in
-    committee.factors |= found
-    committee.save(file)
-    return f"{file}: " + ", ".join(f"{name} {f.value:.2f} ({f.frames} frames)" for name, f in found.items())

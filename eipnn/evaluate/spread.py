@@ -8,14 +8,16 @@ Taylor, J. Am. Stat. Assoc. 84, 881, 1989); for large v it is sqrt(mean(z^2)). A
 happen to agree counts for little in it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase.units import GPa
 from scipy.stats import spearmanr, t
 
 from eipnn.evaluate.predict import Predictions
-from eipnn.potential.committee import Factor, deviations
+from eipnn.potential.committee import Committee, Factor, deviations
 from eipnn.structures import StructureStore
 
 LEVELS = (0.68, 0.90)
@@ -97,7 +99,16 @@ def _known(errors: np.ndarray, deviations: np.ndarray, degrees: int, frames: np.
     return Spread(errors[moving], deviations[moving], degrees, len(np.unique(frames[moving])), left_out)
 
 
-def factors(found: dict[str, Spread]) -> dict[str, Factor]:
+def factors(found: Mapping[str, Spread]) -> dict[str, Factor]:
     """Of all that at least `FEW` frames have labels of."""
     made = {name: spread.factor() for name, spread in found.items() if spread.frames >= FEW}
     return {name: factor for name, factor in made.items() if factor.value > 0}
+
+
+def write_factors(file: Path, found: Mapping[str, Spread]) -> dict[str, Factor]:
+    """Write the `factors`, if there are any, into the file of a committee, and give them."""
+    if made := factors(found):
+        committee = Committee.load(file)  # as it was, whatever it was evaluated in
+        committee.factors |= made
+        committee.save(file)
+    return made

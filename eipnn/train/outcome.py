@@ -76,7 +76,7 @@ def errors_on_test(
     """
     from eipnn.evaluate.errors import maes  # here: they import torch
     from eipnn.evaluate.predict import Predictions, predict
-    from eipnn.evaluate.spread import factors, spreads
+    from eipnn.evaluate.spread import spreads, write_factors
     from eipnn.potential import Committee
 
     found, committee = {}, {}
@@ -90,10 +90,8 @@ def errors_on_test(
             if recipe == chosen:
                 joined = Predictions.joined(predictions)
                 committee = {f"{COMMITTEE} {recipe}": [maes(joined.mean(), frames)]}
-    if len(whole := Committee.load(file)) > 1 and (calibration := factors(spreads(joined, frames))):
-        whole.factors = calibration
-        whole.save(file)
-        by = ", ".join(f"{name} {factor.value:.2f}" for name, factor in calibration.items())
+    if len(Committee.load(file)) > 1 and (made := write_factors(file, spreads(joined, frames))):
+        by = ", ".join(f"{name} {factor.value:.2f}" for name, factor in made.items())
         say(f"Spread of the committee, calibrated on the test frames by the factors: {by}")
     return found | committee
 
