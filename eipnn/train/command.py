@@ -109,32 +109,68 @@ def train(
         workers: processes that generate and label.
         dry_run: stop before labels and trainings are made, when all is known of them.
     """
+    options = {name: value for name, value in locals().items() if name in OF_BEFORE}
     if add:
-        check_alone(dft, {name: value for name, value in locals().items() if name in OF_BEFORE})
-        new, splits, frames = extended(Path(dft[0]), add, output)
-        check_output(output, len(splits))
-        tested = read_tested(test, frames, options_of(new.data, require_energy=True)) if test else None
-        keep_labels(Path(dft[0]), new, output)
-        finish(asdict(new), splits, tested, output, jobs, threads, workers, dry_run)
+        content, splits, tested = going_on(dft, add, test, output, options)
+    else:
+        content, splits, tested = beginning(dft, test, output, workers, **options)
+    rows = write_experiment(content, splits, output)
+    check_rows(rows)
+    show_plan(rows, output, jobs, threads)
+    if dry_run:
+        say(f"Nothing was trained. To change what no option does: `eipnn run {output / EXPERIMENT} -o FOLDER`")
         return
+    show_outcome(carry_out(output, rows, jobs, threads, workers), output, tested)
+
+
+def going_on(
+    dft: list[str], added: list[str], test: list[str] | None, output: Path, options: dict[str, Any]
+) -> tuple[dict[str, Any], list[Split], StructureStore | None]:
+    """The experiment with added frames, its folds and the frames to test on; the labels of before are kept."""
+    check_alone(dft, options)
+    new, splits, frames = extended(Path(dft[0]), added, output)
+    check_output(output, len(splits))
+    tested = read_tested(test, frames, options_of(new.data, require_energy=True)) if test else None
+    keep_labels(Path(dft[0]), new, output)
+    return asdict(new), splits, tested
+
+
+def beginning(
+    dft: list[str],
+    test: list[str] | None,
+    output: Path,
+    workers: int,
+    *,
+    pool: list[str] | None,
+    teachers: list[str] | None,
+    network: str | None,
+    core: str | None,
+    recipes: list[Recipe] | None,
+    folds: int | None,
+    steps: int | None,
+    pool_size: int | None,
+    isolated_atoms: str | None,
+    seed: int | None,
+    **keys: str | None,
+) -> tuple[dict[str, Any], list[Split], StructureStore | None]:
+    """The experiment on DFT files, its folds and the frames to test on; teachers and pool are made. See `train`."""
     folds, steps, seed = folds or 4, steps or 2400, seed or 0
-    given = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key}
-    keys = {name: key for name, key in given.items() if key}
+    given = {name: key for name, key in keys.items() if key}
     chosen = chosen_recipes(recipes, teachers)
     taught = any(not STRATEGIES[recipe].dft_alone for recipe in chosen)
     where = ", ".join(dft)
     # the ids that the experiment will find
     beside = pool if taught else None
-    everything = open_structures(dft, beside=beside, **options_of(keys, require_energy=True))
+    everything = open_structures(dft, beside=beside, **options_of(given, require_energy=True))
     frames = without_isolated_atoms(everything)
     if not frames:
         raise InputError(f"{where}: holds isolated atoms alone; give frames to train on")
     splits = make_folds(frames, folds, seed, where)
-    tested = read_tested(test, frames, options_of(keys, require_energy=True)) if test else None
+    tested = read_tested(test, frames, options_of(given, require_energy=True)) if test else None
     settings = network_settings(network, frames.elements(), properties(frames, splits))
     zero = energy_zero(everything, read_isolated(isolated_atoms))
     check_output(output, folds)
-    data: dict[str, Any] = {"dft": dft, "energy_zero": zero} | keys
+    data: dict[str, Any] = {"dft": dft, "energy_zero": zero} | given
     content: dict[str, Any] = {"data": data, "splits": str(output / "splits" / "fold_{split}.csv")}
     if taught:
         content["eips"] = str(gather_teachers(teachers, frames, output, workers))
@@ -147,7 +183,7 @@ def train(
     if core != "none":
         content["core"] = core or "wall"
     content["run"] = {"strategy": chosen, "split": list(range(1, folds + 1)), "seed": [seed]}
-    finish(content, splits, tested, output, jobs, threads, workers, dry_run)
+    return content, splits, tested
 
 
 def check_alone(dft: list[str], of_before: dict[str, Any]) -> None:
@@ -173,26 +209,6 @@ def chosen_recipes(recipes: list[Recipe] | None, teachers: list[str] | None) -> 
     if NONE in (teachers or ()) and not alone:
         raise InputError(f"--teachers {' '.join(teachers or ())}: {NONE} stands alone; leave it out, or the others")
     return chosen
-
-
-def finish(
-    content: dict[str, Any],
-    splits: Sequence[Split],
-    tested: StructureStore | None,
-    output: Path,
-    jobs: int,
-    threads: int | None,
-    workers: int,
-    dry_run: bool,
-) -> None:
-    """Write the experiment, tell what it takes, and run it; the rest as for `train`."""
-    rows = write_experiment(content, splits, output)
-    check_rows(rows)
-    show_plan(rows, output, jobs, threads)
-    if dry_run:
-        say(f"Nothing was trained. To change what no option does: `eipnn run {output / EXPERIMENT} -o FOLDER`")
-        return
-    show_outcome(carry_out(output, rows, jobs, threads, workers), output, tested)
 
 
 def read_tested(files: list[str], frames: StructureStore, options: Options) -> StructureStore:
