@@ -29,7 +29,7 @@ from eipnn.train.choice import CHANCE, PREFERRED, RECIPES, choose, sentence
 from eipnn.train.command import children_name
 from eipnn.train.folds import make_folds, parents_of, with_pool
 from eipnn.train.outcome import errors_on_test, errors_table, leave_potential, next_steps
-from eipnn.train.settings import PRESETS, network_settings, with_compiled, with_steps
+from eipnn.train.settings import PRESETS, has_compiler, network_settings, with_compiled, with_steps
 
 FOLDS = 2
 NETWORK = {
@@ -394,13 +394,23 @@ def test_presets_are_settings_of_a_stage(name):
     ],
 )
 def test_steps_are_compiled_where_it_pays(steps, atoms, compiler, gpu, expected, monkeypatch, capfd):
-    monkeypatch.setattr("eipnn.train.settings.which", lambda name: f"/usr/bin/{name}" if compiler else None)
+    monkeypatch.setattr("eipnn.train.settings.has_compiler", lambda: compiler)
     monkeypatch.setattr("eipnn.train.settings.has_gpu", lambda: gpu)
     found = with_compiled(network_settings("mace", ["Cu"], ["energy", "forces"]), steps, atoms)
     assert {stage: found[stage]["model"]["compiled"] for stage in expected} == expected
     said = capfd.readouterr().out
     assert ("Steps are compiled" in said) == any(expected.values())
-    assert ("No C++ compiler" in said) == (not compiler)
+    assert ("is not found: steps are not compiled" in said) == (not compiler)
+
+
+def test_a_compiler_needs_the_headers_of_python(tmp_path, monkeypatch):
+    monkeypatch.setattr("eipnn.train.settings.get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr("eipnn.train.settings.which", lambda name: f"/usr/bin/{name}")
+    assert not has_compiler()
+    (tmp_path / "Python.h").touch()
+    assert has_compiler()
+    monkeypatch.setattr("eipnn.train.settings.which", lambda name: None)
+    assert not has_compiler()
 
 
 def test_what_says_whether_to_compile_is_kept():

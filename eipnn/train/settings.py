@@ -8,6 +8,7 @@ from itertools import product
 from math import ceil
 from pathlib import Path
 from shutil import which
+from sysconfig import get_paths
 from typing import Any
 
 from eipnn.errors import InputError
@@ -95,7 +96,7 @@ def with_compiled(settings: dict[str, Any], steps: int, atoms: float) -> dict[st
         atoms: of a configuration, on average.
     """
     found = deepcopy(settings)
-    here = which(os.environ.get("CXX", "g++")) is not None
+    here = has_compiler()
     paying = False
     for stage in ("pretrain", "finetune"):
         model, batch = found[stage].get("model", {}), found[stage].get("data", {}).get("batch_size", BATCH)
@@ -106,8 +107,14 @@ def with_compiled(settings: dict[str, Any], steps: int, atoms: float) -> dict[st
     if paying and here:
         say("Steps are compiled: minutes before the first one, once on a machine, then up to twice as fast as below")
     elif paying:
-        say("No C++ compiler (g++) is found: steps are not compiled, which would make them up to twice as fast")
+        say("g++ or Python.h is not found: steps are not compiled, which would make them up to twice as fast")
     return found
+
+
+def has_compiler() -> bool:
+    """Whether a C++ compiler and Python's headers are found, with which torch compiles for a CPU."""
+    headers = Path(get_paths()["include"]) / "Python.h"
+    return which(os.environ.get("CXX", "g++")) is not None and headers.is_file()
 
 
 def has_gpu() -> bool:
