@@ -1,7 +1,7 @@
 """DeePMD-kit in LAMMPS, for `lammps_speed.py --peer`; all in an environment of its own, without eipnn.
 
     python3.11 -m venv deepmd && deepmd/bin/pip install 'deepmd-kit[cpu,lmp]' ase
-    deepmd/bin/python experiments/benchmarks/deepmd_lammps.py eipnn/data/si_mini/dft.extxyz deepmd
+    deepmd/bin/python experiments/benchmarks/deepmd_lammps.py eipnn/data/si_mini/dft.extxyz silicon-dp
 
 trains the descriptor se_e2_a up to 5 A on silicon with the library's default sizes (25, 50, 100 and 240, 240, 240) in
 float32, for so few steps that a crystal holds and errors are of no account, and leaves ``plain.pb`` and, its embedding

@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/lammps_speed.py
     python experiments/benchmarks/lammps_speed.py --atoms 64 512 --rounds 9
-    python experiments/benchmarks/lammps_speed.py --peer deepmd/bin/python deepmd/plain.pb deepmd/compressed.pb
+    python experiments/benchmarks/lammps_speed.py --peer deepmd/bin/python silicon-dp/plain.pb silicon-dp/compressed.pb
 
 Velocity Verlet of both, steps of 1 fs, silicon rattled by 0.1 A at 300 K, SchNet with random weights and a cutoff of 5
 A, as it is and from tables, and MACE, float32, one thread. A step is all that either program does for it, the neighbour
