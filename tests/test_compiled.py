@@ -41,7 +41,7 @@ def test_equals_the_plain_step(cls, core) -> None:
     """For graphs of all sizes, and after the weights have changed, without being compiled anew."""
     representation = calibrated(cls).double()
     head, base = EnergyHead(representation.dim, 3).double(), core_of(core, representation.cutoff)
-    step = compiled(representation, head, base, ELEMENTS)
+    step = compiled(representation, head, base, ELEMENTS, torch.float64)
     weights = [p for p in [*representation.parameters(), *head.parameters()] if p.requires_grad]
 
     def plain(given, factors):
@@ -65,12 +65,26 @@ def test_lengths_stay_free_beside_many_energies(monkeypatch: pytest.MonkeyPatch)
     for count in (15, 35, 55):
         representation = SchNet(cutoff=4.0, features=count, filters=8, gaussians=count, interactions=1).double()
         head = EnergyHead(representation.dim, count).double()
-        step = compiled(representation, head, None, ELEMENTS)
+        step = compiled(representation, head, None, ELEMENTS, torch.float64)
         given = differentiable(graph(representation, *FRAMES.values(), dtype=torch.float64))
         factors = torch.ones(given.size, count, dtype=torch.float64)
         expected = slopes(given, factors, representation, head, None)
         for mine, theirs in zip(step(given, factors), expected, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_vectors_may_be_less_precise_than_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of the inputs in a training in float64."""
+    monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
+    representation = SchNet(cutoff=4.0, features=6, filters=8, gaussians=5, interactions=1).double()
+    head = EnergyHead(representation.dim, 2).double()
+    step = compiled(representation, head, None, ELEMENTS)
+    given = differentiable(graph(representation, *CRYSTALS))
+    factors = torch.ones(given.size, 2, dtype=torch.float64)
+    expected = slopes(given, factors, representation, head, None)
+    assert expected[1].dtype == torch.float32
+    for mine, theirs in zip(step(given, factors), expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_batch_normalisation_is_refused() -> None:
@@ -84,8 +98,8 @@ def test_both_stages_train_by_it(forced, tmp_path: Path, monkeypatch: pytest.Mon
     """With the plain step in its place the weights are those of a training without it, and it is made once."""
     made = []
 
-    def instead(representation, head, core, elements):
-        made.append((elements, head.mlp[-1].out_features))
+    def instead(representation, head, core, elements, dtype):
+        made.append((elements, head.mlp[-1].out_features, dtype))
         return lambda given, factors: slopes(given, factors, representation, head, core)
 
     monkeypatch.setattr("eipnn.potential.compiled.compiled", instead)
@@ -97,7 +111,7 @@ def test_both_stages_train_by_it(forced, tmp_path: Path, monkeypatch: pytest.Mon
             config["model"]["init_args"]["weights"] = {"energy": 1.0, "forces": 1.0}
             eipnn_stage("fit", config)
             found.append(torch.load(best(Path(config["trainer"]["default_root_dir"])), weights_only=True)["state_dict"])
-        assert made == [(["Au", "Cu"], outputs)]
+        assert made == [(["Au", "Cu"], outputs, torch.float32)]
         made.clear()
         for mine, theirs in zip(found[0].values(), found[1].values(), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=0)

@@ -1,5 +1,6 @@
 """Three processes come to the weights and metrics of one (gloo, CPU, float64), with forces and stress."""
 
+from functools import partial
 from pathlib import Path
 
 import ase.io
@@ -87,3 +88,15 @@ def test_several_processes_come_to_what_one_comes_to(patchy, tmp_path, case):
         assert found["steps"] == one["steps"]
         torch.testing.assert_close(found["weights"], one["weights"], rtol=0, atol=1e-7)
         assert found["metrics"] == pytest.approx(one["metrics"], rel=1e-8)
+
+
+@pytest.mark.slow
+def test_compiled_processes_come_to_what_a_plain_one_comes_to(patchy, tmp_path, monkeypatch):
+    """What is traced, run without Inductor, which takes minutes: gradients reach what sums them over the processes."""
+    one = reached(patchy, tmp_path / "1", "Pretrain", 1)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setitem(CASES, "Pretrain", {"model": CASES["Pretrain"]["model"] | {"compiled": True}})
+    two = reached(patchy, tmp_path / "2", "Pretrain", 2)
+    assert two["steps"] == one["steps"]
+    torch.testing.assert_close(two["weights"], one["weights"], rtol=0, atol=1e-7)
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-7)

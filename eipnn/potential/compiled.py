@@ -104,7 +104,13 @@ class Step(nn.Module):
         return slopes(graph, factors, self.representation, self.head, self.core)
 
 
-def compiled(representation: Representation, head: EnergyHead, core: ZBL | None, elements: list[str]) -> Slopes:
+def compiled(
+    representation: Representation,
+    head: EnergyHead,
+    core: ZBL | None,
+    elements: list[str],
+    dtype: torch.dtype = torch.float32,
+) -> Slopes:
     """`slopes` with these weights, which go on to be trained, as one compiled function.
 
     Graphs with a single atom, pair or configuration, whose lengths torch would fix, go the plain way.
@@ -114,12 +120,13 @@ def compiled(representation: Representation, head: EnergyHead, core: ZBL | None,
         head: with K energies.
         core: base term, if there is one.
         elements: of the training configurations.
+        dtype: of their vectors, which may be less precise than the weights.
 
     Raises:
         InputError: the representation cannot be exported, or there is no compiler.
     """
     weight = head.scale
-    graph = graph_of(example_batch(representation, elements, weight.dtype).to(weight.device))
+    graph = graph_of(example_batch(representation, elements, dtype).to(weight.device))
     assert graph.cell is not None
     factors = weight.new_ones(graph.size, len(weight), dtype=torch.float64)
     example = (graph.z, graph.edge_index, graph.vectors, graph.batch, graph.cell, factors)

@@ -198,7 +198,8 @@ class PotentialStage(StageModule):
         if self._step is None:
             from eipnn.potential.compiled import compiled  # here: Inductor takes seconds to import
 
-            self._step = compiled(self.representation, self.head, self.base, self.elements)
+            dtype = graph.vectors.dtype
+            self._step = compiled(self.representation, self.head, self.base, self.elements, dtype)
         return self._step(graph, factors)
 
     def scores(self, means: list[Tensor]) -> dict[str, Tensor]:
