@@ -130,5 +130,5 @@ def test_what_torch_cannot_compile(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "compile", fails)
     representation = calibrated(SchNet)
-    with pytest.raises(InputError, match=r"torch cannot compile SchNet here \(no C\+\+ compiler\); leave it out"):
+    with pytest.raises(InputError, match=r"torch cannot compile SchNet here \(no C\+\+ compiler\);\nleave it out"):
         compiled(representation, EnergyHead(representation.dim), None, ELEMENTS)

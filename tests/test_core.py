@@ -15,6 +15,7 @@ from tiny import EIPS, REPRESENTATION, SMALL, attached, best, eipnn_stage, read_
 from eipnn import EIPNNCalculator, FinetuneDataModule, FinetuneModule, Potential, PretrainDataModule, PretrainModule
 from eipnn.errors import InputError
 from eipnn.inputs.base import AtomicGraph
+from eipnn.potential.checkpoints import CheckpointError
 from eipnn.potential.core import ZBL, core_of
 from eipnn.potential.export import PlainPotential
 from eipnn.reference import Reference
@@ -253,11 +254,36 @@ def test_a_training_with_a_wall_is_that_without(tiny, tmp_path):
     dimer = Atoms("Cu2", [[0, 0, 0], [0, 0, length]])
     energies = [p.predict(p.graph([dimer])).energy.item() for p in (walled, bare)]
     assert energies[0] > energies[1] + 1
-    of_module = FinetuneModule.load_from_checkpoint(found["wall"]).potential
+    module = FinetuneModule.load_from_checkpoint(found["wall"])
+    of_module = module.potential
     assert of_module.predict(of_module.graph([dimer])).energy.item() == energies[0]
+    batch = batch_of(module.representation, dimer)  # what validation and test go through
+    without = FinetuneModule.load_from_checkpoint(found[None]).properties(batch, {"energy"})["energy"]
+    assert (module.properties(batch, {"energy"})["energy"] > without + 1).all()
     walled.save(tmp_path / "saved.pt")
     again = Potential.load(tmp_path / "saved.pt")
     assert again.predict(again.graph([dimer])).energy.item() == energies[0]
+
+
+def test_a_wall_is_that_of_what_was_seen():
+    module = make_potential(SchNet)
+    module.core = "wall"
+    for closest in (2.3, 1.5):
+        module.seen = {"dft": {"distances": {"Si-Si": closest}, "volumes": []}}
+        assert module.potential.core.outer[14, 14] == pytest.approx(0.9 * closest)
+
+
+def test_a_wall_that_does_not_say_where_it_begins_is_refused(tmp_path):
+    made = make_potential(SchNet).potential
+    made.core = ZBL(CUTOFF, {"dft": {"distances": {}, "volumes": []}})
+    made.save(tmp_path / "wall.pt")
+    with pytest.raises(CheckpointError, match="has a wall, and does not say what its training saw"):
+        Potential.load(tmp_path / "wall.pt")
+
+
+def test_pretraining_has_no_wall():
+    with pytest.raises(InputError, match="core: wall is of fine-tuning"):
+        PretrainModule(SchNet(**SMALL), ["a"], core="wall")
 
 
 def test_a_word_of_an_experiment_reaches_both_stages(tiny, tmp_path):

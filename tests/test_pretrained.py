@@ -49,6 +49,23 @@ def test_a_pretraining_that_knows_what_judges_is_refused(part, tiny, experiment,
     run(experiment | {"pretrained": str(other)}, "--strategy", "baseline")  # which takes none
 
 
+def test_that_of_a_teacher_is_looked_at_too(tiny, experiment, first, run, fake, tmp_path):
+    other = first(known(tmp_path / "split_1.csv", tiny.ids("test")[0]))
+    taught = {"taught": {"label": "+LA (self)", "teacher": "mp"}}
+    content = experiment | {"pretrained": str(other), "strategies": taught}
+    assert "has learned from" in run(content, "--strategy", "taught", status=1)
+    assert fake.taken() == []
+
+
+def test_a_run_that_was_moved_is_found_where_it_is(tiny, experiment, first, run, fake, tmp_path):
+    """With its labels; so is what it knows."""
+    other = first(known(tmp_path / "split_1.csv", tiny.ids("test")[0]))
+    moved = other.rename(tmp_path / "moved")
+    assert "moved/split-1/seed-0/pretrain has learned from" in run(
+        experiment | {"pretrained": str(moved)}, "--strategy", "mp", status=1
+    )
+
+
 def test_one_that_knows_nothing_of_it_is_taken(tiny, experiment, first, run, fake, tmp_path):
     """A training frame in its pool, as where it had fewer DFT frames, is no matter."""
     other = first(known(tmp_path / "split_1.csv", tiny.ids("train")[0]))

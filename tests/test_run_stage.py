@@ -48,6 +48,7 @@ def fingerprint(config: dict, inputs=None) -> str:
         ("trainer.max_time", True),
         ("trainer.max_epochs", False),
         ("model.init_args.init_from", True),
+        ("model.init_args.compiled", True),
         ("model.init_args.eips", False),
         ("model.init_args.representation.init_args.pool", False),
         ("model.init_args.representation.init_args.labels", False),

@@ -413,6 +413,12 @@ def test_a_compiler_needs_the_headers_of_python(tmp_path, monkeypatch):
     assert not has_compiler()
 
 
+def test_energies_alone_are_not_compiled(monkeypatch, capfd):
+    monkeypatch.setattr("eipnn.train.settings.has_compiler", lambda: True)
+    found = with_compiled(network_settings("mace", ["Cu"], ["energy"]), 2400, 4)
+    assert [found[stage]["model"]["compiled"] for stage in ("pretrain", "finetune")] == [True, False]
+
+
 def test_what_says_whether_to_compile_is_kept():
     for given in (True, False):
         settings = {"pretrain": {}, "finetune": {"model": {"compiled": given}}}

@@ -138,7 +138,9 @@ def compiled(
     except Exception as error:  # torch has many kinds
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         name = type(representation).__name__
-        raise InputError(f"model.compiled: torch cannot compile {name} here ({reason}); leave it out") from error
+        raise InputError(
+            f"model.compiled: torch cannot compile {name} here ({reason});\nleave it out (eipnn train: set CXX=none)"
+        ) from error
     log.info("compiled in %.0f s", time.monotonic() - begun)
 
     def step_of(graph: AtomicGraph, factors: Tensor) -> tuple[Tensor, Tensor]:

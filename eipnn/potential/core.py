@@ -39,6 +39,7 @@ class ZBL(nn.Module):
 
     def __init__(self, cutoff: float, seen: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        self.seen = seen
         self.name: CoreName = "zbl" if seen is None else "wall"
         outer = RADII if seen is None else np.minimum(PARENT_SHARE * closest_in(seen), RADII)
         self.register_buffer("outer", torch.from_numpy(np.minimum(outer, cutoff)), persistent=False)  # A

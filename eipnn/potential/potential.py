@@ -191,14 +191,16 @@ class Potential(nn.Module):
         if record["stage"] != "finetune":
             raise CheckpointError(f"{file}: of stage {record['stage']!r}; a potential is a fine-tuned checkpoint")
         representation = build_representation(record["representation"])
-        core = core_of(record["settings"].get("core"), representation.cutoff, record.get("seen"))
+        core, seen = record["settings"].get("core"), record.get("seen")
+        if core == "wall" and not seen:
+            raise CheckpointError(f"{file}: has a wall, and does not say what its training saw; save it with `seen`")
         potential = cls(
             representation,
             EnergyHead(representation.dim),
             record["elements"],
             record["zeros"],
-            core,
-            record.get("seen"),
+            core_of(core, representation.cutoff, seen),
+            seen,
         )
         weights = {k: v for k, v in content["state_dict"].items() if k.startswith(("representation.", "head."))}
         try:

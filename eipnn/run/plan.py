@@ -30,9 +30,11 @@ NOT_COMPARED = (
     "trainer.default_root_dir",
     "trainer.max_time",
     "model.init_args.init_from",
+    "model.init_args.compiled",
     *(f"data.init_args.{name}" for name in ("dft", "pool", "split", "labels", "selection")),
 )
-"""Places of files in a configuration, which enter a fingerprint by their content, and how long one process trains."""
+"""Places of files in a configuration, which enter a fingerprint by their content, how long one process trains and
+whether it compiles its steps, which a machine decides."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,12 @@
 """Pretrainings of another run (`pretrained: RUN`): whether they have learned from what judges the fine-tuning here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eipnn.files import read_yaml
 from eipnn.run.experiment import ExperimentError
 from eipnn.run.plan import Row
+from eipnn.run.strategy import Pretraining
 from eipnn.stages.source import source_of
 from eipnn.structures import StructureStore
 from eipnn.structures.suspects import same_structures
@@ -27,7 +28,7 @@ def check_unseen(rows: Sequence[Row]) -> None:
         return
     judges: dict[Path, dict[str, Path]] = {}  # of the folder of each pretraining: id -> folder where it judges
     for row in rows:
-        if kind := experiment.rows[row.strategy].pretraining:
+        for kind in _pretrainings(row):
             folder = row.plan.pretrained(run, kind).parents[1]
             judging = dict.fromkeys((*row.plan.parts.val, *row.plan.parts.test), row.plan.folder)
             judges[folder] = judging | judges.get(folder, {})
@@ -42,13 +43,30 @@ def check_unseen(rows: Sequence[Row]) -> None:
             )
 
 
+def _pretrainings(row: Row) -> Iterator[Pretraining]:
+    """That of a row and of those that teach it."""
+    rows = row.plan.experiment.rows
+    name: str | None = row.strategy
+    while name:
+        if kind := rows[name].pretraining:
+            yield kind
+        name = rows[name].teacher
+
+
 def learned_by(folder: Path) -> StructureStore:
     """The structures whose labels a pretraining has learned from, as its files hold them now.
+
+    Files in the folder of its run are found where the run is now; others as they were named when it was made.
 
     Raises:
         InputError: a file is absent, or holds other structures than were labelled.
     """
-    source = source_of(read_yaml(folder / "config.yaml")["data"]["init_args"])
+    config = read_yaml(folder / "config.yaml")
+    data, then = config["data"]["init_args"], Path(config["trainer"]["default_root_dir"]).parents[2]
+    for key in ("split", "labels"):
+        if Path(data[key]).is_relative_to(then):
+            data[key] = str(folder.parents[2] / Path(data[key]).relative_to(then))
+    source = source_of(data)
     structures = source.structures(source.split.pool)
     source.store.check(structures)
     return structures

@@ -102,7 +102,7 @@ class FinetuneModule(PotentialStage):
 
     def _core(self) -> ZBL | None:
         """The base term: that of the training or, as of no pair of its frames, the wall where these end."""
-        if self.core == "wall" and self.wall is None and self.seen:
+        if self.core == "wall" and self.seen and (self.wall is None or self.wall.seen is not self.seen):
             self.wall = ZBL(self.cutoff, self.seen).to(self.head.scale.device)
         return self.wall or self.base
 

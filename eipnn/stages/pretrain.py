@@ -57,6 +57,8 @@ class PretrainModule(PotentialStage):
         require_positive("outlier", outlier, "eV/atom")
         self.outlier, self.limits = outlier, {"energy": outlier}
         self.head = EnergyHead(representation.dim, len(self.eips))
+        if self.core == "wall":
+            raise InputError("core: wall is of fine-tuning; leave it out of pretraining")
         self.loss_terms = self.terms_of({"energy": EnergyError, "forces": ForceError, "stress": StressError})
 
     def settings(self) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def with_compiled(settings: dict[str, Any], steps: int, atoms: float) -> dict[st
     for stage in ("pretrain", "finetune"):
         model, batch = found[stage].get("model", {}), found[stage].get("data", {}).get("batch_size", BATCH)
         if model.get("compiled") == "auto":
-            pays = steps >= COMPILED_STEPS and batch * atoms <= COMPILED_ATOMS and not has_gpu()
+            forces = not {"forces", "stress"}.isdisjoint(model.get("weights") or ("forces",))
+            pays = forces and steps >= COMPILED_STEPS and batch * atoms <= COMPILED_ATOMS and not has_gpu()
             model["compiled"] = pays and here
             paying = paying or pays
     if paying and here:

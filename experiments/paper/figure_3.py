@@ -214,12 +214,12 @@ class Sections:
             ("la-best", "la-dft", "taught", "taught-mse", "mp+taught"),
             ("baseline", "la", "la-best", "taught", "taught-mse", "la-dft", "mp", "mp+taught"),
             "label_sources",
-            "Who labels the selected structures",
+            "Who labels the structures",
             "The structures that the classifier selected, labelled by the EIP that it chose (+LA), by the EIP that is "
             "truly the closest to DFT, by DFT itself, or not at all (the backbone alone); Fig. 3a of the paper. "
-            "Batches, loss and gradient steps of the +LA rows are equal; hidden DFT energies serve the true best EIP "
-            "and DFT itself alone. Corrected: the whole pool, labelled by the potential of `mp+delta`, which the "
-            "student then does without.",
+            "Batches, loss and gradient steps of these are equal; hidden DFT energies serve the true best EIP and DFT "
+            "itself alone. Corrected: the whole pool, labelled by the potential of `mp+delta`, which the student then "
+            "does without.",
         )
         yield from self._outliers()
         yield from self._rows(
