@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -75,7 +75,8 @@ class FinetuneModule(PotentialStage):
         require_positive("representation_rate", representation_rate)
         self.alpha, self.eip_loss, self.huber = alpha, eip_loss, huber
         self.representation_rate = representation_rate
-        self.head, self.wall = EnergyHead(representation.dim), cast(ZBL | None, None)
+        self.head = EnergyHead(representation.dim)
+        self.wall: ZBL | None = None
         squared = {"energy": EnergyError, "forces": ForceError, "stress": StressError}
         self.dft_terms = self.terms_of(squared, dft=True, huber=huber)
         if eip_loss == "mse":

@@ -90,7 +90,7 @@ def errors_on_test(
             if recipe == chosen:
                 joined = Predictions.joined(predictions)
                 committee = {f"{COMMITTEE} {recipe}": [maes(joined.mean(), frames)]}
-    if len(Committee.load(file)) > 1 and (made := write_factors(file, spreads(joined, frames))):
+    if len(potentials[chosen]) > 1 and (made := write_factors(file, spreads(joined, frames))):
         by = ", ".join(f"{name} {factor.value:.2f}" for name, factor in made.items())
         say(f"Spread of the committee, calibrated on the test frames by the factors: {by}")
     return found | committee

@@ -51,7 +51,7 @@ PICTURES = {
 def errors(name: str) -> pd.DataFrame:
     """The errors of a picture, on both kinds of cells (column ``data``)."""
     files = {"forces": ("trainings.csv", "larger_cells.csv"), "teachers": ("frames.csv",)}[name]
-    tables = [pd.read_csv(HERE / name / file, keep_default_na=False, na_values=[""]) for file in files]
+    tables = [pd.read_csv(HERE / name / file) for file in files]
     return pd.concat([table.rename(columns=lambda column: column.removeprefix("test_")) for table in tables])
 
 
