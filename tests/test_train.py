@@ -340,11 +340,23 @@ def test_the_closest_teachers_are_kept(tmp_path, monkeypatch, capfd):
         atoms.info["config_id"] = f"cu_{number}"
     frames = StructureStore.of(structures)
     frames.energies = frames.energies - 7 * frames.sizes  # an offset, which is no error
-    emt = {"name": "emt", "ase": "ase.calculators.emt.EMT"}
+    emt, again = ({"name": name, "ase": "ase.calculators.emt.EMT"} for name in ("emt", "again"))
     monkeypatch.setattr(teachers, "KEPT", 2)
-    found = teachers.closest([*TEACHERS, emt], frames, tmp_path, 1)
+    found = teachers.closest([*TEACHERS, emt, again], frames, tmp_path, 1)
     assert [entry["name"] for entry in found] == ["emt", "emt-asap"]
-    assert "emt: 0.00 meV/atom, 0.000 eV/Å" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "emt: 0.00 meV/atom, 0.000 eV/Å" in said
+    assert "left out, as one of these says nearly the same: 1 more" in said
+
+
+@pytest.mark.parametrize(("forces", "expected"), [(True, (0.0, 0.5)), (False, (0.0, np.nan))])
+def test_a_distance_is_of_what_both_know(forces, expected):
+    frames = StructureStore.of(copper(3, 4))
+    one = teachers.Labels(frames.energies + 7 * frames.sizes, frames.forces + 0.5)
+    other = teachers.Labels(frames.energies * [1, np.nan, 1], frames.forces if forces else frames.forces * np.nan)
+    assert teachers.distance(frames, one, other) == pytest.approx(expected, abs=1e-10, nan_ok=True)
+    assert teachers.score((0.04, 0.01)) == pytest.approx(0.02)
+    assert teachers.score((0.04, np.nan)) == 0.04
 
 
 def test_the_table_is_whole_on_a_narrow_terminal():

@@ -84,7 +84,7 @@ def train(
         pool: files of structures without DFT (default: displaced, strained and packed children of the DFT frames).
             Children of DFT frames that `eipnn generate` made are left out where their parent validates.
         teachers: sets as in `eipnn label` (silicon, ...), YAML files, checkpoints of eipnn, or none (default: the
-            OpenKIM models that cover all elements, of many the eight that are closest to the DFT frames). A
+            OpenKIM models that cover all elements, of many the eight closest to the DFT frames that differ). A
             potential that was trained on these frames knows those that validate: its recipe looks better than it is.
         test: files of DFT frames to test on in the end; they have no part in training and choice.
         network: mace, schnet, or a YAML file in the form of these (default: mace).

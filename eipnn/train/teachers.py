@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from eipnn.eips.installed import covering
 from eipnn.errors import InputError
 from eipnn.files import read_yaml
 from eipnn.labels.engine import label_structures
-from eipnn.labels.leaderboard import derivative_errors
 from eipnn.metrics import ATOM, FORCE
 from eipnn.progress import progress_bar
 from eipnn.reference import fit_composition
@@ -26,6 +25,8 @@ JUDGED = 100
 """DFT frames by which these are judged."""
 TIMEOUT = 10.0
 """s for one label of them."""
+SAME = 0.1
+"""Two potentials whose distance is at most this share of their distance to DFT teach the same."""
 NONE = "none"
 CHECKPOINTS = (".ckpt", ".pt")
 OTHERS = (
@@ -77,7 +78,7 @@ def covers(eip: EIP, elements: Sequence[str]) -> bool:
 
 
 def found_teachers(frames: StructureStore, folder: Path, workers: int) -> list[dict[str, Any]]:
-    """Entries for the OpenKIM models that cover all elements; of many the `KEPT` that are closest to DFT.
+    """Entries for the OpenKIM models that cover all elements; of many the `closest` to DFT.
 
     Args:
         frames: with DFT energies.
@@ -101,8 +102,19 @@ def found_teachers(frames: StructureStore, folder: Path, workers: int) -> list[d
     ]
     if len(entries) <= 1:
         return entries
-    say(f"{len(entries)} OpenKIM models cover {', '.join(elements)}: each labels DFT frames, and the closest are taken")
+    say(
+        f"{len(entries)} OpenKIM models cover {', '.join(elements)}: each labels DFT frames, the closest that differ teach"
+    )
     return closest(entries, frames, folder, workers)
+
+
+class Labels(NamedTuple):
+    """What a potential, or DFT, says of some frames; NaN where it says nothing."""
+
+    energies: np.ndarray
+    """(N,), eV"""
+    forces: np.ndarray
+    """(atoms, 3), eV/A"""
 
 
 def closest(
@@ -110,40 +122,63 @@ def closest(
 ) -> list[dict[str, Any]]:
     """Those of the entries that are closest to DFT on some of its frames, up to `KEPT`; says which, and how close.
 
-    What counts is the geometric mean of the MAEs of energies an atom, after one energy an element was fitted to the
-    difference, and of forces; of energies alone where DFT has no forces. One that fails on half of the frames, or at
-    its start, is left out.
+    What counts is the `score` of the distance to DFT. One that repeats a closer one is left out (of a published
+    potential OpenKIM may hold several forms, and alloys that share an element's), as is one that fails on half of the
+    frames, or at its start.
     """
     frames = frames.take(np.unique(np.linspace(0, len(frames) - 1, JUDGED).round().astype(int)))
     eips = load_eips(entries)
+    dft = Labels(frames.energies, frames.forces)
     with progress_bar("candidates", len(eips), "models", True) as advance:
-        errors = []
-        for eip in eips:
-            errors.append(judge(eip, frames, folder / eip.name, workers))
+        labels = {}
+        for k, eip in enumerate(eips):
+            if made := labels_of(eip, frames, folder / eip.name, workers):
+                labels[k] = made
             advance(1)
-    scores = [np.sqrt(energy * force) if np.isfinite(force) else energy for energy, force in errors]
-    best = [k for k in np.argsort(scores, kind="stable").tolist() if np.isfinite(scores[k])][:KEPT]
+    errors = {k: distance(frames, mine, dft) for k, mine in labels.items()}
+    best: list[int] = []
+    repeating = 0
+    for k in sorted(errors, key=lambda k: score(errors[k])):
+        if any(score(distance(frames, labels[k], labels[j])) <= SAME * score(errors[k]) for j in best):
+            repeating += 1
+        elif len(best) < KEPT:
+            best.append(k)
     if not best:
         raise InputError(f"all {len(entries)} OpenKIM models fail on the DFT frames: install others,\n{OTHERS}")
     for k in best:
         found = [metric.with_unit(e) for metric, e in zip((ATOM, FORCE), errors[k], strict=True) if np.isfinite(e)]
         say(f"  {entries[k]['name']}: {', '.join(found)}")
+    if repeating:
+        say(f"  left out, as one of these says nearly the same: {repeating} more")
     return [entries[k] for k in best]
 
 
-def judge(eip: EIP, frames: StructureStore, folder: Path, workers: int) -> tuple[float, float]:
-    """MAEs of a potential against DFT: of energies, eV/atom, after one energy an element was fitted, and of force
-    components, eV/A; NaN where not known, both where it fails on more than half of the frames."""
+def labels_of(eip: EIP, frames: StructureStore, folder: Path, workers: int) -> Labels | None:
+    """The labels of a potential, of forces where DFT has them; None where it fails on more than half of the frames."""
     try:
         store = label_structures(frames, [eip], folder, workers, TIMEOUT)
     except EIPError:  # it cannot be made, or ends its process
-        return np.nan, np.nan
+        return None
     energies = store.energies_of(frames.ids, [eip.name])[:, 0]
-    known = np.flatnonzero(np.isfinite(energies))
-    if 2 * len(known) < len(frames):
+    forces = np.where(np.isnan(frames.forces), np.nan, store.forces_of(frames.ids, [eip.name])[:, 0])
+    return Labels(energies, forces) if 2 * np.isfinite(energies).sum() >= len(frames) else None
+
+
+def distance(frames: StructureStore, one: Labels, other: Labels) -> tuple[float, float]:
+    """MAEs between two: of energies, eV/atom, after one energy an element was fitted to the difference, and of force
+    components, eV/A; NaN where no frame has both."""
+    difference = one.energies - other.energies
+    known = np.flatnonzero(np.isfinite(difference))
+    if not len(known):
         return np.nan, np.nan
-    labelled = frames.take(known)
-    left = fit_composition(labelled.composition()[1], energies[known] - labelled.energies).left
-    forces = derivative_errors(labelled, store)["forces"][:, 0]
+    left = fit_composition(frames.take(known).composition()[1], difference[known]).left
+    sums = np.add.reduceat(np.abs(one.forces - other.forces).mean(axis=1), frames.offsets[:-1])
+    forces = sums / frames.sizes
     mean = float(np.nanmean(forces)) if np.isfinite(forces).any() else np.nan
-    return float(np.abs(left / labelled.sizes).mean()), mean
+    return float(np.abs(left / frames.sizes[known]).mean()), mean
+
+
+def score(distance: tuple[float, float]) -> float:
+    """One number of a `distance`: the geometric mean, or energies alone where no forces are known."""
+    energy, force = distance
+    return float(np.sqrt(energy * force)) if np.isfinite(force) else energy
