@@ -403,12 +403,16 @@ def test_presets_are_settings_of_a_stage(name):
         (20, 4, True, False, {"pretrain": False, "finetune": False}),
         (2400, 4, False, False, {"pretrain": False, "finetune": False}),
         (2400, 4, True, True, {"pretrain": False, "finetune": False}),
+        (2400, 4, True, "unused", {"pretrain": True, "finetune": True}),
     ],
 )
 def test_steps_are_compiled_where_it_pays(steps, atoms, compiler, gpu, expected, monkeypatch, capfd):
     monkeypatch.setattr("eipnn.train.settings.has_compiler", lambda: compiler)
-    monkeypatch.setattr("eipnn.train.settings.has_gpu", lambda: gpu)
-    found = with_compiled(network_settings("mace", ["Cu"], ["energy", "forces"]), steps, atoms)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gpu))
+    settings = network_settings("mace", ["Cu"], ["energy", "forces"])
+    if gpu == "unused":
+        settings["trainer"]["accelerator"] = "cpu"
+    found = with_compiled(settings, steps, atoms)
     assert {stage: found[stage]["model"]["compiled"] for stage in expected} == expected
     said = capfd.readouterr().out
     assert ("Steps are compiled" in said) == any(expected.values())

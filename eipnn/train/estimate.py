@@ -21,6 +21,7 @@ from eipnn.stages.module import StageModule
 from eipnn.stages.source import of_dft
 from eipnn.structures import StructureStore
 from eipnn.targets import PROPERTIES
+from eipnn.train.settings import takes_gpu
 
 SECONDS = 1.5
 """For which steps of a kind of stage are measured."""
@@ -82,7 +83,7 @@ def seconds_a_step(stage: Stage, frames: StructureStore, threads: int | None) ->
     The first step, which is slower, is not counted.
     """
     module = _module(stage, frames)
-    device = "cuda" if torch.cuda.is_available() and stage.config["trainer"].get("accelerator") != "cpu" else "cpu"
+    device = "cuda" if takes_gpu(stage.config["trainer"]) else "cpu"
     batch = _batch(module, frames, len(stage.model.get("eips", [1]))).to(device)
     optimizer = torch.optim.Adam(module.to(device).parameters(), lr=1e-6)
     before = torch.get_num_threads()

@@ -102,7 +102,8 @@ def with_compiled(settings: dict[str, Any], steps: int, atoms: float) -> dict[st
         model, batch = found[stage].get("model", {}), found[stage].get("data", {}).get("batch_size", BATCH)
         if model.get("compiled") == "auto":
             forces = not {"forces", "stress"}.isdisjoint(model.get("weights") or ("forces",))
-            pays = forces and steps >= COMPILED_STEPS and batch * atoms <= COMPILED_ATOMS and not has_gpu()
+            gpu = takes_gpu(found.get("trainer", {}) | found[stage].get("trainer", {}))
+            pays = forces and steps >= COMPILED_STEPS and batch * atoms <= COMPILED_ATOMS and not gpu
             model["compiled"] = pays and here
             paying = paying or pays
     if paying and here:
@@ -118,11 +119,11 @@ def has_compiler() -> bool:
     return which(os.environ.get("CXX", "g++")) is not None and headers.is_file()
 
 
-def has_gpu() -> bool:
-    """Whether PyTorch finds one."""
+def takes_gpu(trainer: Mapping[str, Any]) -> bool:
+    """Whether a training with these settings of its trainer runs on a GPU: PyTorch finds one, and they do not say cpu."""
     import torch  # here: errors in the arguments need not wait for it
 
-    return torch.cuda.is_available()
+    return trainer.get("accelerator") != "cpu" and torch.cuda.is_available()
 
 
 def properties(frames: StructureStore, folds: Sequence[Split]) -> list[str]:

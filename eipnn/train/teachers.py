@@ -102,9 +102,7 @@ def found_teachers(frames: StructureStore, folder: Path, workers: int) -> list[d
     ]
     if len(entries) <= 1:
         return entries
-    say(
-        f"{len(entries)} OpenKIM models cover {', '.join(elements)}: each labels DFT frames, the closest teach"
-    )
+    say(f"{len(entries)} OpenKIM models cover {', '.join(elements)}: each labels DFT frames, the closest teach")
     return closest(entries, frames, folder, workers)
 
 
