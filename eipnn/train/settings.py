@@ -120,7 +120,7 @@ def has_compiler() -> bool:
 
 
 def takes_gpu(trainer: Mapping[str, Any]) -> bool:
-    """Whether a training with these settings of its trainer runs on a GPU: PyTorch finds one, and they do not say cpu."""
+    """Whether a training with these settings of its trainer runs on a GPU: there is one, and they do not say cpu."""
     import torch  # here: errors in the arguments need not wait for it
 
     return trainer.get("accelerator") != "cpu" and torch.cuda.is_available()
