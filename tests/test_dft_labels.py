@@ -12,7 +12,8 @@ from ase.io import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eipnn.stages.source import DFT, EnergyZero, Source, SourceConfig
+from eipnn.eips import DFT
+from eipnn.stages.source import EnergyZero, Source, SourceConfig
 from eipnn.structures import Split, StructureError, open_structures, read_structures, write_split
 
 VOIGT = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]

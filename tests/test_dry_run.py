@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import ase.io
 import pytest
 import torch
 from run_stages import fold
@@ -147,6 +148,12 @@ def test_labels_to_make(experiment, run, dry, tmp_path, monkeypatch):
     rows, said = dry("--strategy", "delta")
     assert "0 of 70 labels are to be made" in said
     assert rows["delta"] == ("done", "8")
+    pool = ase.io.read(experiment["data"]["pool"], ":")
+    pool[3].positions += 0.1
+    experiment["data"]["pool"] = str(tmp_path / Path(experiment["data"]["pool"]).name)
+    ase.io.write(experiment["data"]["pool"], pool)
+    said = run(experiment, "--strategy", "delta", "--dry-run", status=1)
+    assert "labels: holds labels of other structures (70 frames, here 70); give another folder" in said
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ def test_files_in_arguments_are_relative_to_the_folder_of_the_command(
         ),
         ("- {name: a}", "entry 1: must have either kim, ase or eipnn, as in '- {name: sw, kim: MO_"),
         ("- {name: 'a b', ase: x.Y}", "name 'a b' must be letters, digits and"),
-        ("- {name: none, ase: x.Y}", "name 'none' must be .* and not 'none'"),
+        ("- {name: none, ase: x.Y}", "name 'none' must be .* and neither 'none' nor 'dft'"),
+        ("- {name: dft, ase: x.Y}", "name 'dft' must be .* and neither 'none' nor 'dft'"),
         ("- {ase: x.Y}", "name None must be"),
         (
             "- {name: a, ase: absent.module.Y}",
@@ -184,6 +185,13 @@ def test_kim_ids(tmp_path: Path) -> None:
             load_eips(eip_file(tmp_path, f"- {{name: sw, kim: {wanted}}}"))
     with pytest.raises(EIPError, match="a KIM model takes no arguments; remove them"):
         load_eips(eip_file(tmp_path, f"- {{name: sw, kim: {full}, arguments: {{}}}}"))
+
+
+def test_a_module_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    (tmp_path / "broken_eip.py").write_text("class Mine(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EIPError, match=r"the class 'broken_eip.Mine' cannot be imported \(invalid syntax"):
+        load_eips([{"name": "mine", "ase": "broken_eip.Mine"}])
 
 
 @pytest.mark.kim

@@ -144,7 +144,7 @@ SMALL = [Atoms(f"Si{1 + i % 6}", np.eye(6, 3)[: 1 + i % 6] * i, info={"config_id
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("labelled")
-    springs = EIP("springs", "ase", "label_calculators.Springs")
+    springs = EIP("springs", "ase", "label_calculators.Springs", zero="least_squares")
     label_structures(SMALL, [springs], folder)
     return folder
 
@@ -152,7 +152,15 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def content(folder: Path) -> list:
     store = LabelStore.open(folder)
     forces = [store.forces(name).tolist() for name in store.ids]
-    return [store.ids, store.eips, store.energies.tolist(), store.status.tolist(), forces, store.stress.tobytes()]
+    return [
+        store.ids,
+        store.eips,
+        store.zeros,
+        store.energies.tolist(),
+        store.status.tolist(),
+        forces,
+        store.stress.tobytes(),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +175,7 @@ def content(folder: Path) -> list:
         "force_sums.npy",
         "ids.txt",
         "index.json",
+        "zeros.json",
         "sums.json",
     ],
 )
@@ -182,6 +191,17 @@ def test_no_flipped_bit_goes_unnoticed(labelled: Path, tmp_path: Path, name: str
         except LabelError:
             found += 1
     assert found >= 55
+
+
+def test_a_store_is_copied_with_its_zeros(labelled: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "labels"
+    shutil.copytree(labelled, copy, ignore=shutil.ignore_patterns("zeros.json"))
+    with pytest.raises(LabelError, match=r"zeros.json is not as it was written"):
+        LabelStore.open(copy)
+    sums = json.loads((copy / "sums.json").read_text())
+    del sums["zeros.json"]  # as in a store of before
+    (copy / "sums.json").write_text(json.dumps(sums))
+    assert LabelStore.open(copy).zeros == {"springs": "none"}
 
 
 def test_damaged_labels_are_not_sealed_again(sealed: Path, tmp_path: Path, labelled: Path) -> None:

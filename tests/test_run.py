@@ -1,5 +1,6 @@
 """`eipnn run`: the stages in order, each skipped, resumed or begun anew as it should be."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import yaml
 from run_stages import finish, fold
 from tiny import N_POOL, N_TRAIN, REPRESENTATION, exit_code, read_json
 
+from eipnn.labels import LabelStore
 from eipnn.run import execute
 from eipnn.run.dry_run import gradient_steps, outlook
 from eipnn.run.experiment import ExperimentError, read_experiment
@@ -238,6 +240,45 @@ def test_long_rows_take_the_gradient_steps_of_augmentation(experiment, run, fake
     assert config["data"]["init_args"]["epoch_steps"] == augmented
     assert config["trainer"]["max_epochs"] == 2
     assert "selection" not in config["data"]["init_args"]
+
+
+def test_the_steps_of_augmentation_leave_out_what_has_no_label(experiment, run, fake, tmp_path, tiny):
+    labels = tmp_path / "labels"
+    shutil.copytree(experiment["data"]["labels"], labels)
+    (labels / "sums.json").unlink(missing_ok=True)
+    store, column = LabelStore.open(labels), LabelStore.open(labels).eips.index("au")
+    energies = np.load(labels / "energies.npy")
+    energies[store.rows(tiny.ids("pool")[:14]), column] = np.nan
+    np.save(labels / "energies.npy", energies)
+    experiment["data"] |= {"labels": str(labels), "batch_size": 6}
+    experiment["finetune"] = {"data": {"dft_fraction": 0.5}}
+    run(experiment, "--strategy", "baseline-long")
+    config = yaml.safe_load((fold(tmp_path) / "baseline-long" / "config.yaml").read_text())
+    assert config["data"]["init_args"]["epoch_steps"] == plan_batches(N_TRAIN, 6, 6, 0.5).batches
+
+
+def test_a_split_that_another_run_changes_is_no_result(experiment, run, fake, tmp_path, monkeypatch):
+    del experiment["splits"]
+
+    def call(arguments, *others):
+        with (fold(tmp_path) / "split.csv").open("a") as stream:
+            stream.write("another,test\n")
+        return fake(arguments, *others)
+
+    monkeypatch.setattr(execute, "call", call)
+    said = run(experiment, "--strategy", "baseline", status=1)
+    assert "split.csv: has changed while" in said
+    assert not list(tmp_path.rglob("done.json"))
+    monkeypatch.setattr(execute, "call", fake)
+    run(experiment, "--strategy", "baseline")
+    assert list(tmp_path.rglob("done.json"))
+
+
+def test_a_split_file_may_have_other_braces(experiment, run, fake, tmp_path):
+    file = tmp_path / "{a}_1.csv"
+    file.write_bytes(Path(experiment["splits"].replace("{split}", "1")).read_bytes())
+    experiment["splits"] = str(tmp_path / "{a}_{split}.csv")
+    run(experiment, "--strategy", "baseline")
 
 
 def test_a_baseline_needs_neither_pool_nor_labels(experiment, run, fake):

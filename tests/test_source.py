@@ -135,6 +135,34 @@ def test_free_atoms_are_no_frames_unless_asked(tiny, with_free_atoms):
     assert list(asked.notes()) == ["1 of 32 DFT frames are isolated atoms (Au): not trained or tested on"]
 
 
+def test_frames_in_no_part_are_counted(tiny, tmp_path):
+    lines = Path(tiny.data["split"]).read_text().splitlines(keepends=True)
+    gone = [line for line in lines if line.endswith((",train\n", ",pretrain\n"))]
+    (tmp_path / "split.csv").write_text("".join(line for line in lines if line not in (gone[0], gone[1], gone[-1])))
+    marks = [line.strip().split(",") for line in (gone[0], gone[1], gone[-1])]
+    lost = [name for name, mark in marks if mark == "train"]
+    found = source(tiny, split=str(tmp_path / "split.csv"))
+    (note,) = found.notes()
+    assert note.startswith(f"{len(lost)} of 30 DFT frames are in no part of the split {tmp_path}")
+    assert f"({lost[0]})" in note
+
+
+def test_test_structures_in_the_pool_are_named(tiny, tmp_path):
+    pool, test = ase.io.read(tiny.data["pool"], ":"), tiny.ids("test")[2]
+    known = {atoms.info["config_id"]: atoms for atoms in ase.io.read(tiny.data["dft"], ":")}
+    name = pool[4].info["config_id"]
+    pool[4] = known[test].copy()
+    pool[4].info = {"config_id": name}
+    ase.io.write(tmp_path / "pool.extxyz", pool)
+    found = source(tiny, pool=str(tmp_path / "pool.extxyz"))
+    assert list(found.notes()) == []
+    (note,) = found.notes(found.split.pool)
+    assert note == (
+        f"1 of {len(pool)} structures of the pool are also among those for validation or test ({name}): "
+        "their errors will be too small"
+    )
+
+
 def changed_dft(tiny, tmp_path, change):
     frames = ase.io.read(tiny.data["dft"], ":")
     change({atoms.info["config_id"]: atoms for atoms in frames})

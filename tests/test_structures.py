@@ -291,6 +291,15 @@ def test_bad_split_file(tmp_path: Path, text: str, message: str) -> None:
         read_split(tmp_path / "split.csv")
 
 
+def test_a_split_file_of_a_spreadsheet(tmp_path: Path) -> None:
+    file = tmp_path / "split.csv"
+    file.write_bytes("configs,mark\r\né,train\r\n".encode("utf-8-sig"))
+    assert read_split(file).train == ("é",)
+    file.write_bytes("configs,mark\né,train\n".encode("latin-1"))
+    with pytest.raises(StructureError, match=r"split.csv: is no text in UTF-8; save it as CSV in UTF-8"):
+        read_split(file)
+
+
 def test_split_with_ids_in_no_file(tmp_path: Path) -> None:
     with pytest.raises(StructureError, match="no such file"):
         read_split(tmp_path / "absent.csv")

@@ -8,11 +8,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from tiny import FREE, MISSING, N_DFT, Tiny, write_labels
 from torch_geometric.data import Batch, Data
 
+from eipnn.eips import DFT
 from eipnn.inputs.graph import Graph
 from eipnn.labels.layout import open_array, read_index
 from eipnn.stages.finetune import FinetuneDataModule
 from eipnn.stages.handover import Handover
-from eipnn.stages.source import DFT, EnergyZero, Source, SourceConfig
+from eipnn.stages.source import EnergyZero, Source, SourceConfig
 from eipnn.stages.terms import SquaredError
 from eipnn.targets import Targets
 

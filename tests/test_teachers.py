@@ -14,13 +14,13 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from tiny import FREE, best, eipnn, eipnn_stage, exit_code, read_json, stage_config
 
 from eipnn import EIPNNCalculator, load
-from eipnn.eips import EIPError, load_eips
+from eipnn.eips import DFT, EIPError, load_eips
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
 from eipnn.potential import Committee
 from eipnn.potential.checkpoints import CheckpointError
 from eipnn.potential.committee import Factor
-from eipnn.stages.source import DFT, Source, SourceConfig
+from eipnn.stages.source import Source, SourceConfig
 from eipnn.tensor_files import read_tensors, write_tensors
 
 

@@ -48,6 +48,9 @@ ZEROS = ("none", "least_squares")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 NONE = "none"
 """Name of the classifier's class p_0, no EIP is close to DFT; so no EIP may have it."""
+DFT = "dft"
+"""In place of an EIP's name: the structures' own DFT labels, which a selection hides from all other rows; no EIP may
+have it either."""
 EXAMPLE = "'- {name: sw, kim: MO_405512056662}'"
 
 
@@ -131,7 +134,7 @@ def _class(path: str, python: str | None = None) -> type[Calculator]:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module of one's own may raise anything
         mend = "install its package or mend it, or name the `python` of an environment that has it"
         if python:
             mend = f"labels are made by {python}, all else here: install its package in the environment that lacks it"
@@ -183,8 +186,8 @@ def _eip(entry: Any) -> EIP:
     name, arguments, zero = entry.get("name"), entry.get("arguments", {}), entry.get("zero", "none")
     if len(entry.keys() & set(SOURCES)) != 1:
         raise EIPError(f"must have either kim, ase or eipnn, as in {EXAMPLE}")
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name == NONE:
-        raise EIPError(f"name {name!r} must be letters, digits and _ . + - only, and not {NONE!r}")
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name in (NONE, DFT):
+        raise EIPError(f"name {name!r} must be letters, digits and _ . + - only, and neither {NONE!r} nor {DFT!r}")
     if zero not in ZEROS:
         raise EIPError(f"zero {zero!r} must be {' or '.join(ZEROS)}; data.eip_energy_zero takes energies of free atoms")
     python = _interpreter(entry)

@@ -26,6 +26,7 @@ from eipnn.labels.layout import (
     create,
     describe,
     open_array,
+    other_labels,
     read_index,
     unseal,
     write_zeros,
@@ -143,16 +144,6 @@ def _create_or_check(folder: Path, structures: StructureStore, eips: Sequence[EI
         (folder / INDEX).unlink(missing_ok=True)
         create(folder, structures, index)
         return
-    if found["version"] != index["version"]:
-        raise LabelError(
-            f"{folder}: has labels of an older version, without stress; remove it to label again, or name it as "
-            "data.labels in an experiment to read it as it is"
-        )
     if found != index:
-        there = ", ".join(f"{e['name']} ({e['target']})" for e in found["eips"])
-        what = f"EIPs: {there}; give another folder, or the same EIPs, arguments and files"
-        if found["eips"] == index["eips"]:
-            counts = f"{found['n_frames']} frames, here {index['n_frames']}"
-            what = f"structures ({counts}); give another folder, or the same files in the same order"
-        raise LabelError(f"{folder}: holds labels of other {what}")
+        raise other_labels(folder, found, index)
     unseal(folder)

@@ -16,7 +16,8 @@ status.npy       (n_frames, n_eips) int8     `PENDING`, `DONE`, `FAILED` or `IN_
 failures.csv     text                        config_id, eip, reason of each `FAILED` label
 zeros.json       text                        the zero that an EIP names as its own, by EIP; absent where none does
 force_sums.npy   (n_frames,) uint32          CRC-32 of each row's forces, looked at when they are read
-sums.json        text                        CRC-32 of the other files but these two, looked at as it is opened
+sums.json        text                        CRC-32 of the other files but these two and failures.csv, looked at
+                                             as it is opened
 ===============  ==========================  ====================================================
 
 The last two are written when all labels are there; a store of an older version has none. Layout version 1 has no
@@ -108,6 +109,21 @@ def describe(structures: Sequence[Atoms], eips: Sequence[EIP]) -> dict[str, Any]
     }
 
 
+def other_labels(folder: Path, found: dict[str, Any], index: dict[str, Any]) -> LabelError:
+    """What to raise where the store in `folder`, with the index `found`, is not the one that is asked for."""
+    if found["version"] != index["version"]:
+        return LabelError(
+            f"{folder}: has labels of an older version, without stress; remove it to label again, or name it as "
+            "data.labels in an experiment to read it as it is"
+        )
+    there = ", ".join(f"{e['name']} ({e['target']})" for e in found["eips"])
+    what = f"EIPs: {there}; give another folder, or the same EIPs, arguments and files"
+    if found["eips"] == index["eips"]:
+        counts = f"{found['n_frames']} frames, here {index['n_frames']}"
+        what = f"structures ({counts}); give another folder, or the same files in the same order"
+    return LabelError(f"{folder}: holds labels of other {what}")
+
+
 def write_zeros(folder: Path, eips: Sequence[EIP]) -> None:
     """Keep the zeros that EIPs name, as they name them now."""
     if named := {eip.name: eip.zero for eip in eips if eip.zero != "none"}:
@@ -169,7 +185,7 @@ def seal(folder: Path) -> None:
     """Write the checksums of a store in which all labels are."""
     sums = Arrays(folder).force_sums()
     _write_array(folder / FORCE_SUMS, sums.shape, "<u4", sums)
-    write_json(folder / SUMS, {name: _sum(folder / name) for name in SUMMED})
+    write_json(folder / SUMS, {name: _sum(folder / name) for name in (*SUMMED, ZEROS)})
 
 
 def unseal(folder: Path) -> None:
@@ -187,7 +203,8 @@ def verify(folder: Path) -> None:
         return
     try:
         sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
-        wrong = next((name for name in SUMMED if sums.get(name) != _sum(folder / name)), None)
+        names = (*SUMMED, ZEROS) if ZEROS in sums else SUMMED  # older stores have no sum of their zeros
+        wrong = next((name for name in names if sums.get(name) != _sum(folder / name)), None)
     except (ValueError, AttributeError):
         wrong = SUMS
     if wrong:

@@ -13,13 +13,24 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from eipnn.labels import LabelStore
-from eipnn.labels.layout import IN_WORK, INDEX, PENDING, open_array, read_index
+from eipnn.eips import load_eips
+from eipnn.labels.layout import IN_WORK, INDEX, PENDING, describe, open_array, other_labels, read_index
 from eipnn.potential.checkpoints import read_checkpoint
-from eipnn.run.execute import console, has_ended, holds, labelled_with, mapping_in, say, settled, whole_checkpoint
+from eipnn.run.execute import (
+    console,
+    has_ended,
+    holds,
+    labelled_of,
+    labelled_with,
+    mapping_in,
+    say,
+    settled,
+    whole_checkpoint,
+)
 from eipnn.run.experiment import Experiment
 from eipnn.run.plan import Row, Stage, in_order, lates
-from eipnn.stages.source import DFT, selected
+from eipnn.stages.source import selected
+from eipnn.structures import StructureStore
 
 DONE, TRAINED = "done", "trained"
 
@@ -60,13 +71,21 @@ def show_plan(root: Path, rows: Sequence[Row]) -> None:
 
 
 def labels_to_make(experiment: Experiment, folder: Path) -> tuple[int, int]:
-    """How many labels `eipnn label` would make for this run, and how many there are to be."""
+    """How many labels `eipnn label` would make for this run, and how many there are to be.
+
+    Raises `LabelError` where it would refuse: the store in the folder is of other structures or EIPs.
+    """
     if experiment.eips is None:
         return 0, 0
     total = sum(map(len, experiment.structures)) * len(experiment.eip_names)
     if not (folder / INDEX).exists():
         return total, total
-    status = open_array(folder, "status", read_index(folder), "r")
+    found, eips = read_index(folder), load_eips(experiment.eips)
+    status = open_array(folder, "status", found, "r")
+    if found != (index := describe(StructureStore.joined(experiment.structures), eips)):
+        if status.any():
+            raise other_labels(folder, found, index)
+        return total, total
     return int(np.isin(status, (PENDING, IN_WORK)).sum()), total
 
 
@@ -130,7 +149,7 @@ def gradient_steps(stage: Stage, now: Stage | None) -> tuple[float, bool]:
     elif now is None and data.keys() & {"selection", "epoch_steps"}:
         batches, exact = max(stage.batches(0, world), stage.batches(pool, world)), False
     elif now and "selection" in data:
-        batches = stage.batches(_labelled(now), world)
+        batches = stage.batches(labelled_of(_chosen(now), now.data["labels"]), world)
     else:
         batches = stage.batches(pool if stage.about["stage"] == "pretrain" else 0, world)
     limit = trainer.get("limit_train_batches") or 1.0
@@ -140,15 +159,10 @@ def gradient_steps(stage: Stage, now: Stage | None) -> tuple[float, bool]:
     return min(epochs * -(-batches // trainer.get("accumulate_grad_batches", 1)), most or inf), exact
 
 
-def _labelled(stage: Stage) -> int:
-    """The structures of a selection for which the chosen EIP gave a label."""
+def _chosen(stage: Stage) -> dict[str, str]:
+    """The selection that a stage reads, which may not have been written yet."""
     file = Path(stage.data["selection"])
-    chosen = selected(io.StringIO(stage.written[file]) if file in stage.written else file)
-    store = LabelStore.open(stage.data["labels"])
-    energies = store.energies_of([i for i, eip in chosen.items() if eip != DFT], store.eips)
-    columns = [store.eips.index(eip) for eip in chosen.values() if eip != DFT]
-    failed = np.isnan(energies[np.arange(len(columns)), columns])
-    return len(chosen) - int(failed.sum())
+    return selected(io.StringIO(stage.written[file]) if file in stage.written else file)
 
 
 def _number(steps: float, exact: bool) -> str:

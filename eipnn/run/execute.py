@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from eipnn.eips import load_eips
+from eipnn.eips import DFT, load_eips
 from eipnn.errors import InputError
 from eipnn.files import alone, digest_file, write_atomically, write_json
 from eipnn.labels import LabelStore
@@ -26,8 +26,8 @@ from eipnn.processes import call
 from eipnn.run.experiment import COMMANDS, ExperimentError, listed
 from eipnn.run.plan import OUTPUTS, Late, Stage, digest_text, filled
 from eipnn.stages.classify import closest, distances, judged, limits_of
-from eipnn.stages.source import DFT, Source, compare, selected, source_of
-from eipnn.structures import resolve_all
+from eipnn.stages.source import Source, compare, selected, source_of
+from eipnn.structures import resolve, resolve_all
 
 console = Console()
 
@@ -80,8 +80,10 @@ def run_stage(
         _train(stage, threads, log)
         if stage.potential in stage.outputs():
             write_potential(stage.best, stage.potential)
+        _check_split(stage)
         for command in stage.after:
             _call(stage, command, stage.best, threads, log)
+        _check_split(stage)
         numbers = (mapping_in(stage.fit_file) or {}) | (mapping_in(stage.folder / OUTPUTS["test"]) or {})
         numbers.pop("best_checkpoint", None)
         files = {file.name: digest_file(file) for file in stage.outputs()}
@@ -123,7 +125,7 @@ def settled(stage: Stage, bring: Callable[[Stage, str], str]) -> Stage:
                 return digest_text(value(stage.written[file])) if file in stage.written else digest_file(file)
         chosen = selected(late.of.folder / OUTPUTS["predict"]) if late.of else None
         if late.what == "steps":
-            return stage.batches(len(chosen or ()))
+            return stage.batches(labelled_of(chosen or {}, (late.of or stage).data["labels"]))
         return _choose(stage.data, late.what, chosen, late.of.model if late.of else {})
 
     parts = {name: filled(getattr(stage, name), value) for name in ("inputs", "config", "about", "written")}
@@ -158,6 +160,15 @@ def _choose(data: dict[str, Any], kind: str, chosen: dict[str, str] | None, clas
     else:
         labels = [source.store.eips[place] for place in _closest(source, ids, classifier)]
     return _selection(dict(zip(ids, labels, strict=True)))
+
+
+def labelled_of(chosen: Mapping[str, str], labels: str) -> int:
+    """The structures of a selection for which the chosen EIP gave a label, by the label store at a path."""
+    store = LabelStore.open(labels)
+    eips = {i: eip for i, eip in chosen.items() if eip != DFT}
+    energies = store.energies_of(list(eips), store.eips)
+    columns = [store.eips.index(eip) for eip in eips.values()]
+    return len(chosen) - int(np.isnan(energies[np.arange(len(columns)), columns]).sum())
 
 
 def _selection(chosen: dict[str, str]) -> str:
@@ -303,6 +314,15 @@ def _check_ended(stage: Stage) -> None:
         raise StageError(
             f"{stage.best}: the training left no such checkpoint; it ended before its first validation, or a "
             "ModelCheckpoint of your own lacks filename: best, enable_version_counter: false, or has a dirpath"
+        )
+
+
+def _check_split(stage: Stage) -> None:
+    """Raise where the split is no longer the one that the stage was begun with."""
+    if digest_file(resolve(stage.data["split"])) != stage.inputs["split"]:
+        raise StageError(
+            f"{stage.data['split']}: has changed while {stage.folder} was at work, as by another `eipnn run` there "
+            "with other data;\ngive the same command again, with one set of data in this folder"
         )
 
 

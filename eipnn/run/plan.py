@@ -177,13 +177,18 @@ class Plan:
     @property
     def split_path(self) -> str:
         """The split as the stages' configurations name it."""
-        return str(self.folder / "split.csv") if self.drawn else self.experiment.splits.format(split=self.split)
+        return str(self.folder / "split.csv") if self.drawn else self._named_split
+
+    @property
+    def _named_split(self) -> str:
+        """The user's split file of this number."""
+        return self.experiment.splits.replace("{split}", str(self.split))
 
     @cached_property
     def parts(self) -> Split:
         """The split. It is drawn each time: structures that were added to a file since belong to it."""
-        named = self.experiment.splits.format(split=self.split)
-        split = random_split(*self.experiment.ids, self.split) if named == "random" else read_split(named)
+        random = self.experiment.splits == "random"
+        split = random_split(*self.experiment.ids, self.split) if random else read_split(self._named_split)
         return split if self.frames is None else fewer_frames(split, self.frames, self.seed)
 
     def row(self, name: str, alphas: Sequence[float]) -> "Row":

@@ -9,14 +9,14 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from eipnn.eips import NONE
+from eipnn.eips import DFT, NONE
 from eipnn.errors import InputError, require_positive
 from eipnn.inputs import graph_of
 from eipnn.potential.heads import ClassHead
 from eipnn.representations.base import Representation
 from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.module import StageModule
-from eipnn.stages.source import DFT, Source
+from eipnn.stages.source import Source
 from eipnn.stages.terms import CrossEntropy, cross_entropy
 from eipnn.structures import StructureStore
 from eipnn.targets import Targets

@@ -217,7 +217,7 @@ class StageDataModule(LightningDataModule):
         dft, eip = self.train_ids()
         self.source.require_labels(Ids.joined([dft, eip]), self.used_eips())
         every = self.source.store.eips if self.config.labels else ()
-        for text in [*self.source.notes(), *self.source.warnings(self.used_eips() or every)]:
+        for text in [*self.source.notes(eip), *self.source.warnings(self.used_eips() or every)]:
             log.warning(text)
         parts = self.train_parts()
         known = frozenset(name for part in parts for name in part.known())

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from eipnn.eips import recorded
+from eipnn.eips import DFT, recorded
 from eipnn.errors import InputError, require_positive
 from eipnn.inputs import graph_of
 from eipnn.potential import Potential
@@ -21,7 +21,7 @@ from eipnn.stages.data import Configurations, StageDataModule
 from eipnn.stages.handover import Training
 from eipnn.stages.module import SchedulerCallable
 from eipnn.stages.schedules import LinearDecay
-from eipnn.stages.source import DFT, selected
+from eipnn.stages.source import selected
 from eipnn.stages.terms import EnergyError, EnergyTukey, ForceError, ForceTukey, StressError
 from eipnn.stages.weights import PotentialStage, mean_error
 from eipnn.structures import StructureStore

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from eipnn.eips import NONE
+from eipnn.eips import DFT, NONE
 from eipnn.errors import InputError
 from eipnn.labels import LabelStore
 from eipnn.labels.leaderboard import Comparison, alignment_warning, derivative_errors
@@ -39,9 +39,6 @@ from eipnn.units import (
     yardstick_references,
     zeros_warning,
 )
-
-DFT = "dft"
-"""In place of an EIP's name: the structures' own DFT labels. In a selection they are hidden from all other rows."""
 
 
 @dataclass
@@ -269,14 +266,26 @@ class Source:
         energies = self.energies(ids, [DFT, *aligned])
         return alignment_warning(energies[:, 0], energies[:, 1:], self.structures(ids).sizes, aligned)
 
-    def notes(self) -> Iterator[str]:
-        """What a look at the DFT frames before training shows: free atoms, repeated structures, wild energies."""
+    def notes(self, pool: Sequence[str] = ()) -> Iterator[str]:
+        """What a look at the structures before training shows: free atoms, frames in no part of the split, repeated
+        structures, wild energies.
+
+        Args:
+            pool: structures that the training learns EIP labels of.
+        """
         parts = {"training": self.split.train, "validation": self.split.val, "test": self.split.test}
         used = [i for ids in parts.values() for i in ids]
         left = np.setdiff1d(np.flatnonzero(self.dft.isolated), self.dft.rows(used))
         if len(left):
             elements = ", ".join(self.dft.take(left).elements())
             yield f"{len(left)} of {len(self.dft)} DFT frames are isolated atoms ({elements}): not trained or tested on"
+        marked = self.dft.ids.find(Ids.joined([Ids.of(used), Ids.of(self.split.pool)]))
+        others = np.setdiff1d(np.flatnonzero(~self.dft.isolated), marked)
+        if len(others):
+            yield (
+                f"{len(others)} of {len(self.dft)} DFT frames are in no part of the split {self.config.split} "
+                f"({self.dft.ids[int(others[0])]}): not trained or tested on"
+            )
         earlier: dict[str, Sequence[str]] = {}
         for name, ids in parts.items():
             known = self.structures([i for part in earlier.values() for i in part])
@@ -286,6 +295,13 @@ class Source:
                     f"atom by atom ({same[0][1]} is {same[0][0]}): its error will be too small"
                 )
             earlier[name] = ids
+        judged, learned = self.structures([*self.split.val, *self.split.test]), self.structures(pool)
+        twins = np.flatnonzero(np.isin(learned.checksums, judged.checksums))
+        if len(twins):
+            yield (
+                f"{len(twins)} of {len(learned)} structures of the pool are also among those for validation or test "
+                f"({learned.ids[int(twins[0])]}): their errors will be too small"
+            )
         frames = without_isolated_atoms(self.structures(used))
         if text := outlier_note(frames):
             yield text

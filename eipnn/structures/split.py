@@ -62,7 +62,8 @@ class Split:
 def read_split(path: str | Path) -> Split:
     """Read a split file, `bundled:NAME` included.
 
-    Raises `StructureError` for an absent file, another header, an unknown mark or an id given twice.
+    Raises `StructureError` for an absent file, one that is not in UTF-8, another header, an unknown mark or an id given
+    twice.
     """
     marks, lines, parts = array("B"), array("L"), list(MARKS)
 
@@ -82,8 +83,11 @@ def read_split(path: str | Path) -> Split:
             lines.append(line)
             yield name
 
-    with resolve(path).open(newline="", encoding="utf-8") as stream:
-        ids = Ids.of(names(csv.reader(stream)))
+    with resolve(path).open(newline="", encoding="utf-8-sig") as stream:  # a spreadsheet may write a mark of UTF-8
+        try:
+            ids = Ids.of(names(csv.reader(stream)))
+        except UnicodeDecodeError:
+            raise StructureError(f"{path}: is no text in UTF-8; save it as CSV in UTF-8") from None
     if len(again := np.flatnonzero((first := ids.find(ids)) != np.arange(len(ids)))):
         row = int(again[0])
         known = f"id {ids[row]!r} is on line {lines[int(first[row])]} already; keep one"

@@ -33,6 +33,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.nn import global_mean_pool
 
 from eipnn import FinetuneModule, PretrainModule
+from eipnn.eips import DFT
 from eipnn.errors import InputError
 from eipnn.files import write_atomically, write_json
 from eipnn.inputs import Graphs, graph_of, prepare
@@ -43,7 +44,7 @@ from eipnn.report.folds import fold_settings
 from eipnn.report.plots import STYLE
 from eipnn.report.runs import Fold, ReportError, read_config, read_json, read_run
 from eipnn.representations.base import Representation
-from eipnn.stages.source import DFT, Source, source_of
+from eipnn.stages.source import Source, source_of
 
 FINE_TUNED = ("mp", "mp+la")
 NEIGHBOURS = 5

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eipnn.eips import NONE
+from eipnn.eips import DFT, NONE
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.metrics import ATOM, CONFIG, FORCE, METRICS
@@ -26,7 +26,6 @@ from eipnn.report.page import Output
 from eipnn.report.runs import Experiment, Fold, read_experiments
 from eipnn.report.tables import markdown
 from eipnn.run.strategy import Strategy
-from eipnn.stages.source import DFT
 
 LABELS = "chosen EIP labels"
 

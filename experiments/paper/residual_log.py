@@ -34,10 +34,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from eipnn.collectives import gathered
+from eipnn.eips import DFT
 from eipnn.errors import InputError
 from eipnn.files import write_atomically
 from eipnn.losses import TUNING, tukey_scale
-from eipnn.stages.source import DFT, Source
+from eipnn.stages.source import Source
 from eipnn.stages.terms import EnergyTukey, Term
 from eipnn.targets import Targets
 
