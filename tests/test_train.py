@@ -17,8 +17,12 @@ from rich.console import Console
 from tiny import exit_code, in_process, read_json
 
 from eipnn import load
+from eipnn.eips import EIP
+from eipnn.eips.recorded import record
 from eipnn.errors import InputError
 from eipnn.evaluate.errors import maes
+from eipnn.evaluate.predict import predict
+from eipnn.evaluate.spread import write_factors
 from eipnn.potential import Committee
 from eipnn.potential.calculator import EIPNNCalculator
 from eipnn.run import command, execute
@@ -28,7 +32,7 @@ from eipnn.train import teachers
 from eipnn.train.choice import CHANCE, PREFERRED, RECIPES, choose, sentence
 from eipnn.train.command import children_name
 from eipnn.train.folds import make_folds, parents_of, with_pool
-from eipnn.train.outcome import errors_on_test, errors_table, leave_potential, next_steps
+from eipnn.train.outcome import Left, errors_on_test, errors_table, leave_potential, next_steps
 from eipnn.train.settings import PRESETS, has_compiler, network_settings, with_compiled, with_steps
 
 FOLDS = 2
@@ -140,7 +144,8 @@ def test_test_frames_calibrate_the_spread(trained, tmp_path, capfd):
     assert not Committee.load(trained / "potential.pt").factors  # of three frames there are none
     Committee.load(members).save(tmp_path / "potential.pt")
     frames = StructureStore.of(copper(12, 5))
-    errors = errors_on_test({"baseline": members}, "baseline", tmp_path / "potential.pt", frames)
+    left = Left(members, None)
+    errors = errors_on_test({"baseline": members}, "baseline", tmp_path / "potential.pt", left, frames)
     assert set(errors) == {"baseline", "committee of baseline"}
     factors = Committee.load(tmp_path / "potential.pt").factors
     assert {name: factor.frames for name, factor in factors.items()} == {"energy": 12, "forces": 12, "stress": 12}
@@ -149,13 +154,26 @@ def test_test_frames_calibrate_the_spread(trained, tmp_path, capfd):
 
 def test_folds_without_a_mean_leave_the_first(trained, tmp_path):
     first, second = (load(file) for file in read_json(trained / "choice.json")["members"])
-    second.zeros = second.zeros | {"dft": second.zeros["dft"] | {"eip": "morse"}, "morse": second.zeros["dft"]}
-    for name, potential in (("a.pt", first), ("b.pt", second)):
-        potential.save(tmp_path / name)
-    problem = leave_potential([tmp_path / "a.pt", tmp_path / "b.pt"], tmp_path / "potential.pt")
-    assert "b.pt: trained with another EIP under it" in problem
-    assert load(tmp_path / "potential.pt").eip is None
-    assert any(problem in line for line in next_steps(tmp_path / "potential.pt", problem, tmp_path))
+    zero = {"mode": "none", "energies": {"Cu": 0.0}}
+    for file, potential, asap in (("a.pt", first, True), ("b.pt", second, False)):
+        eip = EIP("emt", "ase", "ase.calculators.emt.EMT", {"asap_cutoff": asap})
+        with_eip = potential.zeros["dft"] | {"eip": record(eip.description(), [], [])}
+        potential.zeros = {"dft": with_eip, "emt": zero}
+        potential.save(tmp_path / file)
+    members, file = [tmp_path / "a.pt", tmp_path / "b.pt"], tmp_path / "potential.pt"
+    left = leave_potential(members, file)
+    assert left.members == members[:1]
+    assert "b.pt: trained with another EIP under it" in left.problem
+    assert any(left.problem in line for line in next_steps(file, left.problem, tmp_path))
+    # one potential is tested as one, and stays one
+    frames = StructureStore.of(copper(12, 5))
+    errors = errors_on_test({"delta": members}, "delta", file, left, frames)
+    assert set(errors) == {"delta", "first fold of delta"}
+    assert errors["first fold of delta"] == [maes(predict(Committee.load(file), frames).mean(), frames)]
+    assert errors["first fold of delta"] != errors["delta"][1:]
+    assert load(file).delta_eip == "emt"
+    with pytest.raises(InputError, match=r"potential.pt: a single potential has no spread"):
+        write_factors(file, {})
 
 
 def test_no_pool_of_a_fold_holds_children_of_its_validation_frames(trained):

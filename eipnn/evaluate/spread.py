@@ -16,6 +16,7 @@ import numpy as np
 from ase.units import GPa
 from scipy.stats import spearmanr, t
 
+from eipnn.errors import InputError
 from eipnn.evaluate.predict import Predictions
 from eipnn.potential.committee import Committee, Factor, deviations
 from eipnn.structures import StructureStore
@@ -106,9 +107,14 @@ def factors(found: Mapping[str, Spread]) -> dict[str, Factor]:
 
 
 def write_factors(file: Path, found: Mapping[str, Spread]) -> dict[str, Factor]:
-    """Write the `factors`, if there are any, into the file of a committee, and give them."""
+    """Write the `factors`, if there are any, into the file of a committee, and give them.
+
+    Raises `InputError` where it is a single potential.
+    """
+    committee = Committee.load(file)  # as it was, whatever it was evaluated in
+    if len(committee) == 1:
+        raise InputError(f"{file}: a single potential has no spread to calibrate; give a committee")
     if made := factors(found):
-        committee = Committee.load(file)  # as it was, whatever it was evaluated in
         committee.factors |= made
         committee.save(file)
     return made

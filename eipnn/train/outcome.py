@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -17,7 +17,17 @@ from eipnn.structures import StructureStore
 from eipnn.train.choice import by_recipe, choose, sentence
 
 SHOWN = (ATOM, FORCE, STRESS)
-COMMITTEE = "committee of"
+COMMITTEE, FIRST = "committee of", "first fold of"
+"""What ``potential.pt`` holds of a recipe."""
+
+
+class Left(NamedTuple):
+    """What ``potential.pt`` holds: the committee of all folds, or the potential of the first alone."""
+
+    members: list[Path]
+    """Of it."""
+    problem: str | None
+    """Why it is that of the first fold alone."""
 
 
 def show_outcome(results: Sequence[Mapping[str, Any]], output: Path, tested: StructureStore | None) -> None:
@@ -33,23 +43,23 @@ def show_outcome(results: Sequence[Mapping[str, Any]], output: Path, tested: Str
     choice = choose(scores)
     members = [Path(result["potential"]) for result in recipes[choice.recipe]]
     file = output / "potential.pt"
-    problem = leave_potential(members, file)
+    left = leave_potential(members, file)
     errors = {r: [{m.name: one["result"].get(m.result) for m in SHOWN} for one in mine] for r, mine in recipes.items()}
     folds = len(members)
     console.print(errors_table(f"Validation frames of {folds} folds", errors, scores))
     found: dict[str, Any] = {"recipe": choice.recipe, "scores": scores, "validation": errors}
     if tested:
         potentials = {recipe: [Path(one["potential"]) for one in mine] for recipe, mine in recipes.items()}
-        found["test"] = errors_on_test(potentials, choice.recipe, file, tested)
+        found["test"] = errors_on_test(potentials, choice.recipe, file, left, tested)
         console.print(errors_table(f"{len(tested)} test frames", found["test"]))
     write_json(output / "choice.json", found | {"potential": str(file), "members": [str(member) for member in members]})
     say(sentence(choice, folds))
-    for line in next_steps(file, problem, output):
+    for line in next_steps(file, left.problem, output):
         say(line)
 
 
-def leave_potential(members: Sequence[Path], file: Path) -> str | None:
-    """Write the committee of the folds' potentials into a file; where they have no mean the first one, and why."""
+def leave_potential(members: Sequence[Path], file: Path) -> Left:
+    """Write the committee of the folds' potentials into a file; where they have no mean the first one."""
     from eipnn.potential import Committee, Potential  # here: they import torch
 
     potentials = [Potential.load(member) for member in members]
@@ -57,21 +67,22 @@ def leave_potential(members: Sequence[Path], file: Path) -> str | None:
         Committee(potentials, names=members).save(file)
     except InputError as error:  # delta learning takes the EIP that is best on the training frames of each fold
         potentials[0].save(file)
-        return str(error)
-    return None
+        return Left([members[0]], str(error))
+    return Left(list(members), None)
 
 
 def errors_on_test(
-    potentials: Mapping[str, Sequence[Path]], chosen: str, file: Path, frames: StructureStore
+    potentials: Mapping[str, Sequence[Path]], chosen: str, file: Path, left: Left, frames: StructureStore
 ) -> dict[str, list[dict[str, float | None]]]:
-    """Errors on test frames: of each recipe's potentials, and of the committee of the chosen one's.
+    """Errors on test frames: of each recipe's potentials, and of what was left of the chosen one's.
 
-    These frames also calibrate the committee's spread: no member knows them.
+    These frames also calibrate the spread of a committee: no member knows them.
 
     Args:
         potentials: recipe -> files of its folds.
         chosen: recipe.
-        file: of its committee.
+        file: what was left.
+        left: its content.
         frames: with DFT labels.
     """
     from eipnn.evaluate.errors import maes  # here: they import torch
@@ -79,21 +90,21 @@ def errors_on_test(
     from eipnn.evaluate.spread import spreads, write_factors
     from eipnn.potential import Committee
 
-    found, committee = {}, {}
+    found, whole = {}, {}
     with progress_bar("test", sum(map(len, potentials.values())), "potentials") as advance:
         for recipe, files in potentials.items():
-            predictions = []
+            predictions = {}
             for member in files:
-                predictions.append(predict(Committee.load(member), frames, shown=False))
+                predictions[member] = predict(Committee.load(member), frames, shown=False)
                 advance(1)
-            found[recipe] = [maes(prediction.mean(), frames) for prediction in predictions]
+            found[recipe] = [maes(prediction.mean(), frames) for prediction in predictions.values()]
             if recipe == chosen:
-                joined = Predictions.joined(predictions)
-                committee = {f"{COMMITTEE} {recipe}": [maes(joined.mean(), frames)]}
-    if len(potentials[chosen]) > 1 and (made := write_factors(file, spreads(joined, frames))):
+                joined = Predictions.joined([predictions[member] for member in left.members])
+                whole = {f"{FIRST if left.problem else COMMITTEE} {recipe}": [maes(joined.mean(), frames)]}
+    if len(left.members) > 1 and (made := write_factors(file, spreads(joined, frames))):
         by = ", ".join(f"{name} {factor.value:.2f}" for name, factor in made.items())
         say(f"Spread of the committee, calibrated on the test frames by the factors: {by}")
-    return found | committee
+    return found | whole
 
 
 def errors_table(
