@@ -222,6 +222,7 @@ def write_config(folder: Path, data: dict, model: dict) -> None:
     folder.mkdir(parents=True)
     representation = {"class_path": "eipnn.representations.SchNet", "init_args": {"cutoff": 5.0}}
     config = {
+        "trainer": {"default_root_dir": str(folder)},
         "model": {"init_args": {"representation": representation, **model}},
         "data": {"init_args": data},
     }

@@ -13,14 +13,15 @@ from eipnn.eips import NONE
 from eipnn.errors import InputError
 from eipnn.labels.leaderboard import Comparison
 from eipnn.metrics import CONFIG, METRICS
-from eipnn.report.runs import AGAIN, Fold, ReportError, Training, damaged, read_config, usable
+from eipnn.report.runs import AGAIN, Fold, ReportError, Training, damaged, read_config, stage_data, usable
 from eipnn.structures import LABEL_KEYS, StructureError
 from eipnn.structures.extxyz import read_extxyz
 
 if TYPE_CHECKING:
     from eipnn.stages.source import Source
 
-KEYS = ("dft", "split", "energy_zero", "pool", "labels", "eip_energy_zero", *LABEL_KEYS)
+OF_EIPS = ("labels", "eip_energy_zero")
+KEYS = ("dft", "split", "energy_zero", "pool", *OF_EIPS, *LABEL_KEYS)
 
 
 def predictions(training: Training) -> pd.DataFrame:
@@ -120,17 +121,24 @@ def _read_csv(file: Path) -> pd.DataFrame:
         return pd.read_csv(file, dtype={"config_id": str}, keep_default_na=False, na_values=gaps)
 
 
-def fold_settings(fold: Fold, configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The data arguments in configurations of a fold's stages.
+def fold_settings(trainings: Sequence[Training]) -> dict[str, Any]:
+    """The data arguments of one fold.
 
-    A split and labels that were made in the run's own folder are looked for there, so that a run can be moved.
+    Labels and their zeros are those of the EIPs, not of a potential that teaches a row. Where no training reads them,
+    those of a pretraining or classifier on the same frames are taken.
     """
     settings: dict[str, Any] = {}
-    for config in configs:
-        given = config["data"]["init_args"]
-        settings |= {key: given[key] for key in KEYS if given.get(key) is not None}
-    own = {"split": fold.folder / "split.csv", "labels": fold.run / "labels"}
-    return settings | {k: str(file) for k, file in own.items() if k in settings and file.exists()}
+    for training in trainings:
+        keys = [key for key in KEYS if training.kind.teacher is None or key not in OF_EIPS]
+        settings |= {key: training.data[key] for key in keys if training.data.get(key) is not None}
+    fold = trainings[0].fold
+    for stage in (fold.folder / name for name in ("pretrain", "classify")):
+        if "labels" in settings or not (stage / "done.json").exists():
+            continue
+        given = stage_data(stage, fold.run)
+        if all(given.get(key) == settings.get(key) for key in ("dft", "split", "energy_zero")):
+            settings |= {key: given[key] for key in ("pool", *OF_EIPS) if given.get(key) is not None}
+    return settings
 
 
 @dataclass(frozen=True)
@@ -149,14 +157,11 @@ def read_data(trainings: Sequence[Training]) -> FoldData:
         ReportError: a file is not there any more or cannot be read.
     """
     fold = trainings[0].fold
-    # the label store is named by those that read it
-    stages = [fold.folder / name for name in ("classify", "pretrain")]
-    configs = [t.config for t in trainings] + [read_config(stage) for stage in stages if (stage / "done.json").exists()]
     try:
         # Imports torch, which the tables of a run do not need.
         from eipnn.stages.source import compare, source_of
 
-        source = source_of(fold_settings(fold, configs))
+        source = source_of(fold_settings(trainings))
         return FoldData(fold, source, compare(source) if source.config.labels else None)
     except (InputError, OSError) as error:
         raise ReportError(

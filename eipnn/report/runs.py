@@ -12,6 +12,7 @@ import yaml
 
 from eipnn.errors import InputError
 from eipnn.metrics import ATOM, CONFIG, FORCE, STRESS
+from eipnn.run.moved import data_of
 from eipnn.run.strategy import PRETRAINING_FOLDERS, STRATEGIES, Strategy, own_strategies
 
 NUMBERS = (CONFIG.result, ATOM.result, "epochs", "gradient_steps")
@@ -81,6 +82,11 @@ class Training:
     def config(self) -> dict[str, Any]:
         """The configuration that it was trained with."""
         return read_config(self.folder)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The arguments of its data module, with files in the folder of its run where that is now."""
+        return stage_data(self.folder, self.fold.run)
 
     @property
     def representation(self) -> dict[str, Any]:
@@ -197,6 +203,13 @@ def read_config(stage: Path) -> dict[str, Any]:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         config["data"]["init_args"]["dft"], config["model"]["init_args"]["representation"]
     return config
+
+
+def stage_data(stage: Path, run: Path) -> dict[str, Any]:
+    """The data arguments of a stage, see `data_of`."""
+    config = read_config(stage)
+    with usable(stage / "config.yaml"):
+        return data_of(config, stage, run)
 
 
 def damaged(file: Path, what: str) -> ReportError:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from eipnn.files import read_yaml
 from eipnn.run.experiment import ExperimentError
+from eipnn.run.moved import data_of
 from eipnn.run.plan import Row
 from eipnn.run.strategy import Pretraining
 from eipnn.stages.source import source_of
@@ -61,12 +62,7 @@ def learned_by(folder: Path) -> StructureStore:
     Raises:
         InputError: a file is absent, or holds other structures than were labelled.
     """
-    config = read_yaml(folder / "config.yaml")
-    data, then = config["data"]["init_args"], Path(config["trainer"]["default_root_dir"]).parents[2]
-    for key in ("split", "labels"):
-        if Path(data[key]).is_relative_to(then):
-            data[key] = str(folder.parents[2] / Path(data[key]).relative_to(then))
-    source = source_of(data)
+    source = source_of(data_of(read_yaml(folder / "config.yaml"), folder, folder.parents[2]))
     structures = source.structures(source.split.pool)
     source.store.check(structures)
     return structures

@@ -40,9 +40,8 @@ from eipnn.inputs import Graphs, graph_of, prepare
 from eipnn.potential.checkpoints import build_representation
 from eipnn.progress import progress_bar
 from eipnn.report import tables
-from eipnn.report.folds import fold_settings
 from eipnn.report.plots import STYLE
-from eipnn.report.runs import Fold, ReportError, read_config, read_json, read_run
+from eipnn.report.runs import Fold, ReportError, read_json, read_run, stage_data
 from eipnn.representations.base import Representation
 from eipnn.stages.source import Source, source_of
 
@@ -299,11 +298,10 @@ def _fold(folder: Path) -> Fold:
 def write_embedding(fold: Fold, seeds: Sequence[int], output: Path) -> str:
     """Write ``embedding.png``, ``embedding.csv`` and ``smoothness.csv``; the last as Markdown."""
     stage = fold.folder / "pretrain"
-    config = read_config(stage)
-    settings = fold_settings(fold, [config])
-    cache = config["data"]["init_args"].get("cache")
+    data = stage_data(stage, fold.run)
+    cache = data.get("cache")
     folder = Path(cache) if cache else None
-    source = source_of(settings)
+    source = source_of(data)
     pretrained = PretrainModule.load_from_checkpoint(stage / "checkpoints" / "best.ckpt").representation
     shape, pool = pretrained.config(), source.structures(source.split.pool)
     candidates = [
