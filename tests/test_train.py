@@ -149,7 +149,30 @@ def test_test_frames_calibrate_the_spread(trained, tmp_path, capfd):
     assert set(errors) == {"baseline", "committee of baseline"}
     factors = Committee.load(tmp_path / "potential.pt").factors
     assert {name: factor.frames for name, factor in factors.items()} == {"energy": 12, "forces": 12, "stress": 12}
-    assert "calibrated on the test frames" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "calibrated on the test frames" in said
+    assert "not calibrated" not in said
+
+
+def test_the_factors_of_the_same_committee_stay(trained, tmp_path, capfd):
+    """As where the same command is given again, without the frames that calibrated it."""
+    members, file = [Path(name) for name in read_json(trained / "choice.json")["members"]], tmp_path / "potential.pt"
+    left = leave_potential(members, file)
+    frames = StructureStore.of(copper(12, 5))
+    errors_on_test({"mp": members}, "mp", file, left, frames)
+    factors = Committee.load(file).factors
+    assert set(factors) == {"energy", "forces", "stress"}
+    leave_potential(members, file)
+    assert Committee.load(file).factors == factors
+    capfd.readouterr()
+    errors_on_test({"mp": members}, "mp", file, left, frames.take(np.arange(9)))
+    assert Committee.load(file).factors == factors
+    assert "energy calibrated as before, forces calibrated as before" in " ".join(capfd.readouterr().out.split())
+    # of others they are not
+    leave_potential(members[::-1], file)
+    assert not Committee.load(file).factors
+    errors_on_test({"mp": members[::-1]}, "mp", file, Left(members[::-1], None), frames.take(np.arange(9)))
+    assert "energy not calibrated, forces not calibrated" in " ".join(capfd.readouterr().out.split())
 
 
 def test_folds_without_a_mean_leave_the_first(trained, tmp_path):

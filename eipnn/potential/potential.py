@@ -164,6 +164,11 @@ class Potential(nn.Module):
             "seen": self.seen,
         }
 
+    def same_weights(self, other: "Potential") -> bool:
+        """Whether another has the same weights, number by number."""
+        mine, others = self.state_dict(), other.state_dict()
+        return mine.keys() == others.keys() and all(torch.equal(mine[key], others[key]) for key in mine)
+
     def save(self, file: str | Path) -> None:
         """Write a file that `load` reads: plain values and tensors, whole or not at all."""
         write_tensors(Path(file), self.content())

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -15,6 +15,9 @@ from eipnn.progress import progress_bar
 from eipnn.run.execute import console, say
 from eipnn.structures import StructureStore
 from eipnn.train.choice import by_recipe, choose, sentence
+
+if TYPE_CHECKING:
+    from eipnn.potential import Potential
 
 SHOWN = (ATOM, FORCE, STRESS)
 COMMITTEE, FIRST = "committee of", "first fold of"
@@ -59,16 +62,33 @@ def show_outcome(results: Sequence[Mapping[str, Any]], output: Path, tested: Str
 
 
 def leave_potential(members: Sequence[Path], file: Path) -> Left:
-    """Write the committee of the folds' potentials into a file; where they have no mean the first one."""
+    """Write the committee of the folds' potentials into a file; where they have no mean the first one.
+
+    A file that holds this committee stays as it is, with the factors of its spread.
+    """
     from eipnn.potential import Committee, Potential  # here: they import torch
 
     potentials = [Potential.load(member) for member in members]
     try:
-        Committee(potentials, names=members).save(file)
+        made = Committee(potentials, names=members)
     except InputError as error:  # delta learning takes the EIP that is best on the training frames of each fold
         potentials[0].save(file)
         return Left([members[0]], str(error))
+    if not (file.exists() and holds(file, potentials)):
+        made.save(file)
     return Left(list(members), None)
+
+
+def holds(file: Path, potentials: Sequence["Potential"]) -> bool:
+    """Whether a file is of the committee of these potentials."""
+    from eipnn.potential import Committee
+
+    try:
+        there = Committee.load(file).potentials
+    except InputError:  # damaged, or of other code
+        return False
+    pairs = zip(there, potentials, strict=False)
+    return len(there) == len(potentials) > 1 and all(a.record() == b.record() and a.same_weights(b) for a, b in pairs)
 
 
 def errors_on_test(
@@ -87,7 +107,7 @@ def errors_on_test(
     """
     from eipnn.evaluate.errors import maes  # here: they import torch
     from eipnn.evaluate.predict import Predictions, predict
-    from eipnn.evaluate.spread import spreads, write_factors
+    from eipnn.evaluate.spread import FEW, spreads, write_factors
     from eipnn.potential import Committee
 
     found, whole = {}, {}
@@ -101,9 +121,16 @@ def errors_on_test(
             if recipe == chosen:
                 joined = Predictions.joined([predictions[member] for member in left.members])
                 whole = {f"{FIRST if left.problem else COMMITTEE} {recipe}": [maes(joined.mean(), frames)]}
-    if len(left.members) > 1 and (made := write_factors(file, spreads(joined, frames))):
-        by = ", ".join(f"{name} {factor.value:.2f}" for name, factor in made.items())
-        say(f"Spread of the committee, calibrated on the test frames by the factors: {by}")
+    if len(left.members) > 1:
+        known = spreads(joined, frames)
+        if made := write_factors(file, known):
+            by = ", ".join(f"{name} {factor.value:.2f}" for name, factor in made.items())
+            say(f"Spread of the committee, calibrated on the test frames by the factors: {by}")
+        if few := [name for name in known if name not in made]:
+            before = Committee.load(file).factors
+            stays = ["calibrated as before" if name in before else "not calibrated" for name in few]
+            said = ", ".join(f"{name} {how}" for name, how in zip(few, stays, strict=True))
+            say(f"Spread of the committee: {said}, which takes {FEW} test frames with such labels")
     return found | whole
 
 
