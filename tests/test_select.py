@@ -112,6 +112,31 @@ def test_far_from_what_is_known_and_from_one_another():
     assert farthest(np.array([[0.0, 1.0]]), constant, 2)[0].tolist() == [4, 2]
 
 
+def test_no_structure_is_taken_twice():
+    """Whose features may be another's, to the last digit."""
+    pool = np.array([[1.0], [1.0], [3.0], [3.0], [3.0]])
+    rows, distances = farthest(np.array([[0.0]]), pool, 5)
+    assert sorted(rows.tolist()) == [0, 1, 2, 3, 4]
+    assert rows[:2].tolist() == [2, 0]
+    assert distances[2:].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("by", ["spread", "distance", "random"])
+def test_structures_that_stand_in_the_pool_twice(tiny, members, tmp_path, capsys, by):
+    frames = ase.io.read(tiny.folder / "pool.extxyz", ":3")
+    for atoms in frames:
+        atoms.info.pop("config_id", None)
+    pool, file = tmp_path / "twice.extxyz", tmp_path / "selected.extxyz"
+    ase.io.write(pool, frames + frames[::-1], format="extxyz")
+    beside = ("--potential", *members, "--dft", str(tiny.folder / "dft.extxyz"))
+    words = ("select", str(pool), "--by", by, *beside, "-o", str(file))
+    assert exit_code(*words, "-n", "3") == 0
+    assert {atoms.info["pool_id"] for atoms in ase.io.read(file, ":")} == {f"twice_00000{k}" for k in range(3)}
+    assert f"3 structures of {pool} are others there again" in capsys.readouterr().out
+    assert exit_code(*words, "-n", "4") == 1
+    assert "3 structures to choose from, fewer than --number 4" in capsys.readouterr().err
+
+
 def test_by_distance_and_at_random(tiny, members, select):
     dft = str(tiny.folder / "dft.extxyz")
     chosen, _ = select("--by", "distance", "--potential", members[0], "--dft", dft)

@@ -9,7 +9,7 @@ from eipnn.command_line import Count, Seed
 from eipnn.errors import InputError
 from eipnn.structures import StructureStore, open_structures, without_isolated_atoms
 from eipnn.structures.extxyz import write_extxyz
-from eipnn.structures.suspects import same_structures
+from eipnn.structures.suspects import repeated_structures, same_structures
 
 By = Literal["spread", "distance", "eips", "random"]
 UNITS = {"spread": " eV/A", "eips": " eV/A"}
@@ -29,7 +29,7 @@ def select(
     """Structures of a pool that are most worth a DFT calculation, as extended XYZ.
 
     Each has its id in the pool as `pool_id` and, where the choice is by a score, that as `score`. How the chosen
-    compare with as many random ones is printed.
+    compare with as many random ones is printed. A structure that stands in the pool several times is taken once.
 
     Args:
         pool: files of structures; patterns; bundled:NAME.
@@ -50,6 +50,10 @@ def select(
     there = {name for _, name in same_structures(known, frames)}
     frames = frames.take(np.array([row for row, name in enumerate(frames.ids) if name not in there], dtype=int))
     where = ", ".join(pool)
+    again = {row for _, row in repeated_structures(frames)}
+    frames = frames.take(np.array([row for row in range(len(frames)) if row not in again], dtype=int))
+    if again:
+        print(f"{len(again)} structures of {where} are others there again, atom by atom: left out")
     if there:
         print(f"{len(there)} structures of {where} have DFT already: left out")
     if len(frames) < number:

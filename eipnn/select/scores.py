@@ -45,14 +45,15 @@ def features(potential: Potential, frames: StructureStore) -> np.ndarray:
 
 
 def farthest(known: np.ndarray, pool: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Structures one after another, each the farthest from those that are known and those that were taken before.
+    """Structures one after another, each the farthest from those that are known and those that were taken before, and
+    none twice.
 
     Distances are Euclidean, each feature over its standard deviation in the pool.
 
     Args:
         known: features of the structures that have DFT (m, d).
         pool: of the others (n, d).
-        number: how many are taken.
+        number: how many are taken, n at most.
 
     Returns:
         rows of the pool, and the distance of each as it was taken.
@@ -67,4 +68,5 @@ def farthest(known: np.ndarray, pool: np.ndarray, number: int) -> tuple[np.ndarr
         rows.append(row)
         distances.append(float(nearest[row]))
         nearest = np.minimum(nearest, np.linalg.norm(pool - pool[row], axis=1))
+        nearest[rows] = -np.inf
     return np.array(rows), np.array(distances)
