@@ -9,7 +9,9 @@ import yaml
 from tiny import REPRESENTATION, exit_code, in_process
 
 from eipnn import cli
+from eipnn.files import digest_file
 from eipnn.run import execute
+from eipnn.run.plan import Stage
 from eipnn.stages.finetune import FinetuneModule
 
 
@@ -42,6 +44,14 @@ def run(tmp_path, capfd):
 
 def fold(tmp_path: Path, seed: int = 0) -> Path:
     return tmp_path / "run" / "split-1" / f"seed-{seed}"
+
+
+def plain_stage(folder: Path, *after: str, **about: str) -> Stage:
+    """A stage with a split and next to nothing else."""
+    split = folder.with_name("split.csv")
+    split.write_text("configs,mark\n")
+    config = {"model": 1, "data": {"init_args": {"split": str(split)}}}
+    return Stage(folder, config, {"split": digest_file(split)}, after, about)
 
 
 class Fake:

@@ -11,6 +11,7 @@ import yaml
 from ase import Atoms
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
+from run_stages import plain_stage
 from tiny import EIPS, REPRESENTATION, exit_code, read_json
 
 from eipnn import cli
@@ -165,7 +166,7 @@ class Processes:
 
 @pytest.fixture
 def stage(tmp_path) -> Stage:
-    return Stage(tmp_path / "classify", {"model": 1}, {}, ("test", "predict"))
+    return plain_stage(tmp_path / "classify", "test", "predict")
 
 
 def test_a_training_that_was_stopped_is_not_done(stage, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_stages import plain_stage
 
 from eipnn import EIPNNCalculator, load
 from eipnn.run import execute
@@ -109,7 +110,7 @@ def processes(monkeypatch) -> Processes:
 
 @pytest.fixture
 def stage(tmp_path) -> Stage:
-    return Stage(tmp_path / "classify", {"model": 1}, {}, ("test", "predict"))
+    return plain_stage(tmp_path / "classify", "test", "predict")
 
 
 def cut(file: Path) -> None:
@@ -187,7 +188,7 @@ def tuned(trained, tmp_path, processes, monkeypatch) -> Stage:
         return code
 
     monkeypatch.setattr(execute, "call", call)
-    made = Stage(tmp_path / "mp", {"model": 1}, {}, ("test",), {"stage": "finetune"})
+    made = plain_stage(tmp_path / "mp", "test", stage="finetune")
     run_stage(made)
     assert processes.taken() == ["fit", "test"]
     return made
