@@ -1,5 +1,6 @@
 """The sections of `eipnn check` where the right values are known, and where something is broken on purpose."""
 
+import sys
 from functools import cache
 
 import numpy as np
@@ -159,6 +160,52 @@ def test_elastic_constants_are_curvatures_of_the_energy(symbol):
     voigt, reuss = (c11 - c12 + 3 * c44) / 5, 5 / (4 / (c11 - c12) + 3 / c44)
     assert figures["shear_modulus"].value == pytest.approx((voigt + reuss) / 2, rel=0.02)
     assert figures["elastic_stability"].value == pytest.approx(min(c11 - c12, c44), rel=0.03, abs=0.5)
+
+
+def turned(atoms: Atoms) -> Atoms:
+    atoms = atoms.copy()
+    atoms.rotate(40, (1, 2, 3), rotate_cell=True)
+    return atoms
+
+
+def as_in_a_cif(atoms: Atoms) -> Atoms:
+    """a along x, b in the plane of x and y."""
+    return Atoms(atoms.numbers, scaled_positions=atoms.get_scaled_positions(), cell=atoms.cell.cellpar(), pbc=True)
+
+
+CELLS = {
+    "fcc": [bulk("Al", cubic=True), as_in_a_cif(bulk("Al")), turned(bulk("Al", cubic=True))],
+    "hcp": [bulk("Al", "hcp", a=2.8, c=4.6), bulk("Al", "hcp", a=2.8, c=4.6, orthorhombic=True)],
+}
+CELLS["hcp"] += [turned(CELLS["hcp"][0]), CELLS["hcp"][1][np.random.default_rng(0).permutation(4)]]
+CELLS["hcp"][3].set_cell(CELLS["hcp"][3].cell[[2, 0, 1]])  # the same lattice, its hexagonal axis first
+
+
+@pytest.mark.parametrize("structure", CELLS)
+def test_elastic_constants_are_those_of_the_conventional_axes(structure):
+    pytest.importorskip("spglib")
+    found = []
+    for start in CELLS[structure]:
+        (relaxed,) = relaxed_all({"Al": Crystal("file", start)}, EMT()).values()
+        figures = elastic.measure(Case(EMT(), ("Al",), {"Al": relaxed})).figures
+        found.append({f.key: f.value for f in figures if f.key[1:].isdigit()})
+        assert {f.against for f in figures if f.key in found[-1]} == {elastic.CONSTANT_APART}
+    keys = {"fcc": ["C11", "C12", "C44"], "hcp": ["C11", "C12", "C13", "C33", "C44", "C66"]}[structure]
+    assert [list(constants) for constants in found] == [keys] * len(found)
+    for constants in found[1:]:
+        assert constants == pytest.approx(found[0], abs=0.5)
+    if structure == "fcc":
+        assert found[0] == pytest.approx({"C11": 53.3, "C12": 32.9, "C44": 36.2}, abs=0.5)
+    else:
+        assert found[0]["C66"] == pytest.approx((found[0]["C11"] - found[0]["C12"]) / 2, abs=0.5)
+
+
+def test_without_spglib_no_single_constant_is_compared(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spglib", None)
+    figures = by_key(elastic.measure(case(EMT())))
+    assert figures["C11"].verdict(given=figures["C11"].value + 100) == ""
+    assert figures["C11"].note == "axes of the file, not compared: spglib is not installed: pip install 'eipnn[check]'"
+    assert figures["elastic_bulk_modulus"].verdict(given=figures["elastic_bulk_modulus"].value + 100) == "bad"
 
 
 def test_phonons_are_those_of_frozen_layers():

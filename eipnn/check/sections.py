@@ -131,7 +131,8 @@ SECTIONS = (
     ),
     Section(
         "elastic",
-        "Elastic constants from the stress at strains of +-0.5 %, atoms relaxed; moduli by Voigt, Reuss and Hill.",
+        "Elastic constants from the stress at strains of +-0.5 %, atoms relaxed, in the axes of the conventional cell "
+        "(standardised by spglib); moduli by Voigt, Reuss and Hill.",
         elastic.measure,
         partial(_each_crystal, 36, None),
         beside=True,
