@@ -1,20 +1,17 @@
 """What is likely to be wrong in a set of labelled structures as a whole."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
-from ase.geometry import complete_cell
 
 from eipnn.errors import InputError
 from eipnn.structures.store import StructureStore
+from eipnn.structures.twins import first_twins
 
 SPREADS = 30  # of the energies per atom; ...
 LEAST = 10.0  # eV/atom; ... and no chemistry goes so far
 ROUNDS = 30
-SAME_PLACE = 5  # decimals of A
-EVEN = 240  # has many divisors
 
 
 def outlying_energies(frames: Sequence[Atoms], energies: np.ndarray) -> list[tuple[int, float]]:
@@ -65,17 +62,17 @@ def outlying_sizes(sizes: np.ndarray, least: float) -> np.ndarray:
 
 
 def same_structures(first: Sequence[Atoms], second: Sequence[Atoms]) -> list[tuple[str, str]]:
-    """Ids of the structures of `second` that are in `first` too, atom by atom, each with its twin's."""
+    """Ids of the structures of `second` that are in `first` too, see `first_twins`, each after its first twin's."""
     one, other = StructureStore.of(first), StructureStore.of(second)
-    known = dict(zip(_geometries(one), one.ids, strict=True))
-    return [(known[key], name) for key, name in zip(_geometries(other), other.ids, strict=True) if key in known]
+    twins = first_twins(one, other)
+    return [(one.ids[twins[row]], other.ids[row]) for row in np.flatnonzero(twins >= 0)]
 
 
 def repeated_structures(frames: Sequence[Atoms]) -> list[tuple[int, int]]:
-    """Rows of the structures that stand among the earlier ones too, atom by atom, each after its first twin's."""
-    first: dict[tuple[bytes, ...], int] = {}
-    found = [(first.setdefault(key, row), row) for row, key in enumerate(_geometries(frames))]
-    return [(earlier, row) for earlier, row in found if earlier != row]
+    """Rows of the structures that stand among the earlier ones too, see `first_twins`, each after its first twin's."""
+    store = StructureStore.of(frames)
+    twins = first_twins(store, store, earlier=True)
+    return [(int(twins[row]), int(row)) for row in np.flatnonzero(twins >= 0)]
 
 
 def check_repeated(frames: StructureStore, where: str, known: int = 0) -> None:
@@ -87,21 +84,3 @@ def check_repeated(frames: StructureStore, where: str, known: int = 0) -> None:
             f"{where}: {frames.ids[row]} is {frames.ids[earlier]} again, atom by atom ({len(repeated)} such frames); "
             "validation would know it from training: keep one"
         )
-
-
-def _geometries(frames: Sequence[Atoms]) -> Iterator[tuple[bytes, ...]]:
-    """What is the same of the same structures, whichever periodic image of an atom a file gives."""
-    store = StructureStore.of(frames)
-    cells = np.where(store.pbc[:, :, None], store.cells, 0.0)
-    rounded = np.round(cells, SAME_PLACE) + 0.0
-    for k in np.flatnonzero((np.abs(cells).sum(axis=2) == 0).any(axis=1)).tolist():
-        cells[k] = complete_cell(cells[k])  # axes that are not periodic: of 1 A, at right angles
-    # along each lattice vector; places of symmetry are whole numbers, on which noise has no hold
-    places = EVEN * np.ceil(np.linalg.norm(cells, axis=2) * 10**SAME_PLACE / EVEN)
-    inverse = np.linalg.pinv(cells) * places[:, None, :]
-    for row, (start, stop) in enumerate(pairwise(store.offsets.tolist())):
-        # rounded first: an atom a hair below a cell's end is at its beginning
-        at = np.rint(store.positions[start:stop] @ inverse[row])
-        inside = np.where(store.pbc[row], np.mod(at, places[row]), at) + 0.0
-        arrays = store.numbers[start:stop], store.pbc[row], inside, rounded[row]
-        yield tuple(array.tobytes() for array in arrays)
