@@ -85,6 +85,7 @@ class Fake:
             (root / "fit.json").write_text(json.dumps(fit))
         elif command == "test":
             (root / "test.json").write_text('{"test_config_mae": 0.5, "test_atom_mae": 0.25}')
+            (root / "predictions_test.csv").write_text("config_id,n_atoms,energy,prediction\n")
         elif command == "predict":
             (root / "selection.csv").write_text(self.selection)
         return 0

@@ -265,7 +265,7 @@ def damage_pretraining(run):
         (not_finite, "gradient_steps is no finite number"),
         (unknown_strategy, "unknown strategy 'ml'"),
         (begin_anew, "has been begun anew with other settings or data"),
-        (remove_predictions, "mp/predictions_test.csv: missing; remove"),
+        (remove_predictions, "mp/predictions_test.csv: missing; give the same `eipnn run` again"),
         (rename_column, "mp/predictions_test.csv: damaged, no column 'prediction'"),
         (empty_predictions, "mp/predictions_test.csv: damaged, EmptyDataError"),
         (remove_config, "mp/config.yaml: no stage configuration"),

@@ -161,6 +161,8 @@ class Processes:
         if command != "fit" or self.whole:
             names = {"fit": "fit.json", "test": "test.json", "predict": "selection.csv"}
             (config.parent / names[command]).write_text("{}")
+        if command == "test":
+            (config.parent / "predictions_test.csv").write_text("config_id\n")
         return 0
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from run_stages import plain_stage
 
 from eipnn import EIPNNCalculator, load
 from eipnn.run import execute
 from eipnn.run.execute import Stage, StageError, run_stage
+from eipnn.run.plan import PREDICTIONS
 
 CONFIG = {
     "trainer": {"default_root_dir": "here", "max_time": "00:01:00:00", "max_epochs": 3},
@@ -92,6 +94,8 @@ class Processes:
             (folder / "fit.json").write_text(json.dumps({"ended": end, "epochs": 3}))
         elif command == "test":
             (folder / "test.json").write_text('{"test_config_mae": 0.5}')
+            for name in PREDICTIONS:
+                (folder / name).write_text("config_id,prediction\n")
         else:
             (folder / "selection.csv").write_text("config_id,eip\n")
         return 0
@@ -131,6 +135,8 @@ def flip(file: Path) -> None:
         ("checkpoints/best.ckpt", ["fit", "test", "predict"]),
         ("selection.csv", ["test", "predict"]),
         ("test.json", ["test", "predict"]),
+        ("predictions_test.csv", ["test", "predict"]),
+        ("predictions_test.extxyz", ["test", "predict"]),
         ("checkpoints/last.ckpt", []),
     ],
 )
@@ -145,6 +151,30 @@ def test_a_finished_stage_with_a_damaged_file_is_made_again(stage, processes, ca
     assert (f"but {Path(name).name} is damaged: made again" if commands else whole) in said
     assert run_stage(stage) == first
     assert processes.taken() == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_predictions_of_a_version_that_kept_no_digest_of_them(stage, processes, there):
+    """They are as they are; where they are gone, the test is made again, the training never."""
+    run_stage(stage)
+    done = json.loads(stage.done_file.read_text())
+    digests = {name: done["files"].pop(name) for name in PREDICTIONS}
+    stage.done_file.write_text(json.dumps(done))
+    processes.taken()
+    if not there:
+        (stage.folder / PREDICTIONS[0]).unlink()
+    again = run_stage(stage)
+    assert processes.taken() == ([] if there else ["test", "predict"])
+    assert again["files"] == done["files"] | ({} if there else digests)
+
+
+def test_a_lost_configuration_is_written_again(stage, processes):
+    run_stage(stage)
+    processes.taken()
+    (stage.folder / "config.yaml").unlink()
+    run_stage(stage)
+    assert processes.taken() == []
+    assert yaml.safe_load((stage.folder / "config.yaml").read_text()) == stage.config
 
 
 @pytest.mark.parametrize(

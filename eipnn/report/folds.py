@@ -104,7 +104,7 @@ def read_table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
         ReportError: it is absent, damaged, empty or lacks a column.
     """
     if not file.exists():
-        raise ReportError(f"{file}: missing; remove {file.parent} and {AGAIN}")
+        raise ReportError(f"{file}: missing; {AGAIN}")
     table = _read_csv(file)
     if absent := [name for name in columns if name not in table.columns]:
         raise damaged(file, f"no column {absent[0]!r}")

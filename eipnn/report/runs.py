@@ -199,7 +199,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_config(stage: Path) -> dict[str, Any]:
     """The LightningCLI configuration of a stage folder."""
     file = stage / "config.yaml"
-    with usable(file, "no stage configuration", remove=str(stage)):
+    with usable(file, "no stage configuration"):
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         config["data"]["init_args"]["dft"], config["model"]["init_args"]["representation"]
     return config
@@ -218,14 +218,14 @@ def damaged(file: Path, what: str) -> ReportError:
 
 
 @contextmanager
-def usable(file: Path, lack: str = "damaged", remove: str = "it") -> Iterator[None]:
+def usable(file: Path, lack: str = "damaged") -> Iterator[None]:
     """What goes wrong inside with the content of a file is a `ReportError` that names the file and the mend."""
     try:
         yield
     except InputError:
         raise
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ReportError(f"{file}: {lack}, {type(error).__name__}: {error}; remove {remove} and {AGAIN}") from error
+        raise ReportError(f"{file}: {lack}, {type(error).__name__}: {error}; remove it and {AGAIN}") from error
 
 
 def _training(file: Path, strategies: Mapping[str, Strategy]) -> Training:

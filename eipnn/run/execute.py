@@ -76,7 +76,7 @@ def run_stage(
         if done := _done_before(stage):
             return done
         write_json(stage.folder / "begun.json", {"fingerprint": fingerprint})
-        write_atomically(stage.folder / "config.yaml", yaml.safe_dump(stage.config, sort_keys=False))
+        _write_config(stage)
         _train(stage, threads, log)
         if stage.potential in stage.outputs():
             write_potential(stage.best, stage.potential)
@@ -86,8 +86,7 @@ def run_stage(
         _check_split(stage)
         numbers = (mapping_in(stage.fit_file) or {}) | (mapping_in(stage.folder / OUTPUTS["test"]) or {})
         numbers.pop("best_checkpoint", None)
-        files = {file.name: digest_file(file) for file in stage.outputs()}
-        result = stage.about | {"fingerprint": fingerprint, "files": files, "result": numbers}
+        result = stage.about | {"fingerprint": fingerprint, "files": stage.digests(), "result": numbers}
         write_json(stage.done_file, result)
         return result
 
@@ -238,6 +237,10 @@ def _write(stage: Stage) -> None:
             write_atomically(file, text)
 
 
+def _write_config(stage: Stage) -> None:
+    write_atomically(stage.folder / "config.yaml", yaml.safe_dump(stage.config, sort_keys=False))
+
+
 def holds(file: Path, text: str) -> bool:
     """Whether this is the file's content."""
     return file.is_file() and file.read_bytes() == text.encode()
@@ -258,6 +261,8 @@ def _done_before(stage: Stage) -> dict[str, Any] | None:
         return None
     lost = stage.lost(done.get("files", {}))
     if not lost:
+        if not (stage.folder / "config.yaml").exists():  # the report reads it
+            _write_config(stage)
         say(f"{stage.folder}: done before, skipped")
         return done
     how = "damaged" if lost[0].exists() else "gone"

@@ -22,6 +22,9 @@ CLASSES = {"classify": "Classifier", "pretrain": "Pretrain", "finetune": "Finetu
 OUTPUTS = {"test": "test.json", "predict": "selection.csv"}
 """What a command after the training leaves in the folder of the stage; only the classifier predicts."""
 
+PREDICTIONS = "predictions_test.csv", "predictions_test.extxyz"
+"""What the test leaves for the report: of every stage, and of those that predict forces."""
+
 GENERATION = 2
 """Of trainings: one more where a default changes what is learned, so that no stage of before is taken as done.
 Since 2: forces and stress."""
@@ -105,11 +108,18 @@ class Stage:
     def outputs(self) -> list[Path]:
         """What a finished stage has left for others."""
         potential = [self.potential] if self.about.get("stage") == "finetune" else []
-        return [self.best, *potential, *(self.folder / OUTPUTS[command] for command in self.after)]
+        predictions = [self.folder / PREDICTIONS[0]] if "test" in self.after else []
+        return [self.best, *potential, *(self.folder / OUTPUTS[command] for command in self.after), *predictions]
+
+    def digests(self) -> dict[str, str]:
+        """Of what it has left at its end, by name; `lost` takes them."""
+        forces = self.folder / PREDICTIONS[1]
+        return {file.name: digest_file(file) for file in (*self.outputs(), *([forces] if forces.is_file() else []))}
 
     def lost(self, digests: dict[str, str]) -> list[Path]:
         """The outputs that are gone, or are no longer what they were at the end of the stage."""
-        return [file for file in self.outputs() if not file.is_file() or digests.get(file.name) != digest_file(file)]
+        files = [*self.outputs(), *(self.folder / name for name in PREDICTIONS[1:] if name in digests)]
+        return [file for file in files if not _is_whole(file, digests)]
 
     def fingerprint(self) -> str:
         """Digest of the settings, of what is read and of the source of own classes.
@@ -328,6 +338,13 @@ class Row(NamedTuple):
     plan: Plan
     strategy: str
     stages: list[Stage]
+
+
+def _is_whole(file: Path, digests: dict[str, str]) -> bool:
+    """Whether a file of a finished stage is there, with its digest."""
+    if file.is_file() and file.name in PREDICTIONS and file.name not in digests:
+        return True  # of a version that kept none of them
+    return file.is_file() and digests.get(file.name) == digest_file(file)
 
 
 def filled(content: Any, value: Callable[[Late], Any]) -> Any:
