@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from ase.calculators.emt import EMT
-from test_train import NETWORK, TEACHERS, copper
+from test_train import NETWORK, TEACHERS, copper, labelled
 from tiny import exit_code, in_process, read_json
 
 from eipnn.eips import load_eips
@@ -267,6 +267,15 @@ def place_of_dft_alone(own_cache, tmp_path) -> tuple[Path, Path]:
     stage.folder.mkdir(parents=True)
     write_json(stage.done_file, {"fingerprint": stage.fingerprint()})
     return folder, dft
+
+
+def test_what_a_pretraining_has_learned_from_is_not_tested_on(folders, looped, refused, tmp_path):
+    start, added = folders
+    chosen = {atoms.info["pool_id"] for atoms in ase.io.read(added / "next.xyz", ":")}
+    atoms = next(a for a in ase.io.read(looped / "pool.extxyz", ":") if a.info["config_id"] not in chosen)
+    ase.io.write(tmp_path / "test.extxyz", labelled(atoms), format="extxyz")
+    words = ("--add", added / "new.extxyz", "--test", tmp_path / "test.extxyz", "-o", tmp_path / "out")
+    assert f"pretraining has learned from {atoms.info['config_id']} of the pool" in refused(start, *words)
 
 
 def test_nothing_is_written_into_a_folder_that_is_refused(folders, refused, tmp_path):

@@ -369,6 +369,19 @@ def test_settings_of_one_s_own(tmp_path, change, problem):
             network_settings(str(file), ["Cu"], ["energy"])
 
 
+def test_what_is_tested_on_is_left_out_of_the_pool(place, tmp_path, capfd):
+    tested, others = ase.io.read(place / "test.extxyz", ":"), copper(4, 7)
+    pool = [Atoms(a.symbols, a.positions, cell=a.cell, pbc=True) for a in (tested[1], *others)]
+    for atoms, parent in zip(pool[1:], ("test_000002", "dft_000001", "elsewhere_000000", ""), strict=True):
+        atoms.info["parent"] = parent
+    ase.io.write(tmp_path / "pool.extxyz", pool)
+    given = {"pool": [tmp_path / "pool.extxyz"], "test": [place / "test.extxyz"], "output": [tmp_path / "out"]}
+    assert exit_code(*arguments(place, **given, dry_run=[])) == 0
+    assert "2 structures of the pool are among the frames of --test, or children of them" in capfd.readouterr().out
+    pools = [set(read_split(tmp_path / "out" / "splits" / f"fold_{k + 1}.csv").pool) for k in range(FOLDS)]
+    assert set().union(*pools) == {"pool_000002", "pool_000003", "pool_000004"}
+
+
 def test_the_generated_pool_has_a_name_of_its_own(tmp_path):
     file = tmp_path / "children.extxyz"
     file.touch()

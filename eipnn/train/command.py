@@ -15,7 +15,7 @@ from eipnn.labels.command import read_isolated
 from eipnn.run.command import carry_out, check_rows, make_rows
 from eipnn.run.dry_run import labels_to_make
 from eipnn.run.execute import console, say
-from eipnn.run.experiment import ALL, read_experiment
+from eipnn.run.experiment import ALL, listed, read_experiment
 from eipnn.run.plan import Row
 from eipnn.run.side_by_side import threads_of
 from eipnn.run.strategy import STRATEGIES
@@ -32,7 +32,7 @@ from eipnn.structures import (
 from eipnn.structures.suspects import same_structures
 from eipnn.train.add import extended, keep_labels
 from eipnn.train.choice import Recipe
-from eipnn.train.folds import generate_pool, make_folds, parents_of, with_pool
+from eipnn.train.folds import generate_pool, make_folds, parents_of, tested_in, with_pool
 from eipnn.train.outcome import show_outcome
 from eipnn.train.settings import EXPERIMENT, energy_zero, network_settings, properties, with_compiled, with_steps
 from eipnn.train.teachers import NONE, found_teachers, named_teachers
@@ -131,6 +131,14 @@ def going_on(
     new, splits, frames = extended(Path(dft[0]), added, output)
     check_output(output, len(splits))
     tested = read_tested(test, frames, options_of(new.data, require_energy=True)) if test else None
+    if tested and (pool := listed(new.data.get("pool") or [])):
+        learned = {name for split in splits for name in split.pool}
+        if seen := tested_in(pool, listed(new.data["dft"]), new.structures[0], tested) & learned:
+            raise InputError(
+                f"--test {', '.join(test or [])}: pretraining has learned from {min(seen)} of the pool, which is one "
+                f"of these frames, or a child of one ({len(seen)} such structures);\n"
+                "test on other frames, or train on all anew, without --add"
+            )
     keep_labels(Path(dft[0]), new, output)
     return asdict(new), splits, tested
 
@@ -177,7 +185,11 @@ def beginning(
         data |= {"pool": pool or [str(output / children_name(dft))], "eip_energy_zero": "least_squares"}
         if not pool:
             generate_pool(frames, pool_size, seed, Path(data["pool"][0]), workers)
-        splits = with_pool(splits, parents_of(data["pool"], dft, everything))
+        parents = parents_of(data["pool"], dft, everything)
+        if pool and tested and (seen := tested_in(pool, dft, everything, tested)):
+            say(f"{len(seen)} structures of the pool are among the frames of --test, or children of them: left out")
+            parents = {name: of for name, of in parents.items() if name not in seen}
+        splits = with_pool(splits, parents)
     settings = with_compiled(settings, steps, float(frames.sizes.mean()))
     content |= with_steps(settings, steps, max(len(split.pool) for split in splits))
     if core != "none":

@@ -137,6 +137,28 @@ def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -
     return {name: found.get(parent, set()) | twins.get(name, set()) for name, parent in zip(ids, told, strict=True)}
 
 
+def tested_in(pool: Sequence[str], dft: Sequence[str], known: StructureStore, tested: StructureStore) -> set[str]:
+    """Ids of the structures of the pool that are frames to test on, or name one as their parent.
+
+    A parent that may be a DFT frame as well is taken for that.
+
+    Args:
+        pool: files.
+        dft: the files of the DFT frames.
+        known: the frames of these.
+        tested: the frames to test on.
+    """
+    structures = open_pool(list(pool), list(dft), known)
+    told = [str(atoms.info.get("parent", "")) for atoms in read_structures(list(pool), labels=False)]
+    held_out = {
+        parent
+        for parent in set(told) - {""}
+        if any(may_be(parent, name) for name in tested.ids) and not any(may_be(parent, name) for name in known.ids)
+    }
+    children = {name for name, parent in zip(structures.ids, told, strict=True) if parent in held_out}
+    return children | {name for _, name in same_structures(tested, structures)}
+
+
 def may_be(parent: str, name: str) -> bool:
     """Whether two ids are of one frame, read alone and beside others."""
     return parent == name or parent.endswith(f"_{name}") or name.endswith(f"_{parent}")
