@@ -3,6 +3,7 @@
 import sys
 from functools import cache
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -18,8 +19,8 @@ from backbones import FRAMES, make_potential
 from eipnn import EIPNNCalculator
 from eipnn.check import dimers, dynamics, elastic, eos, frames, phonons, smoothness, symmetry, vacancy
 from eipnn.check.case import Case
-from eipnn.check.crystals import Crystal, find_crystals, placed, relax, relaxed_all, supercell
-from eipnn.check.figures import Figure, Found, Limits
+from eipnn.check.crystals import Crystal, find_crystals, placed, read_crystals, relax, relaxed_all, supercell
+from eipnn.check.figures import Figure, Found, Limits, NotRun
 from eipnn.check.sections import SECTIONS, crystals_found, run
 from eipnn.representations import SchNet
 from eipnn.structures import StructureStore
@@ -375,6 +376,25 @@ def test_errors_on_frames(tmp_path):
     assert figures["energy_error"].value == pytest.approx(10)  # meV/atom, and no digit is lost to float32
     assert figures["force_error_share"].value == pytest.approx(1 / 3)
     assert [figures[key].of for key in ("energy_error", "force_error")] == ["3 frames", "2 frames"]
+
+
+def test_frames_that_are_no_measure(tmp_path):
+    make_potential(SchNet).potential.save(tmp_path / "potential.pt")
+    calculator = EIPNNCalculator(tmp_path / "potential.pt", guard="off")
+    free = Atoms("Si", info={"config_type": "IsolatedAtom"})
+    free.calc = SinglePointCalculator(free, energy=0.0)
+    with pytest.raises(NotRun, match="isolated atoms alone"):
+        frames.measure(Case(calculator, ("Si",), {}, frames=StructureStore.of([free])))
+    rest = FRAMES["crystal"].copy()
+    rest.calc = SinglePointCalculator(rest, energy=0.0, forces=np.zeros((len(rest), 3)))
+    figures = by_key(frames.measure(Case(calculator, ("C", "Si"), {}, frames=StructureStore.of([rest]))))
+    assert set(figures) == {"energy_error", "force_error"}
+
+
+def test_a_file_may_have_an_at_sign(tmp_path):
+    ase.io.write(tmp_path / "Cu@300K.xyz", bulk("Cu"), format="extxyz")
+    (found,) = read_crystals([tmp_path / "Cu@300K.xyz"], ("Cu",)).values()
+    assert len(found.atoms) == 1
 
 
 def test_crystals_of_least_energy():

@@ -144,6 +144,7 @@ def run(tiny, tmp_path_factory) -> Path:
         "mp": FinetuneModule(SchNet(**SMALL)),
     }
     for name, module in stages.items():
+        config["trainer"] = {"default_root_dir": str(fold / name)}
         save(module, fold / name / "checkpoints" / "best.ckpt")
         (fold / name / "config.yaml").write_text(yaml.safe_dump(config))
         write_json(fold / name / "done.json", {"fingerprint": name})

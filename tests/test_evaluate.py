@@ -260,6 +260,8 @@ def test_what_cannot_be_is_said_in_a_line(file, tmp_path, capfd):
         for make in (lambda: EIPNNCalculator(file, device="cuda"), lambda: predict(Committee.load(file), [], "cuda")):
             with pytest.raises(InputError, match="torch finds no GPU here"):
                 make()
+    with pytest.raises(InputError, match="torch knows no such device"):
+        EIPNNCalculator(file, device="gpu")
     data, single = tmp_path / "frames.extxyz", tmp_path / "single.pt"
     strange = labelled(file)
     strange[0] = Atoms("Ge", info={"config_id": "free", "config_type": "IsolatedAtom"})  # is left out

@@ -149,6 +149,7 @@ def test_by_distance_and_at_random(tiny, members, select):
 
 def test_what_has_dft_already_is_not_chosen(tiny, select, tmp_path):
     pool = ase.io.read(tiny.folder / "pool.extxyz", ":")
+    pool[0].info |= {"dft_energy": 1.0, "energy_reference": 2.0}  # which of them is DFT's does not matter here
     ase.io.write(tmp_path / "there.extxyz", pool[:-3], format="extxyz")
     chosen, said = select("--by", "random", "--dft", str(tmp_path / "there.extxyz"))
     assert f"{len(pool) - 3} structures" in said

@@ -85,6 +85,12 @@ def test_one_file_of_a_committee(members, tmp_path, capfd):
     file, atoms = tmp_path / "committee.pt", alloy()
     assert exit_code("committee", *members, "-o", file) == 0
     assert f"{file}: 3 potentials of Au, Cu" in capfd.readouterr().out
+    before = file.read_bytes()
+    assert exit_code("committee", file, members[0], "-o", tmp_path / "again.pt") == 1
+    assert "two of the potentials are the same" in capfd.readouterr().err
+    assert exit_code("committee", file, "-o", file) == 1
+    assert "is one of the potentials; name another file" in capfd.readouterr().err
+    assert file.read_bytes() == before
     listed, single = EIPNNCalculator(members), EIPNNCalculator(file)
     for calculator in (listed, single):
         calculator.calculate(atoms)

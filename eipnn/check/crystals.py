@@ -99,7 +99,7 @@ def read_crystals(files: Sequence[Path], elements: Sequence[str]) -> dict[str, C
     found = {}
     for file in files:
         try:
-            atoms: Any = read(file, index=-1)
+            atoms: Any = read(file, index=-1, do_not_split_by_at_sign=True)
         except Exception as error:  # ASE's readers have each their own
             raise UsageError(f"--crystal {file}: ASE cannot read it ({error})") from error
         if not atoms.pbc.all() or not atoms.get_volume():

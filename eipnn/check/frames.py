@@ -19,16 +19,21 @@ ENERGY = Limits(20.0, 200.0)
 FORCE_SHARE = Limits(0.2, 1.0)
 """Of the mean size of DFT's: at 1 forces of zero would do as well."""
 
+AT_REST = 1e-3
+"""eV/A; frames with smaller forces, as those of an equation of state, judge none."""
+
 
 def measure(case: Case) -> Found:
     """Mean absolute errors of energies, per atom, and of forces, as a share of the mean size of the components.
 
     Raises:
-        NotRun: no frames are given.
+        NotRun: no frames are given, or isolated atoms alone.
     """
     if case.frames is None:
         raise NotRun("no DFT frames: --reference FILE")
     calculator, frames = case.calculator, without_isolated_atoms(case.frames)
+    if not frames:
+        raise NotRun("the DFT frames are isolated atoms alone")
     assert isinstance(calculator, EIPNNCalculator)  # EIPs, whose energies have other zeros, are not asked
     scale = calculator.potential.head.scale
     network = str(scale.device), str(scale.dtype).removeprefix("torch.")
@@ -42,7 +47,8 @@ def measure(case: Case) -> Found:
     if (error := mae(errors[FORCE])) is not None:
         of, pairs = f"{known['forces'].sum()} frames", _pairs(frames.forces, found["forces"])
         figures.append(Figure("force_error", of, error, "eV/A"))
-        figures.append(Figure("force_error_share", of, error / np.abs(pairs[:, 0]).mean(), "mean size", FORCE_SHARE))
+        if (size := np.abs(pairs[:, 0]).mean()) > AT_REST:
+            figures.append(Figure("force_error_share", of, error / size, "mean size", FORCE_SHARE))
         curves["force"] = pairs
     if not figures:
         raise NotRun("the frames have no DFT energies or forces")

@@ -1,6 +1,7 @@
 """Several potentials as one: a committee, whose mean is taken and whose spread tells how sure that is."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -163,6 +164,10 @@ def committee(potentials: list[Path], *, output: Path = Path("committee.pt")) ->
         potentials: checkpoints of the fine-tuning stage, potentials or committees.
         output: the file.
     """
+    if output.resolve() in [file.resolve() for file in potentials]:
+        raise InputError(f"--output {output}: is one of the potentials; name another file")
     made = Committee.load(potentials)
+    if any(one.same_weights(other) for one, other in combinations(made.potentials, 2)):
+        raise InputError("two of the potentials are the same, of which the spread would be too small: give each once")
     made.save(output)
     print(f"{output}: {len(made)} potentials of {', '.join(made.elements)}")

@@ -225,9 +225,16 @@ def atom_energies(graph: AtomicGraph, representation: nn.Module, head: EnergyHea
 
 
 def check_device(device: str) -> None:
-    """Raise `InputError` where the device of torch is a GPU that is not there."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    """Raise `InputError` where torch knows no device of this name, or it is a GPU that is not there."""
+    try:
+        given = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"--device {device}: torch knows no such device; give cpu, cuda, cuda:1 or mps") from None
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(given.type)
+    if count == 0:
         raise InputError(f"--device {device}: torch finds no GPU here; leave it out for the CPU")
+    if count is not None and (given.index or 0) >= count:
+        raise InputError(f"--device {device}: torch finds {count} of these; the first is {given.type}:0")
 
 
 def differentiable(graph: AtomicGraph) -> AtomicGraph:

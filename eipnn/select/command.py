@@ -46,7 +46,7 @@ def select(
     if output.suffix not in (".xyz", ".extxyz"):
         raise InputError(f"--output {output}: must end in .extxyz or .xyz")
     frames = without_isolated_atoms(open_structures(pool, labels=False))
-    known = without_isolated_atoms(open_structures(dft)) if dft else StructureStore.of([])
+    known = without_isolated_atoms(open_structures(dft, labels=False)) if dft else StructureStore.of([])
     there = {name for _, name in same_structures(known, frames)}
     frames = frames.take(np.array([row for row, name in enumerate(frames.ids) if name not in there], dtype=int))
     where = ", ".join(pool)
