@@ -296,7 +296,7 @@ class Source:
                 )
             earlier[name] = ids
         judged, learned = self.structures([*self.split.val, *self.split.test]), self.structures(pool)
-        twins = np.flatnonzero(np.isin(learned.checksums, judged.checksums))
+        twins = np.flatnonzero(np.isin(learned.checksums, judged.checksums))  # exact: a pool may be a million
         if len(twins):
             yield (
                 f"{len(twins)} of {len(learned)} structures of the pool are also among those for validation or test "

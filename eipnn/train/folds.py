@@ -127,10 +127,9 @@ def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -
         dft: the files of the DFT frames.
         known: the frames of these.
     """
-    structures = open_pool(list(pool), list(dft), known)
+    structures, told = _opened(pool, dft, known)
     ids = structures.ids
     twins = {name: {frame} for frame, name in same_structures(known, structures)}
-    told = [str(atoms.info.get("parent", "")) for atoms in read_structures(list(pool), labels=False)]
     found = {parent: {name for name in known.ids if may_be(parent, name)} for parent in set(told) - {""}}
     if strangers := sum(parent in found and not found[parent] for parent in told):
         say(f"{strangers} of {len(told)} structures of the pool name a parent that is none of the DFT frames")
@@ -148,8 +147,7 @@ def tested_in(pool: Sequence[str], dft: Sequence[str], known: StructureStore, te
         known: the frames of these.
         tested: the frames to test on.
     """
-    structures = open_pool(list(pool), list(dft), known)
-    told = [str(atoms.info.get("parent", "")) for atoms in read_structures(list(pool), labels=False)]
+    structures, told = _opened(pool, dft, known)
     held_out = {
         parent
         for parent in set(told) - {""}
@@ -157,6 +155,12 @@ def tested_in(pool: Sequence[str], dft: Sequence[str], known: StructureStore, te
     }
     children = {name for name, parent in zip(structures.ids, told, strict=True) if parent in held_out}
     return children | {name for _, name in same_structures(tested, structures)}
+
+
+def _opened(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -> tuple[StructureStore, list[str]]:
+    """The structures of a pool, and the parent that each tells, or nothing."""
+    told = [str(atoms.info.get("parent", "")) for atoms in read_structures(list(pool), labels=False)]
+    return open_pool(list(pool), list(dft), known), told
 
 
 def may_be(parent: str, name: str) -> bool:
