@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,12 @@ def replacing(file: Path) -> Iterator[Path]:
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
+
+
+def check_not_read(output: Path, read: Iterable[Path]) -> None:
+    """Raise `InputError` where a file that a command is to write is one that it reads."""
+    if output.resolve() in {file.resolve() for file in read}:
+        raise InputError(f"--output: {output} is one of the files that are read; name another")
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:

@@ -187,7 +187,7 @@ def test_elastic_constants_are_those_of_the_conventional_axes(structure):
     pytest.importorskip("spglib")
     found = []
     for start in CELLS[structure]:
-        (relaxed,) = relaxed_all({"Al": Crystal("file", start)}, EMT()).values()
+        (relaxed,) = relaxed_all({"Al": Crystal("file", start)}, EMT())[0].values()
         figures = elastic.measure(Case(EMT(), ("Al",), {"Al": relaxed})).figures
         found.append({f.key: f.value for f in figures if f.key[1:].isdigit()})
         assert {f.against for f in figures if f.key in found[-1]} == {elastic.CONSTANT_APART}
@@ -297,9 +297,33 @@ def test_a_ramp_is_survived_or_not():
 
     calculator = Changed(lambda atoms, results: None)
     asked = case(calculator, time=0.1)
-    dynamics.box(asked).get_potential_energy()
+    dynamics.boxes(asked)["Cu"].get_potential_energy()
     calculator.change = lambda atoms, results: stuck(atoms, results) if atoms.get_temperature() > 800 else None
     assert "no energy" in by_key(dynamics.measure_heating(asked))["heating_run"].note
+
+
+def test_each_crystal_runs(tmp_path):
+    """Of copper and gold, gold breaks: an error names it, and copper has its drift."""
+
+    def no_gold(atoms, results):
+        asked_of_gold.append("Au" in atoms.symbols)
+        if asked_of_gold[-1] and sum(asked_of_gold) > 20:
+            raise ValueError("no gold")
+
+    asked_of_gold: list[bool] = []
+
+    crystals = {"Au": crystal("Au"), "Cu": crystal("Cu")}
+    asked = Case(Changed(no_gold), ("Au", "Cu"), crystals, time=0.05)
+    for measure, draw in ((dynamics.measure_nve, dynamics.draw_nve), (dynamics.measure_heating, dynamics.draw_heating)):
+        asked_of_gold.clear()
+        found = measure(asked)
+        runs = {figure.of: figure.verdict() for figure in found.figures if figure.key.endswith("_run")}
+        assert runs == {"Au": "bad", "Cu": "good"}
+        draw(tmp_path / "runs.png", {"potential": found})
+        assert (tmp_path / "runs.png").stat().st_size > 10_000
+    calls = {section.name: section.calls(asked) for section in SECTIONS}
+    sizes = [len(atoms) for atoms in dynamics.boxes(asked).values()]
+    assert calls["nve"] == calls["heating"] == [(dynamics.steps_of(asked), size) for size in sizes]
 
 
 @pytest.mark.parametrize("measure", [dynamics.measure_nve, dynamics.measure_heating])
@@ -321,9 +345,14 @@ def test_without_a_stress_atoms_alone_are_relaxed():
             return super().get_property(name, atoms, allow_calculation)
 
     start = Crystal("fcc", bulk("Cu", a=3.7, cubic=True))
-    found = relaxed_all({"Cu": start}, Without())["Cu"]
+    found = relaxed_all({"Cu": start}, Without())[0]["Cu"]
     np.testing.assert_allclose(found.atoms.cell, start.atoms.cell)
-    assert relaxed_all({"Cu": start}, Changed(lambda atoms, results: 1 / 0)) == {}
+    none, problems = relaxed_all({"Cu": start}, Changed(lambda atoms, results: 1 / 0))
+    assert (none, problems) == ({}, {"Cu": "fcc: ZeroDivisionError: division by zero"})
+    missing = Case(EMT(), ("Cu",), none, ("Cu",), problems)
+    assert crystals_found(missing).figures[0].note == problems["Cu"]
+    outcome = run(SECTIONS[0], case(EMT()), {"emt": missing})
+    assert outcome.notes == ("emt: fcc: ZeroDivisionError: division by zero",)
 
 
 def test_atoms_that_meet_have_broken_the_run():

@@ -273,6 +273,10 @@ def test_what_cannot_be_is_said_in_a_line(file, tmp_path, capfd):
         f"frames.extxyz: frame 4 ({strange[4].info['config_id']}): the potential was trained on C, Si, not on Ge"
         in said
     )
+    mine = tmp_path / "out" / "predictions.extxyz"
+    mine.parent.mkdir()
+    ase.io.write(mine, labelled(file))
+    assert "is one of the files that are read" in refused(file, mine)
     ase.io.write(data, labelled(file)[:4])
     assert "fewer than 10 frames have labels" in refused(file, data, "--calibrate")
     Committee.load(file).potentials[0].save(single)

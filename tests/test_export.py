@@ -192,3 +192,8 @@ def test_another_stage_is_refused(trained, tmp_path, capsys):
     assert in_process(["export", best(trained["Classifier"]), "-o", str(output)]) == 1
     assert "stage 'classify'" in capsys.readouterr().err
     assert not output.exists()
+    itself = best(trained["Finetune"])
+    before = Path(itself).read_bytes()
+    assert in_process(["export", itself, "-o", itself]) == 1
+    assert "is one of the files that are read" in capsys.readouterr().err
+    assert Path(itself).read_bytes() == before

@@ -242,6 +242,16 @@ def rename_column(run):
     file.write_text(file.read_text().replace("prediction", "guess"))
 
 
+def other_frames(run):
+    file = run / "split-1/seed-0/mp/predictions_test.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+
+
+def other_energies(run):
+    file = run / "split-1/seed-0/mp/predictions_test.csv"
+    pd.read_csv(file).assign(energy=lambda table: table["energy"] + 0.01).to_csv(file, index=False)
+
+
 def empty_predictions(run):
     (run / "split-1/seed-0/mp/predictions_test.csv").write_text("")
 
@@ -266,6 +276,8 @@ def damage_pretraining(run):
         (unknown_strategy, "unknown strategy 'ml'"),
         (begin_anew, "has been begun anew with other settings or data"),
         (remove_predictions, "mp/predictions_test.csv: missing; give the same `eipnn run` again"),
+        (other_frames, "/split-1/seed-0/mp: split 1 of both, and tested on other frames or other DFT energies"),
+        (other_energies, "report the runs apart"),
         (rename_column, "mp/predictions_test.csv: damaged, no column 'prediction'"),
         (empty_predictions, "mp/predictions_test.csv: damaged, EmptyDataError"),
         (remove_config, "mp/config.yaml: no stage configuration"),

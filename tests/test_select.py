@@ -183,5 +183,16 @@ def test_what_is_missing_is_said(select, options, said):
     assert len(message.splitlines()) <= 2
 
 
+def test_what_is_read_is_not_written_over(tiny, select, tmp_path):
+    pool = tmp_path / "selected.extxyz"  # the name that `select` writes to
+    ase.io.write(pool, ase.io.read(tiny.folder / "pool.extxyz", ":4"), format="extxyz")
+    before = pool.read_bytes()
+    for words in ([], ["--dft", str(pool)]):
+        given = str(tiny.folder / "pool.extxyz") if words else str(pool)
+        assert exit_code("select", given, "-n", "2", "--by", "random", "-o", str(pool), *words) == 1
+    assert "is one of the files that are read; name another" in select("--dft", str(pool), "--by", "random", status=1)
+    assert pool.read_bytes() == before
+
+
 def test_one_potential_has_no_spread(select, members):
     assert "one potential has no spread: give a committee" in select("--potential", members[0], status=1)

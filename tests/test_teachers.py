@@ -89,7 +89,7 @@ def test_one_file_of_a_committee(members, tmp_path, capfd):
     assert exit_code("committee", file, members[0], "-o", tmp_path / "again.pt") == 1
     assert "two of the potentials are the same" in capfd.readouterr().err
     assert exit_code("committee", file, "-o", file) == 1
-    assert "is one of the potentials; name another file" in capfd.readouterr().err
+    assert "is one of the files that are read; name another" in capfd.readouterr().err
     assert file.read_bytes() == before
     listed, single = EIPNNCalculator(members), EIPNNCalculator(file)
     for calculator in (listed, single):

@@ -27,13 +27,13 @@ from eipnn.potential import Committee
 from eipnn.potential.calculator import EIPNNCalculator
 from eipnn.run import command, execute
 from eipnn.run.experiment import read_experiment
-from eipnn.structures import StructureStore, open_structures, read_split, read_structures
+from eipnn.structures import Split, StructureStore, open_structures, read_split, read_structures
 from eipnn.train import teachers
 from eipnn.train.choice import CHANCE, PREFERRED, RECIPES, choose, sentence
 from eipnn.train.command import children_name
 from eipnn.train.folds import make_folds, parents_of, with_pool
 from eipnn.train.outcome import Left, errors_on_test, errors_table, leave_potential, next_steps
-from eipnn.train.settings import PRESETS, has_compiler, network_settings, with_compiled, with_steps
+from eipnn.train.settings import PRESETS, has_compiler, network_settings, properties, with_compiled, with_steps
 
 FOLDS = 2
 NETWORK = {
@@ -246,11 +246,22 @@ def test_steps_and_settings_of_the_stages(trained):
     assert fine == [4, 4]
 
 
+def test_what_no_frame_has_is_told(capfd):
+    frames = [Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]], info={"config_id": name}) for name in "abcd"]
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=1.0)
+    store = StructureStore.of(frames)
+    assert properties(store, [Split(("a", "b"), ("c", "d"), (), ())]) == ["energy"]
+    said = " ".join(capfd.readouterr().out.split())
+    assert said == "learned of 4 DFT frames: energy (4); no forces, no stress (under another key? --forces-key)"
+
+
 def test_a_dry_run_tells_and_trains_nothing(place, tmp_path, capfd):
     out = tmp_path / "dry"
     assert exit_code(*arguments(place, output=[out], recipes=["baseline", "mp", "la"]), "--dry-run") == 0
     said = capfd.readouterr().out
     assert "60 of 60 labels are to be made" in said
+    assert "learned of 10 DFT frames: energy (10), forces (10), stress (10)" in said
     rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.startswith("  ") and line.strip()}
     assert rows["baseline"][:2] == rows["mp"][:2] == ["2", "8"]
     assert {"classify", "pretrain", "la"} <= set(rows)

@@ -1,7 +1,7 @@
 """What a section is given: a calculator, the crystals relaxed under it, and the settings of the check."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ase.calculators.calculator import Calculator
 
@@ -18,6 +18,7 @@ class Case:
         elements: that it knows.
         crystals: by name, relaxed under it.
         wanted: names of crystals that must be there.
+        problems: why a crystal is not there, by its name.
         temperature: of NVE dynamics, K.
         time: of each dynamics, ps.
         frames: with DFT labels.
@@ -28,6 +29,7 @@ class Case:
     elements: tuple[str, ...]
     crystals: Mapping[str, Crystal]
     wanted: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
     temperature: float = 1000.0
     time: float = 1.0
     frames: StructureStore | None = None

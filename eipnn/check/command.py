@@ -15,6 +15,7 @@ from eipnn.progress import progress_bar
 if TYPE_CHECKING:
     from eipnn.check.case import Case
     from eipnn.check.sections import Outcome, Section
+    from eipnn.structures import StructureStore
 
 NAMES = (
     *("crystals", "frames", "dimers", "eos", "elastic", "phonons", "vacancy"),
@@ -40,6 +41,8 @@ def check(
     seed: Seed = 0,
     device: str = "cpu",
     dtype: Literal["float32", "float64"] = "float64",
+    energy_key: str | None = None,
+    forces_key: str | None = None,
     output: Path = Path("check"),
 ) -> None:
     """Whether a potential is safe to simulate with: dimers, crystals, phonons, a vacancy, dynamics, smoothness.
@@ -60,17 +63,22 @@ def check(
         seed: of what is random.
         device: of torch, such as cuda.
         dtype: precision of the network.
+        energy_key: key of the DFT energy in --reference (default: what ASE recognises, or energy_reference, dft_energy,
+            ...).
+        forces_key: the same of the forces.
         output: folder of check.md, check.html, check.csv and the pictures.
     """
     # here: the help need not wait for them
     from eipnn.check.page import bad_ones, summary, write_page
     from eipnn.check.references import read_numbers
     from eipnn.check.sections import SECTIONS
+    from eipnn.structures import open_structures
 
     console = Console()
     settings = {"temperature": temperature, "time": time, "seed": seed}
     try:
-        case, others = _cases(potential, crystal, reference, eip, {"device": device, "dtype": dtype}, settings)
+        frames = open_structures(reference, energy_key=energy_key, forces_key=forces_key) if reference else None
+        case, others = _cases(potential, crystal, frames, eip, {"device": device, "dtype": dtype}, settings)
         given = read_numbers(numbers, list(dict.fromkeys([*case.wanted, *case.crystals])))
     except InputError as error:
         raise UsageError(str(error)) from error
@@ -86,7 +94,7 @@ def check(
 def _cases(
     potential: Sequence[Path],
     crystal: Sequence[Path] | None,
-    reference: Sequence[str] | None,
+    frames: StructureStore | None,
     eip: Sequence[str] | None,
     network: dict[str, str],
     settings: dict[str, Any],
@@ -96,19 +104,22 @@ def _cases(
     from eipnn.check.crystals import find_crystals, read_crystals, relaxed_all
     from eipnn.check.references import eip_calculators
     from eipnn.potential.calculator import EIPNNCalculator
-    from eipnn.structures import open_structures
 
     calculator = EIPNNCalculator(potential, guard="off", **network)  # type: ignore[arg-type]
     elements = tuple(calculator.potential.elements)
-    frames = open_structures(reference) if reference else None
     beside = eip_calculators(eip or [], elements)
+    problems: dict[str, str] = {}
     if crystal:
         start = read_crystals(crystal, elements)
-        found, wanted = relaxed_all(start, calculator), tuple(start)
+        wanted = tuple(start)
+        found, problems = relaxed_all(start, calculator)
     else:
         found, wanted = find_crystals(elements, calculator), elements
-    case = Case(calculator, elements, found, wanted, frames=frames, **settings)
-    others = {name: Case(other, elements, relaxed_all(found, other), **settings) for name, other in beside.items()}
+    case = Case(calculator, elements, found, wanted, problems, frames=frames, **settings)
+    others = {}
+    for name, other in beside.items():
+        theirs, lost = relaxed_all(found, other)
+        others[name] = Case(other, elements, theirs, problems=lost, **settings)
     return case, others
 
 

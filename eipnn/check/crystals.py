@@ -1,7 +1,6 @@
 """The crystals that a check looks at: those of files, or for each element the one that the potential likes best."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -81,13 +80,17 @@ def has_stress(atoms: Atoms) -> bool:
     return True
 
 
-def relaxed_all(crystals: Mapping[str, Crystal], calculator: Calculator) -> dict[str, Crystal]:
-    """Those that come to rest, relaxed; none where the calculator fails."""
-    found = {}
+def relaxed_all(crystals: Mapping[str, Crystal], calculator: Calculator) -> tuple[dict[str, Crystal], dict[str, str]]:
+    """Those that come to rest, relaxed, and why the others did not."""
+    found, problems = {}, {}
     for name, crystal in crystals.items():
-        with suppress(Exception):  # each potential has its own kinds
+        try:
             found[name] = relaxed_crystal(crystal, calculator)
-    return found
+        except InputError as error:
+            problems[name] = str(error)
+        except Exception as error:  # each potential has its own kinds
+            problems[name] = f"{crystal.structure}: {type(error).__name__}: {error}"
+    return found, problems
 
 
 def read_crystals(files: Sequence[Path], elements: Sequence[str]) -> dict[str, Crystal]:
@@ -134,7 +137,7 @@ def _best(symbols: list[str], calculator: Calculator) -> Crystal | None:
             lowest = min(inner, key=energies.__getitem__)
             candidates.append((energies[lowest], Crystal(name, make(symbols, spacings[lowest]))))
     best = sorted(candidates, key=lambda candidate: candidate[0])[:2]
-    relaxed = relaxed_all({crystal.structure: crystal for _, crystal in best}, calculator)
+    relaxed, _ = relaxed_all({crystal.structure: crystal for _, crystal in best}, calculator)
     return min(relaxed.values(), key=lambda crystal: energy_per_atom(crystal.atoms, calculator), default=None)
 
 
@@ -148,7 +151,7 @@ def known_crystal(crystal: Crystal, calculator: Calculator) -> Crystal | None:
     atoms = SIMPLE[structure]([symbol], 1.0)
     volume = crystal.atoms.get_volume() / len(crystal.atoms) * len(atoms)
     atoms.set_cell(atoms.cell * (volume / atoms.get_volume()) ** (1 / 3), scale_atoms=True)
-    return relaxed_all({symbol: Crystal(structure, atoms)}, calculator).get(symbol)
+    return relaxed_all({symbol: Crystal(structure, atoms)}, calculator)[0].get(symbol)
 
 
 def energy_per_atom(atoms: Atoms, calculator: Calculator) -> float:

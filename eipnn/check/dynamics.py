@@ -1,8 +1,10 @@
-"""Molecular dynamics of a crystal: energy that is kept (NVE), and a ramp from 300 to 3000 K."""
+"""Molecular dynamics of each crystal: energy that is kept (NVE), and a ramp from 300 to 3000 K."""
 
 from collections.abc import Callable, Mapping
-from math import isfinite, nan
+from itertools import cycle
+from math import isfinite
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms, units
@@ -17,7 +19,7 @@ from eipnn.check.dimers import CLOSE
 from eipnn.check.figures import Figure, Found, Limits
 from eipnn.generate.distance import RADII
 from eipnn.neighbours import pairs
-from eipnn.report.plots import BLUE, canvas
+from eipnn.report.plots import PALETTE, canvas
 
 SIZE = 7.0
 """A between the faces of the cell, at least."""
@@ -39,10 +41,9 @@ SHARE = Limits(0.1, 1.0)
 """Of |slope| x time in the deviation of the kinetic energy."""
 
 
-def box(case: Case) -> Atoms:
-    """Of the last crystal, which has all elements where there is a compound, with its calculator."""
-    crystal = list(case.crystals.values())[-1]
-    return placed(supercell(crystal.atoms, SIZE), case.calculator)
+def boxes(case: Case) -> dict[str, Atoms]:
+    """Of each crystal a supercell, with its calculator."""
+    return {name: placed(supercell(c.atoms, SIZE), case.calculator) for name, c in case.crystals.items()}
 
 
 def set_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
@@ -94,23 +95,41 @@ def steps_of(case: Case) -> int:
     return max(round(1000 * case.time / TIMESTEP), 2 * BLOCKS)
 
 
+class Curve(NamedTuple):
+    """What the picture shows of a run, in each step up to its end or break."""
+
+    time: np.ndarray
+    """ps"""
+    energy: np.ndarray
+    """meV/atom over that of the beginning: the total one at constant energy, else the potential one."""
+    temperature: np.ndarray
+    """K"""
+
+
 def measure_nve(case: Case) -> Found:
-    """Drift of the total energy at constant energy."""
-    atoms, steps = box(case), steps_of(case)
-    set_momenta(atoms, case.temperature, np.random.default_rng(case.seed))
-    run = VelocityVerlet(atoms, TIMESTEP * units.fs)
-    rows, problem = followed(run, atoms, steps, lambda share: case.temperature)
-    name = f"{len(atoms)} atoms"
-    share = (rows.shape[1] - 1) / steps
-    note = f"broke at {rows[0, -1]:.3f} ps: {problem}" if problem else ""
-    slope, error, part = drift(*rows) if not problem else (nan, nan, nan)
-    n = len(atoms)
-    figures = [
-        Figure("nve_run", name, share, "of the run", WHOLE, note=note),
-        Figure("nve_drift", name, abs(1000 * slope / n), "meV/atom/ps", DRIFT, note=f"+- {1000 * error / n:.2g}"),
-        Figure("nve_share", name, part, "std of kinetic energy", SHARE),
-    ]
-    return Found(figures if not problem else figures[:1], {"energies": (rows, n)})
+    """Drift of the total energy of each crystal at constant energy."""
+    figures, curves = [], {}
+    for name, atoms in boxes(case).items():
+        steps, n = steps_of(case), len(atoms)
+        set_momenta(atoms, case.temperature, np.random.default_rng(case.seed))
+        run = VelocityVerlet(atoms, TIMESTEP * units.fs)
+        rows, problem = followed(run, atoms, steps, lambda share: case.temperature)
+        share = (rows.shape[1] - 1) / steps
+        note = f"broke at {rows[0, -1]:.3f} ps: {problem}" if problem else f"{n} atoms"
+        figures.append(Figure("nve_run", name, share, "of the run", WHOLE, note=note))
+        curves[name] = _curve(rows, n, rows[1] + rows[2])
+        if not problem:
+            slope, error, part = drift(*rows)
+            note = f"+- {1000 * error / n:.2g}"
+            figures += [
+                Figure("nve_drift", name, abs(1000 * slope / n), "meV/atom/ps", DRIFT, note=note),
+                Figure("nve_share", name, part, "std of kinetic energy", SHARE),
+            ]
+    return Found(figures, {"crystals": curves})
+
+
+def _curve(rows: np.ndarray, n: int, energy: np.ndarray) -> Curve:
+    return Curve(rows[0], 1000 * (energy - energy[0]) / n, rows[2] / (1.5 * units.kB * n))
 
 
 def drift(time: np.ndarray, potential: np.ndarray, kinetic: np.ndarray) -> tuple[float, float, float]:
@@ -126,45 +145,45 @@ def drift(time: np.ndarray, potential: np.ndarray, kinetic: np.ndarray) -> tuple
     return fit.slope, fit.stderr, abs(fit.slope) * span / kinetic[begin:].std()
 
 
-def draw_nve(file: Path, founds: Mapping[str, Found]) -> None:
-    """Total energy over time, beside the kinetic energy."""
-    (time, potential, kinetic), n = next(iter(founds.values())).curves["energies"]
-    with canvas(file, 9.0, 3.6, columns=2) as (_, (left, right)):
-        total = potential + kinetic
-        left.plot(time, 1000 * (total - total[0]) / n, color=BLUE, linewidth=0.8)
-        left.set(xlabel="time (ps)", ylabel="total energy (meV/atom)")
-        right.plot(time, kinetic / (1.5 * units.kB * n), color=BLUE, linewidth=0.8)
-        right.set(xlabel="time (ps)", ylabel="temperature (K)")
-        left.grid()
-        right.grid()
-
-
 def measure_heating(case: Case) -> Found:
-    """How far a ramp of temperature at constant volume goes before atoms or energy leave what is physical."""
-    atoms, steps, rng = box(case), steps_of(case), np.random.default_rng(case.seed)
-    low, high = RAMP
-    set_momenta(atoms, 2 * low, rng)  # a crystal at rest takes half of it as potential energy
-    run = Langevin(atoms, TIMESTEP * units.fs, temperature_K=low, friction=FRICTION / units.fs, fixcm=False, rng=rng)
-    rows, problem = followed(run, atoms, steps, lambda share: low + share * (high - low))
-    share = (rows.shape[1] - 1) / steps
-    last = rows[2, -max(rows.shape[1] // 10, 1) :].mean() / (1.5 * units.kB * len(atoms))
-    note = f"broke at {low + share * (high - low):.0f} K: {problem}" if problem else f"at the end {last:.0f} K"
-    figure = Figure("heating_run", f"{len(atoms)} atoms", share, "of 300 to 3000 K", WHOLE, note=note)
-    return Found(
-        [figure], {"energies": (rows, len(atoms)), "ramp": low + (high - low) * np.arange(rows.shape[1]) / steps}
-    )
+    """How far each crystal goes on a ramp of temperature at constant volume, until it leaves what is physical."""
+    figures, curves = [], {}
+    steps, (low, high) = steps_of(case), RAMP
+    for name, atoms in boxes(case).items():
+        rng = np.random.default_rng(case.seed)
+        set_momenta(atoms, 2 * low, rng)  # a crystal at rest takes half of it as potential energy
+        friction = FRICTION / units.fs
+        run = Langevin(atoms, TIMESTEP * units.fs, temperature_K=low, friction=friction, fixcm=False, rng=rng)
+        rows, problem = followed(run, atoms, steps, lambda share: low + share * (high - low))
+        share = (rows.shape[1] - 1) / steps
+        curves[name] = curve = _curve(rows, len(atoms), rows[1])
+        last = curve.temperature[-max(rows.shape[1] // 10, 1) :].mean()
+        note = f"{len(atoms)} atoms, at the end {last:.0f} K"
+        if problem:
+            note = f"broke at {low + share * (high - low):.0f} K: {problem}"
+        figures.append(Figure("heating_run", name, share, "of 300 to 3000 K", WHOLE, note=note))
+    return Found(figures, {"crystals": curves, "set": ((0, steps * TIMESTEP / 1000), RAMP)})
+
+
+def draw_nve(file: Path, founds: Mapping[str, Found]) -> None:
+    """Total energy and temperature over time."""
+    _draw(file, next(iter(founds.values())), "total energy")
 
 
 def draw_heating(file: Path, founds: Mapping[str, Found]) -> None:
-    """Temperature and potential energy over time."""
-    curves = next(iter(founds.values())).curves
-    (time, potential, kinetic), n = curves["energies"]
+    """Potential energy and temperature over time."""
+    _draw(file, next(iter(founds.values())), "potential energy")
+
+
+def _draw(file: Path, found: Found, energy: str) -> None:
     with canvas(file, 9.0, 3.6, columns=2) as (_, (left, right)):
-        left.plot(time, kinetic / (1.5 * units.kB * n), color=BLUE, linewidth=0.8, label="of the atoms")
-        left.plot(time, curves["ramp"], color="0.4", linewidth=1.5, label="set")
-        left.set(xlabel="time (ps)", ylabel="temperature (K)")
-        left.legend(frameon=False)
-        right.plot(time, (potential - potential[0]) / n, color=BLUE, linewidth=0.8)
-        right.set(xlabel="time (ps)", ylabel="potential energy (eV/atom)")
+        for (name, curve), colour in zip(found.curves["crystals"].items(), cycle(PALETTE), strict=False):
+            left.plot(curve.time, curve.energy, color=colour, linewidth=0.8)
+            right.plot(curve.time, curve.temperature, color=colour, linewidth=0.8, label=name)
+        if "set" in found.curves:
+            right.plot(*found.curves["set"], color="0.4", linewidth=1.5, label="set")
+        left.set(xlabel="time (ps)", ylabel=f"{energy} (meV/atom)")
+        right.set(xlabel="time (ps)", ylabel="temperature (K)")
+        right.legend(frameon=False)
         left.grid()
         right.grid()

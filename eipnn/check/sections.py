@@ -70,7 +70,7 @@ def crystals_found(case: Case) -> Found:
     figures = []
     for name in dict.fromkeys([*case.wanted, *case.crystals]):
         if not (crystal := case.crystals.get(name)):
-            note = "no crystal comes to rest; if it has no simple one, give --crystal"
+            note = case.problems.get(name, "no crystal comes to rest; if it has no simple one, give --crystal")
             figures.append(Figure("crystal_energy", name, nan, "eV/atom", note=note))
             continue
         energy = energy_per_atom(crystal.atoms, case.calculator)
@@ -90,7 +90,7 @@ def _each_crystal(times: int, size: float | None, case: Case) -> Calls:
 
 
 def _dynamics(case: Case) -> Calls:
-    return [(dynamics.steps_of(case), len(dynamics.box(case)))]
+    return _each_crystal(dynamics.steps_of(case), dynamics.SIZE, case)
 
 
 SECTIONS = (
@@ -201,6 +201,8 @@ def run(section: Section, case: Case, others: Mapping[str, Case]) -> Outcome:
         return ended(problem=f"{type(error).__name__}: {error}", failed=True)
     notes = []
     for name, other in others.items() if section.beside else ():
+        if section.measure is crystals_found:
+            notes += [f"{name}: {problem}" for problem in other.problems.values()]
         try:
             founds[name] = section.measure(other)
         except Exception as error:  # as above
@@ -219,9 +221,9 @@ def estimates(sections: list[Section], case: Case) -> Iterator[tuple[int, float]
 
 
 def _timed(case: Case) -> Iterator[tuple[int, float]]:
-    """Atoms and seconds of one evaluation, of the smallest crystal and of the box of dynamics."""
-    cells = [min((c.atoms for c in case.crystals.values()), key=len), dynamics.box(case)]
-    for cell in cells:
+    """Atoms and seconds of one evaluation, of the smallest crystal and of a box of dynamics."""
+    cells = sorted((crystal.atoms for crystal in case.crystals.values()), key=len)
+    for cell in (cells[0], supercell(cells[-1], dynamics.SIZE)):
         atoms = placed(cell, case.calculator)
         atoms.get_forces()
         atoms.rattle(0.01)

@@ -13,7 +13,7 @@ from eipnn.errors import InputError
 from eipnn.evaluate.errors import by_element, by_frame, by_group, mae, residuals
 from eipnn.evaluate.predict import ATOMS, check_elements, predict
 from eipnn.evaluate.spread import FEW, HELD, LEVELS, Spread, spreads, write_factors
-from eipnn.files import write_atomically
+from eipnn.files import check_not_read, write_atomically
 from eipnn.metrics import ATOM, FORCE, STRESS, Metric
 from eipnn.potential import Committee
 from eipnn.potential.committee import Factor
@@ -22,7 +22,9 @@ from eipnn.report import plots
 from eipnn.report.tables import markdown
 from eipnn.structures import StructureStore, open_structures
 from eipnn.structures.extxyz import write_extxyz
+from eipnn.structures.paths import resolve_all
 
+FRAMES = "predictions.extxyz"
 PANELS = 6
 """Kinds of frames up to which each has a panel of its own."""
 FORMS: dict[str, tuple[Metric, str]] = {
@@ -66,6 +68,7 @@ def evaluate(
         forces_key: the same of the forces.
         stress_key: the same of the stress, or of virials if "virial" is in the name.
     """
+    check_not_read(output / FRAMES, resolve_all(structures))
     committee = Committee.load(potential)
     if calibrate and len(committee) == 1:
         raise InputError(f"--calibrate: {potential} is a single potential, which has no spread; give a committee")
@@ -82,8 +85,8 @@ def evaluate(
         older.unlink(missing_ok=True)  # of other structures, perhaps
     mean = found.mean()
     spread = committee.spread(found._asdict()) if len(committee) > 1 else {}
-    write_extxyz(output / "predictions.extxyz", frames_of(mean, spread, store))
-    print(f"{len(store)} frames, {len(store.numbers)} atoms{left_out}; {output / 'predictions.extxyz'}")
+    write_extxyz(output / FRAMES, frames_of(mean, spread, store))
+    print(f"{len(store)} frames, {len(store.numbers)} atoms{left_out}; {output / FRAMES}")
     errors = residuals(mean, store)
     if not any(np.isfinite(values).any() for values in errors.values()):
         if calibrate:
@@ -116,7 +119,7 @@ def groups_of(types: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def frames_of(mean: Mapping[str, np.ndarray], spread: Mapping[str, np.ndarray], store: StructureStore) -> Iterator:
-    """What goes into ``predictions.extxyz``."""
+    """What goes into `FRAMES`."""
     for row, atoms in enumerate(predicted(store, mean["energy"], mean["forces"], mean["stress"])):
         if spread:
             atoms.info["energy_std"] = spread["energy_std"][row]

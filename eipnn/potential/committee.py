@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator
 from eipnn.eips.in_cell import InCell
 from eipnn.eips.recorded import restore, same
 from eipnn.errors import InputError
+from eipnn.files import check_not_read
 from eipnn.inputs import AtomicGraph
 from eipnn.potential.checkpoints import COMMITTEE, CheckpointError, check_state, read_content
 from eipnn.potential.potential import Potential
@@ -164,8 +165,7 @@ def committee(potentials: list[Path], *, output: Path = Path("committee.pt")) ->
         potentials: checkpoints of the fine-tuning stage, potentials or committees.
         output: the file.
     """
-    if output.resolve() in [file.resolve() for file in potentials]:
-        raise InputError(f"--output {output}: is one of the potentials; name another file")
+    check_not_read(output, potentials)
     made = Committee.load(potentials)
     if any(one.same_weights(other) for one, other in combinations(made.potentials, 2)):
         raise InputError("two of the potentials are the same, of which the spread would be too small: give each once")

@@ -40,6 +40,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch_geometric.data import Batch
 
 from eipnn.errors import InputError
+from eipnn.files import check_not_read
 from eipnn.inputs.base import AtomicGraph, graph_of, vectors_between
 from eipnn.potential.compiled import example_batch, exported
 from eipnn.potential.potential import Potential, differentiable
@@ -126,6 +127,7 @@ def export(
         output: what torch.export.load reads.
         dtype: precision of positions and of the network.
     """
+    check_not_read(output, [checkpoint])
     program = export_potential(checkpoint, dtype)
     record = Potential.load(checkpoint).record() | {"dtype": dtype}
     output.parent.mkdir(parents=True, exist_ok=True)

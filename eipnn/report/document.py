@@ -67,6 +67,7 @@ class Report:
     """Writes what belongs to one experiment: trainings of one backbone on one data set."""
 
     def __init__(self, experiment: Experiment, output: Output) -> None:
+        folds.check_tested(experiment.everything)
         self.experiment, self.output = experiment, output
         self.warnings: list[str] = []
         self.data = self._read_data()

@@ -29,6 +29,20 @@ def predictions(training: Training) -> pd.DataFrame:
     return read_table(training.folder / "predictions_test.csv", ("config_id", "n_atoms", "energy", "prediction"))
 
 
+def check_tested(trainings: Iterable[Training]) -> None:
+    """Raise `ReportError` where two trainings of a split were tested on other frames, or other DFT energies of them."""
+    first: dict[int, tuple[Training, pd.Series]] = {}
+    for training in trainings:
+        found = predictions(training).set_index("config_id")["energy"]
+        kin, theirs = first.setdefault(training.fold.split, (training, found))
+        if not (found.index.equals(theirs.index) and np.allclose(found, theirs, rtol=0, atol=1e-6)):
+            raise ReportError(
+                f"{kin.folder} and {training.folder}: split {training.fold.split} of both, and tested on other frames "
+                f"or other DFT energies, so that they cannot be compared; {AGAIN} with one experiment, or report the "
+                "runs apart"
+            )
+
+
 def predicted_frames(training: Training) -> list[Atoms]:
     """Its test frames with what was predicted and DFT's own (see `PredictionWriter`); none of a run before 0.3."""
     file = training.folder / "predictions_test.extxyz"

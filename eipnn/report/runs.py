@@ -101,6 +101,11 @@ class Experiment:
     reduced: Mapping[int, "Experiment"] = field(default_factory=dict)  # those with fewer, by number of frames
 
     @property
+    def everything(self) -> list[Training]:
+        """Also those with fewer DFT frames."""
+        return [*self.trainings, *(t for fewer in self.reduced.values() for t in fewer.trainings)]
+
+    @property
     def backbone(self) -> str:
         """Name of the representation."""
         return self.trainings[0].representation["class_path"].rpartition(".")[2]

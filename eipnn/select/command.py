@@ -7,8 +7,10 @@ import numpy as np
 
 from eipnn.command_line import Count, Seed
 from eipnn.errors import InputError
+from eipnn.files import check_not_read
 from eipnn.structures import StructureStore, open_structures, without_isolated_atoms
 from eipnn.structures.extxyz import write_extxyz
+from eipnn.structures.paths import resolve_all
 from eipnn.structures.suspects import repeated_structures, same_structures
 
 By = Literal["spread", "distance", "eips", "random"]
@@ -45,6 +47,7 @@ def select(
     """
     if output.suffix not in (".xyz", ".extxyz"):
         raise InputError(f"--output {output}: must end in .extxyz or .xyz")
+    check_not_read(output, resolve_all([*pool, *(dft or [])]))
     frames = without_isolated_atoms(open_structures(pool, labels=False))
     known = without_isolated_atoms(open_structures(dft, labels=False)) if dft else StructureStore.of([])
     there = {name for _, name in same_structures(known, frames)}

@@ -43,6 +43,7 @@ OF_BEFORE = (
 )
 """Options that --add takes from the training of before."""
 FoldCount = Annotated[int, Which("a whole number from 2 on", lambda n: n >= 2)]
+PoolSize = Annotated[int, Which("a whole number from 4 on", lambda n: n >= 4)]  # some of each kind
 DEFAULT: tuple[Recipe, ...] = ("baseline", "mp")
 """Delta learning and label augmentation lose where DFT frames have forces: experiments/results/forces."""
 
@@ -59,7 +60,7 @@ def train(
     recipes: list[Recipe] | None = None,
     folds: FoldCount | None = None,
     steps: Count | None = None,
-    pool_size: Count | None = None,
+    pool_size: PoolSize | None = None,
     isolated_atoms: str | None = None,
     energy_key: str | None = None,
     forces_key: str | None = None,

@@ -127,10 +127,14 @@ def takes_gpu(trainer: Mapping[str, Any]) -> bool:
 
 
 def properties(frames: StructureStore, folds: Sequence[Split]) -> list[str]:
-    """Energy, forces and stress, as far as some training frame of each fold has them."""
-    names = {"energies": "energy", "forces": "forces", "stress": "stress"}
-    labelled = frames.labelled()
-    return [names[key] for key in names if all(labelled[key][frames.rows(fold.train)].any() for fold in folds)]
+    """Energy, forces and stress, as far as some training frame of each fold has them; says how many frames do."""
+    labelled = dict(zip(("energy", "forces", "stress"), frames.labelled().values(), strict=True))
+    learned = [name for name in labelled if all(labelled[name][frames.rows(fold.train)].any() for fold in folds)]
+    told = ", ".join(f"{name} ({labelled[name].sum()})" for name in learned)
+    if unknown := [name for name in labelled if name not in learned]:
+        told += f"; no {', no '.join(unknown)} (under another key? --{unknown[0]}-key)"
+    say(f"learned of {len(frames)} DFT frames: {told}")
+    return learned
 
 
 def energy_zero(dft: StructureStore, given: Mapping[str, float] | None) -> dict[str, Any]:
