@@ -28,6 +28,7 @@ from eipnn.potential.calculator import EIPNNCalculator
 from eipnn.run import command, execute
 from eipnn.run.experiment import read_experiment
 from eipnn.structures import Split, StructureStore, open_structures, read_split, read_structures
+from eipnn.train import command as train_command
 from eipnn.train import teachers
 from eipnn.train.choice import CHANCE, PREFERRED, RECIPES, choose, sentence
 from eipnn.train.command import children_name
@@ -412,6 +413,26 @@ def test_the_closest_teachers_are_kept(tmp_path, monkeypatch, capfd):
     said = capfd.readouterr().out
     assert "emt: 0.00 meV/atom, 0.000 eV/Å" in said
     assert "left out, as one of these says nearly the same: 1 more" in said
+    fewer = teachers.closest([*TEACHERS, emt], frames.take(np.arange(4)), tmp_path, 1)
+    assert [entry["name"] for entry in fewer] == ["emt", "emt-asap"]
+
+
+def test_teachers_are_found_again_for_other_dft_frames(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(train_command, "found_teachers", lambda *given: calls.append(given) or TEACHERS[:1])
+    frames = StructureStore.of(copper(4, 2))
+    for _ in range(2):
+        train_command.gather_teachers(None, frames, tmp_path, 1)
+    assert len(calls) == 1
+    frames.energies = frames.energies + [0, 0, 0.01, 0]  # a mistake that was mended
+    train_command.gather_teachers(None, frames, tmp_path, 1)
+    assert len(calls) == 2
+    found = tmp_path / "candidates" / "found.yaml"
+    found.write_text(yaml.safe_dump(["Cu"]))  # as before 0.3
+    train_command.gather_teachers(None, frames, tmp_path, 1)
+    assert len(calls) == 2
+    train_command.gather_teachers(None, frames.take(np.arange(3)), tmp_path, 1)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(("forces", "expected"), [(True, (0.0, 0.5)), (False, (0.0, np.nan))])

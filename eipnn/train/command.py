@@ -35,7 +35,7 @@ from eipnn.train.choice import Recipe
 from eipnn.train.folds import generate_pool, make_folds, parents_of, tested_in, with_pool
 from eipnn.train.outcome import show_outcome
 from eipnn.train.settings import EXPERIMENT, energy_zero, network_settings, properties, with_compiled, with_steps
-from eipnn.train.teachers import NONE, found_teachers, named_teachers
+from eipnn.train.teachers import NONE, found_teachers, judges_of, named_teachers
 
 OF_BEFORE = (
     *("pool", "teachers", "network", "core", "recipes", "folds", "steps", "pool_size", "isolated_atoms"),
@@ -251,17 +251,17 @@ def check_output(output: Path, folds: int) -> None:
 
 
 def gather_teachers(named: list[str] | None, frames: StructureStore, output: Path, workers: int) -> Path:
-    """The EIP set of those that are named or, once for a folder, of those that are found."""
+    """The EIP set of those that are named or, once for a folder and its DFT frames, of those that are found."""
     file, elements = output / "teachers.yaml", list(frames.elements())
-    found = output / "candidates" / "found.yaml"  # for which elements
+    found, judges = output / "candidates" / "found.yaml", judges_of(frames)
     if named:
         entries = named_teachers(named, elements)
         found.unlink(missing_ok=True)
         write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
-    elif not (file.exists() and found.exists() and read_yaml(found) == elements):
+    elif not (file.exists() and found.exists() and read_yaml(found) in (judges, elements)):  # the latter before 0.3
         entries = found_teachers(frames, output / "candidates", workers)
         write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
-        write_atomically(found, yaml.safe_dump(elements))
+        write_atomically(found, yaml.safe_dump(judges))
     say(f"Teachers ({file}): {', '.join(eip.name for eip in load_eips(file))}")
     return file
 

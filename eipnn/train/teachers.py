@@ -1,5 +1,7 @@
 """The label sources that teach: those that are named, or the OpenKIM models that are closest to DFT."""
 
+import hashlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from eipnn.eips.installed import covering
 from eipnn.errors import InputError
 from eipnn.files import read_yaml
 from eipnn.labels.engine import label_structures
+from eipnn.labels.layout import INDEX, describe, read_index
 from eipnn.metrics import ATOM, FORCE
 from eipnn.progress import progress_bar
 from eipnn.reference import fit_composition
@@ -106,6 +109,18 @@ def found_teachers(frames: StructureStore, folder: Path, workers: int) -> list[d
     return closest(entries, frames, folder, workers)
 
 
+def judging(frames: StructureStore) -> StructureStore:
+    """Those of the DFT frames by which potentials are judged."""
+    return frames.take(np.unique(np.linspace(0, len(frames) - 1, JUDGED).round().astype(int)))
+
+
+def judges_of(frames: StructureStore) -> dict[str, Any]:
+    """What the choice of the `found_teachers` depends on beside what is installed, as plain values."""
+    by = judging(frames)
+    labels = b"".join(array.tobytes() for array in (by.checksums, by.energies, by.forces))
+    return {"elements": frames.elements(), "judged_by": hashlib.sha256(labels).hexdigest()}
+
+
 class Labels(NamedTuple):
     """What a potential, or DFT, says of some frames; NaN where it says nothing."""
 
@@ -124,7 +139,7 @@ def closest(
     potential OpenKIM may hold several forms, and alloys that share an element's), as is one that fails on half of the
     frames, or at its start.
     """
-    frames = frames.take(np.unique(np.linspace(0, len(frames) - 1, JUDGED).round().astype(int)))
+    frames = judging(frames)
     eips = load_eips(entries)
     dft = Labels(frames.energies, frames.forces)
     with progress_bar("candidates", len(eips), "models", True) as advance:
@@ -154,6 +169,8 @@ def closest(
 def labels_of(eip: EIP, frames: StructureStore, folder: Path, workers: int) -> Labels | None:
     """The labels of a potential, of forces where DFT has them; None where it fails on more than half of the frames."""
     try:
+        if (folder / INDEX).exists() and read_index(folder) != describe(frames, [eip]):
+            shutil.rmtree(folder)  # of the frames of before
         store = label_structures(frames, [eip], folder, workers, TIMEOUT)
     except EIPError:  # it cannot be made, or ends its process
         return None
