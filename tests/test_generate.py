@@ -15,8 +15,9 @@ from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.generate.distance import covalent_rule, parents_rule, uniform_rule
 from eipnn.generate.kinds import PICKS, make, strained, supercell
-from eipnn.generate.parents import Frame, Prototype, make_prototypes
+from eipnn.generate.parents import Frame, Prototype, digest, make_prototypes
 from eipnn.generate.recipe import KINDS, Recipe
+from eipnn.structures.store import checksum
 
 EMT_EIP = EIP("emt", "ase", "ase.calculators.emt.EMT")
 STATIC = KINDS[:3]
@@ -58,6 +59,7 @@ def test_no_pair_is_closer_than_allowed(seed, kind, a, shear, rattle) -> None:
     assert shortest(made) >= 2.0 - 1e-9
     assert len(made) <= 8
     assert made.info["parent"] == "x"
+    assert made.info["parent_digest"] == digest(checksum(atoms))
     assert made.info["config_id"] == f"{kind}-{seed % 1000:06d}"
 
 

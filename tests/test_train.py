@@ -29,7 +29,7 @@ from eipnn.run import command, execute
 from eipnn.run.experiment import read_experiment
 from eipnn.structures import Split, StructureStore, open_structures, read_split, read_structures
 from eipnn.train import command as train_command
-from eipnn.train import teachers
+from eipnn.train import folds, teachers
 from eipnn.train.choice import CHANCE, PREFERRED, RECIPES, choose, sentence
 from eipnn.train.command import children_name
 from eipnn.train.folds import make_folds, parents_of, with_pool
@@ -337,6 +337,28 @@ def test_parents_are_known_by_the_ids_that_they_had_alone(tmp_path, capfd):
     assert "1 of 3 structures of the pool name a parent that is none of the DFT frames" in capfd.readouterr().out
 
 
+def test_parents_are_known_where_a_frame_was_removed_since(tmp_path, capfd):
+    """By number alone, the children of the second frame would be the third one's, and of frames to test on none's."""
+    dft, less, held = (str(tmp_path / name / "dft.extxyz") for name in ("before", "after", "test"))
+    for file in (dft, less, held):
+        Path(file).parent.mkdir()
+    ase.io.write(dft, copper(5, 0), format="extxyz")
+    pool = tmp_path / "pool.extxyz"
+    assert exit_code("generate", "--from", dft, "--rattle", "30", "-o", pool) == 0
+    told = {a.info["config_id"]: int(a.info["parent"].rpartition("_")[2]) for a in read_structures(pool)}
+    assert set(told.values()) == set(range(5))
+    frames = ase.io.read(dft, ":")
+    ase.io.write(less, frames[1:4], format="extxyz")
+    ase.io.write(held, frames[4:], format="extxyz")
+    known, tested = open_structures([less]), open_structures([held])
+    capfd.readouterr()
+    parents = parents_of([str(pool)], [less], known)
+    expected = {name: {known.ids[number - 1]} if 1 <= number <= 3 else set() for name, number in told.items()}
+    expected |= {name: {known.ids[0]} for name, number in told.items() if number == 0}  # which is no frame: by its name
+    assert parents == expected
+    assert folds.tested_in([str(pool)], [less], known, tested) == {name for name, number in told.items() if number == 4}
+
+
 def test_a_frame_that_was_chosen_from_the_pool_is_its_own_parent(tmp_path):
     """Else the pool of the fold in which it validates would hold it."""
     dft, pool = str(tmp_path / "dft.extxyz"), str(tmp_path / "pool.extxyz")
@@ -424,7 +446,7 @@ def test_teachers_are_found_again_for_other_dft_frames(tmp_path, monkeypatch):
     for _ in range(2):
         train_command.gather_teachers(None, frames, tmp_path, 1)
     assert len(calls) == 1
-    frames.energies = frames.energies + [0, 0, 0.01, 0]  # a mistake that was mended
+    frames.energies = frames.energies + np.eye(4)[2]  # a mistake that was mended
     train_command.gather_teachers(None, frames, tmp_path, 1)
     assert len(calls) == 2
     found = tmp_path / "candidates" / "found.yaml"

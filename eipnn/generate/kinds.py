@@ -31,8 +31,8 @@ class Unfit(Exception):
 def make(recipe: Recipe, kind: str, numbers: list[int]) -> list[Atoms]:
     """The structures of these numbers; of `md` they belong to one trajectory.
 
-    ``info`` of each: `config_id`, `kind`, `parent`, what was drawn (`amplitude` in A, `strain` as xx yy zz yz xz xy,
-    `volume_scale`, `temperature` in K, `time` in fs), `draws` (how many it took).
+    ``info`` of each: `config_id`, `kind`, `parent` and, of a frame, `parent_digest`, what was drawn (`amplitude` in A,
+    `strain` as xx yy zz yz xz xy, `volume_scale`, `temperature` in K, `time` in fs), `draws` (how many it took).
 
     Raises:
         InputError: no draw kept the atoms apart, or the potential fails.
@@ -61,7 +61,7 @@ def _drawn(recipe: Recipe, kind: str, number: int, tries: int, what: str) -> lis
             last = f" (last: {error})" if kind == "md" else ""
             continue
         for atoms in made:
-            atoms.info.update(parent=parent.name, draws=draws)
+            atoms.info.update(parent.told(), draws=draws)
         return made
     numbers = parent.draw(np.random.default_rng(0)).numbers.tolist()
     raise InputError(

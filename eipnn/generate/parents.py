@@ -12,11 +12,17 @@ from ase.data import atomic_numbers, reference_states
 
 from eipnn.errors import InputError
 from eipnn.structures import Split, StructureStore, open_structures, random_split, read_split, without_isolated_atoms
+from eipnn.structures.store import checksum
 
 COORDINATION = {"fcc": 12, "bcc": 8, "hcp": 12, "sc": 6, "diamond": 4}
 PAULING = 0.6
 """A: bonds grow by this times the logarithm (base 10) of the coordination (Pauling, J. Am. Chem. Soc. 69, 542
 (1947)). It gives 2.68 A for simple cubic aluminium from 2.86 A in fcc."""
+
+
+def digest(checksum: int) -> str:
+    """A text, which no reader takes for a number, of a structure's `checksum`."""
+    return f"d{checksum:016x}"
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,10 @@ class Frame:
     def draw(self, rng: np.random.Generator) -> Atoms:
         """A copy; nothing is drawn."""
         return self.atoms.copy()
+
+    def told(self) -> dict[str, str]:
+        """What its children have in their ``info``: its id, and what tells it where ids have changed since."""
+        return {"parent": self.name, "parent_digest": digest(checksum(self.atoms))}
 
     def description(self) -> list[Any]:
         """Plain values that say what it is."""
@@ -54,6 +64,10 @@ class Prototype:
     @property
     def name(self) -> str:
         return f"{self.structure}-{len(self.sites)}"
+
+    def told(self) -> dict[str, str]:
+        """What its children have in their ``info``."""
+        return {"parent": self.name}
 
     @cached_property
     def sites(self) -> Atoms:

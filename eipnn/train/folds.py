@@ -1,15 +1,16 @@
 """K folds over the DFT frames, and for each the part of the pool that knows nothing of its validation frames."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from eipnn.errors import InputError
 from eipnn.generate import Recipe, make_pool
 from eipnn.generate.distance import parents_rule
-from eipnn.generate.parents import Frame
+from eipnn.generate.parents import Frame, digest
 from eipnn.run.execute import say
 from eipnn.structures import Split, StructureStore, open_pool, read_structures
 from eipnn.structures.suspects import check_repeated, same_structures
@@ -118,9 +119,8 @@ def generate_pool(frames: StructureStore, size: int | None, seed: int, file: Pat
 def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -> dict[str, set[str]]:
     """Id of each structure of the pool -> those of the DFT frames which it may be a child of.
 
-    A pool tells of parents by the ids that they had when it was made; read with other files, these have other folders
-    before them. Several frames that may be meant are all parents, and so is a frame that is the structure itself, as of
-    a pool from which frames were chosen for DFT. How many parents are none of the frames is said.
+    A frame that is the structure itself is a parent, too, as of a pool from which frames were chosen for DFT. How many
+    parents are none of the frames is said.
 
     Args:
         pool: files.
@@ -130,10 +130,10 @@ def parents_of(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -
     structures, told = _opened(pool, dft, known)
     ids = structures.ids
     twins = {name: {frame} for frame, name in same_structures(known, structures)}
-    found = {parent: {name for name in known.ids if may_be(parent, name)} for parent in set(told) - {""}}
-    if strangers := sum(parent in found and not found[parent] for parent in told):
+    (found,) = meant(told, known)
+    if strangers := sum(bool(parent.name) and not found[parent] for parent in told):
         say(f"{strangers} of {len(told)} structures of the pool name a parent that is none of the DFT frames")
-    return {name: found.get(parent, set()) | twins.get(name, set()) for name, parent in zip(ids, told, strict=True)}
+    return {name: found[parent] | twins.get(name, set()) for name, parent in zip(ids, told, strict=True)}
 
 
 def tested_in(pool: Sequence[str], dft: Sequence[str], known: StructureStore, tested: StructureStore) -> set[str]:
@@ -148,18 +148,39 @@ def tested_in(pool: Sequence[str], dft: Sequence[str], known: StructureStore, te
         tested: the frames to test on.
     """
     structures, told = _opened(pool, dft, known)
-    held_out = {
-        parent
-        for parent in set(told) - {""}
-        if any(may_be(parent, name) for name in tested.ids) and not any(may_be(parent, name) for name in known.ids)
-    }
+    of_dft, of_test = meant(told, known, tested)
+    held_out = {parent for parent in of_test if of_test[parent] and not of_dft[parent]}
     children = {name for name, parent in zip(structures.ids, told, strict=True) if parent in held_out}
     return children | {name for _, name in same_structures(tested, structures)}
 
 
-def _opened(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -> tuple[StructureStore, list[str]]:
-    """The structures of a pool, and the parent that each tells, or nothing."""
-    told = [str(atoms.info.get("parent", "")) for atoms in read_structures(list(pool), labels=False)]
+class Parent(NamedTuple):
+    """What a generated structure tells of its parent; nothing is empty."""
+
+    name: str
+    """The id that it had: read with other files, frames have other folders before theirs."""
+    digest: str
+    """Of the structure; pools of before 0.3 have none."""
+
+
+def meant(told: Sequence[Parent], *stores: StructureStore) -> Iterator[dict[Parent, set[str]]]:
+    """For each store the frames that each parent may be: of its digest, if any store has such, else of its name."""
+    digests = [dict(zip(map(digest, store.checksums.tolist()), store.ids, strict=True)) for store in stores]
+    sure = set().union(*digests)
+
+    def frames_of(parent: Parent, store: StructureStore, names: Mapping[str, str]) -> set[str]:
+        if parent.digest in sure:
+            return {names[parent.digest]} if parent.digest in names else set()
+        return {name for name in store.ids if parent.name and may_be(parent.name, name)}
+
+    for store, names in zip(stores, digests, strict=True):
+        yield {parent: frames_of(parent, store, names) for parent in set(told)}
+
+
+def _opened(pool: Sequence[str], dft: Sequence[str], known: StructureStore) -> tuple[StructureStore, list[Parent]]:
+    """The structures of a pool, and the parent that each tells."""
+    infos = [atoms.info for atoms in read_structures(list(pool), labels=False)]
+    told = [Parent(str(info.get("parent", "")), str(info.get("parent_digest", ""))) for info in infos]
     return open_pool(list(pool), list(dft), known), told
 
 
