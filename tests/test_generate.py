@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import bulk, fcc111, molecule
 from ase.geometry import get_distances
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ from eipnn.eips import EIP
 from eipnn.errors import InputError
 from eipnn.generate.distance import covalent_rule, parents_rule, uniform_rule
 from eipnn.generate.kinds import PICKS, make, strained, supercell
-from eipnn.generate.parents import Frame, Prototype, digest, make_prototypes
+from eipnn.generate.parents import Frame, Prototype, digest, make_prototypes, widest_gap
 from eipnn.generate.recipe import KINDS, Recipe
 from eipnn.structures.store import checksum
 
@@ -61,6 +61,23 @@ def test_no_pair_is_closer_than_allowed(seed, kind, a, shear, rattle) -> None:
     assert made.info["parent"] == "x"
     assert made.info["parent_digest"] == digest(checksum(atoms))
     assert made.info["config_id"] == f"{kind}-{seed % 1000:06d}"
+
+
+def test_the_density_is_not_that_of_vacuum() -> None:
+    crystal, slab = bulk("Al", cubic=True), fcc111("Al", (1, 1, 3), vacuum=6, periodic=True)
+    molecule = Atoms("Al2", [[0.1, 0, 0], [2.6, 0, 0]], cell=[12, 12, 12], pbc=True)
+    frames = [Frame(name, atoms) for name, atoms in (("c", crystal), ("s", slab), ("m", molecule))]
+    assert [frame.dense for frame in frames] == [True, False, False]
+    assert widest_gap(slab) == pytest.approx(12)
+    assert widest_gap(bulk("Al")) == pytest.approx(4.05 / 3**0.5)
+    assert not Frame("open", Atoms("Al2", [[0, 0, 0], [2.6, 0, 0]])).dense
+    own = recipe(frames=frames)
+    assert own.parents("packed")[0] == frames[:1]
+    assert own.parents("rattle")[0] == frames
+    (found, *_) = make_prototypes(["Al"], ["fcc"], None, frames, 8)
+    assert found.shortest() == pytest.approx(4.05 / 2**0.5)
+    with pytest.raises(InputError, match="hold no vacuum"):
+        recipe(frames=frames[1:]).parents("packed")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
-from ase.data import atomic_numbers, reference_states
+from ase.data import atomic_numbers, covalent_radii, reference_states
 
 from eipnn.errors import InputError
 from eipnn.structures import Split, StructureStore, open_structures, random_split, read_split, without_isolated_atoms
@@ -18,6 +18,8 @@ COORDINATION = {"fcc": 12, "bcc": 8, "hcp": 12, "sc": 6, "diamond": 4}
 PAULING = 0.6
 """A: bonds grow by this times the logarithm (base 10) of the coordination (Pauling, J. Am. Chem. Soc. 69, 542
 (1947)). It gives 2.68 A for simple cubic aluminium from 2.86 A in fcc."""
+VACUUM = 6
+"""Covalent radii that a layer without atoms is wide at least, where it is vacuum: three bonds."""
 
 
 def digest(checksum: int) -> str:
@@ -32,6 +34,11 @@ class Frame:
     name: str
     atoms: Atoms
 
+    @cached_property
+    def dense(self) -> bool:
+        """Whether its volume per atom is that of matter: periodic along all axes, and without a layer of vacuum."""
+        return bool(self.atoms.pbc.all()) and widest_gap(self.atoms) < VACUUM * covalent_radii[self.atoms.numbers].max()
+
     def draw(self, rng: np.random.Generator) -> Atoms:
         """A copy; nothing is drawn."""
         return self.atoms.copy()
@@ -45,6 +52,13 @@ class Frame:
         atoms = self.atoms
         arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
         return [self.name, *(a.tolist() for a in arrays)]
+
+
+def widest_gap(atoms: Atoms) -> float:
+    """The widest layer (A) along a lattice plane of a periodic cell that holds the centre of no atom."""
+    sites = np.sort(atoms.get_scaled_positions(), axis=0)  # within the cell
+    gaps = np.diff(np.vstack([sites, sites[:1] + 1]), axis=0).max(axis=0)
+    return float((gaps / np.linalg.norm(atoms.cell.reciprocal(), axis=1)).max())
 
 
 @dataclass(frozen=True)
@@ -160,7 +174,7 @@ def make_prototypes(
     """Crystals of the elements, each in cells of several sizes up to `max_atoms`.
 
     Neighbours are as far apart as `lattice_constant` (A, of the first structure) says, else as the median volume per
-    atom of the periodic frames says, again for the first structure, else as in the elements' own crystals.
+    atom of the `dense` frames says, again for the first structure, else as in the elements' own crystals.
     """
     for element in elements:
         if element not in atomic_numbers or element == "X":
@@ -186,7 +200,7 @@ def _own_crystal(element: str) -> tuple[str, float]:
 def _spacings(elements: Sequence[str], first: str, constant: float | None, frames: Sequence[Frame]) -> dict[str, float]:
     """For each element the distance (A) of neighbours at coordination 12."""
     unit = unit_crystal(first)
-    volumes = [f.atoms.get_volume() / len(f.atoms) for f in frames if f.atoms.pbc.all()]
+    volumes = [f.atoms.get_volume() / len(f.atoms) for f in frames if f.dense]
     if constant is not None:
         bond = constant / unit.cell.lengths()[0]
     elif volumes:

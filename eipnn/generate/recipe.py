@@ -53,11 +53,11 @@ class Recipe:
         """Frames and prototypes that suit a kind; raises `InputError` where there are none."""
         frames = self.frames
         if kind == "packed":
-            frames = [frame for frame in frames if frame.atoms.pbc.all()]
+            frames = [frame for frame in frames if frame.dense]
         if not frames and not self.prototypes:
             raise InputError(
-                f"{kind}: the density is that of frames which are periodic along all axes, and there are none; "
-                "give such frames, or --elements"
+                f"{kind}: the density is that of frames which are periodic along all axes and hold no vacuum, and "
+                "there are none; give such frames, or --elements"
             )
         return frames, self.prototypes
 

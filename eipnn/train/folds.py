@@ -104,10 +104,10 @@ def generate_pool(frames: StructureStore, size: int | None, seed: int, file: Pat
         InputError: a frame has no child whose atoms keep apart; the file holds others.
     """
     size = size or min(A_FRAME * len(frames), MOST)
-    shares = SHARES if frames.pbc.all(axis=1).any() else {"rattle": 2 / 3, "strain": 1 / 3}
-    counts = {kind: round(share * size) for kind, share in shares.items()}
     pairs = zip(frames.ids, frames, strict=True)
     parents = [Frame(name, atoms) for name, atoms in pairs if len(atoms) > 1 or atoms.pbc.any()]
+    shares = SHARES if any(parent.dense for parent in parents) else {"rattle": 2 / 3, "strain": 1 / 3}
+    counts = {kind: round(share * size) for kind, share in shares.items()}
     rule = parents_rule([parent.atoms for parent in parents])
     recipe = Recipe(parents, (), rule, seed, max_atoms=max(SMALL, int(frames.sizes.max())))
     try:
