@@ -34,7 +34,15 @@ from eipnn.train.choice import CHANCE, PREFERRED, RECIPES, choose, sentence
 from eipnn.train.command import children_name
 from eipnn.train.folds import make_folds, parents_of, with_pool
 from eipnn.train.outcome import Left, errors_on_test, errors_table, leave_potential, next_steps
-from eipnn.train.settings import PRESETS, has_compiler, network_settings, properties, with_compiled, with_steps
+from eipnn.train.settings import (
+    PRESETS,
+    has_compiler,
+    network_settings,
+    properties,
+    with_compiled,
+    with_compiler_here,
+    with_steps,
+)
 
 FOLDS = 2
 NETWORK = {
@@ -531,6 +539,9 @@ def test_a_compiler_needs_the_headers_of_python(tmp_path, monkeypatch):
     monkeypatch.setattr("eipnn.train.settings.get_paths", lambda: {"include": str(tmp_path)})
     monkeypatch.setattr("eipnn.train.settings.which", lambda name: f"/usr/bin/{name}")
     assert not has_compiler()
+    given = {"pretrain": {}, "finetune": {"model": {"compiled": True, "ema": 0.99}}}
+    assert with_compiler_here(given) == {"pretrain": {}, "finetune": {"model": {"ema": 0.99}}}
+    assert given["finetune"]["model"]["compiled"]
     (tmp_path / "Python.h").touch()
     assert has_compiler()
     monkeypatch.setattr("eipnn.train.settings.which", lambda name: None)

@@ -34,7 +34,15 @@ from eipnn.train.add import extended, keep_labels
 from eipnn.train.choice import Recipe
 from eipnn.train.folds import generate_pool, make_folds, parents_of, tested_in, with_pool
 from eipnn.train.outcome import show_outcome
-from eipnn.train.settings import EXPERIMENT, energy_zero, network_settings, properties, with_compiled, with_steps
+from eipnn.train.settings import (
+    EXPERIMENT,
+    energy_zero,
+    network_settings,
+    properties,
+    with_compiled,
+    with_compiler_here,
+    with_steps,
+)
 from eipnn.train.teachers import NONE, found_teachers, judges_of, named_teachers
 
 OF_BEFORE = (
@@ -141,7 +149,7 @@ def going_on(
                 "test on other frames, or train on all anew, without --add"
             )
     keep_labels(Path(dft[0]), new, output)
-    return asdict(new), splits, tested
+    return with_compiler_here(asdict(new)), splits, tested
 
 
 def beginning(

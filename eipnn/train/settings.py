@@ -27,6 +27,8 @@ COMPILED_STEPS, COMPILED_ATOMS = 1000, 128
 """Least steps of a training, and most atoms of a batch, where it pays to compile the step: see
 experiments/results/benchmarks/compiled_step.md."""
 
+PLAIN = "g++ or Python.h is not found: steps are not compiled, which would make them up to twice as fast"
+
 
 def network_settings(name: str | None, elements: Sequence[str], labelled: Collection[str]) -> dict[str, Any]:
     """The settings of a network for these data.
@@ -109,7 +111,18 @@ def with_compiled(settings: dict[str, Any], steps: int, atoms: float) -> dict[st
     if paying and here:
         say("Steps are compiled: minutes before the first one, once on a machine, then up to twice as fast as below")
     elif paying:
-        say("g++ or Python.h is not found: steps are not compiled, which would make them up to twice as fast")
+        say(PLAIN)
+    return found
+
+
+def with_compiler_here(experiment: dict[str, Any]) -> dict[str, Any]:
+    """An experiment of another machine, whose steps are not compiled where there is no compiler here; says so."""
+    found = deepcopy(experiment)
+    models = [found[stage].get("model", {}) for stage in ("pretrain", "finetune")]
+    if not has_compiler() and any(model.get("compiled") for model in models):
+        say(PLAIN)
+        for model in models:
+            model.pop("compiled", None)
     return found
 
 
