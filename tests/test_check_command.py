@@ -50,6 +50,7 @@ def test_a_random_potential_is_told_with_a_page(random_potential, silicon, tmp_p
         (["--crystal", "absent.xyz"], "absent.xyz"),
         (["--reference", "absent.xyz"], "absent.xyz"),
         (["--eip", "silicon"], "SET:NAME"),
+        (["--forces-key", "f"], "about the frames of --reference"),
         (["--time", "0"], "positive"),
     ],
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, fcc111, molecule
+from ase.build import bcc110, bulk, fcc111, molecule
 from ase.geometry import get_distances
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
@@ -70,6 +70,9 @@ def test_the_density_is_not_that_of_vacuum() -> None:
     assert [frame.dense for frame in frames] == [True, False, False]
     assert widest_gap(slab) == pytest.approx(12)
     assert widest_gap(bulk("Al")) == pytest.approx(4.05 / 3**0.5)
+    assert Frame("He", bulk("He", "fcc", a=4.24, cubic=True)).dense
+    assert Frame("Cs", bulk("Cs", "bcc", a=6.14)).dense
+    assert not Frame("K", bcc110("K", (1, 1, 4), a=5.33, vacuum=6, periodic=True)).dense
     assert not Frame("open", Atoms("Al2", [[0, 0, 0], [2.6, 0, 0]])).dense
     own = recipe(frames=frames)
     assert own.parents("packed")[0] == frames[:1]

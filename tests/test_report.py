@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,8 @@ from run_folders import ERRORS, N_POOL, ZERO, write_run, write_silicon
 from tiny import exit_code
 
 from eipnn.labels import LabelStore
-from eipnn.report.folds import learning_curve, read_table
-from eipnn.report.runs import ReportError, read_run
+from eipnn.report.folds import check_tested, learning_curve, read_table
+from eipnn.report.runs import ReportError, read_experiments, read_run
 from eipnn.structures import energy
 
 PICTURES = ("parity.png", "learning_curves.png", "confusion.png", "selection.png")
@@ -294,6 +295,21 @@ def test_the_same_training_twice_is_an_error(run, tmp_path, capsys):
     again = shutil.copytree(run, tmp_path / "again")
     assert exit_code("report", str(run), str(again)) == 1
     assert "report these runs apart" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_fewer_frames_validate_on_fewer(silicon, tmp_path, part):
+    """Where no frames are held out, numbers of frames are compared on what each validates on."""
+    run = tmp_path / "run"
+    for frames in (None, 20):
+        write_run(run, silicon, ("baseline", "mp"), (1,), frames=frames)
+    for file in run.glob("split-1/seed-0/**/result-*.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"tested_on": part}))
+    for file in run.glob("split-1/seed-0/frames-20/*/predictions_test.csv"):
+        pd.read_csv(file)[:4].to_csv(file, index=False)
+    (experiment,) = read_experiments([run])
+    with nullcontext() if part == "validation" else pytest.raises(ReportError, match="tested on other frames"):
+        check_tested(experiment.everything)
 
 
 def test_ids_in_tables_are_text(tmp_path):

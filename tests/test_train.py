@@ -32,7 +32,7 @@ from eipnn.train import command as train_command
 from eipnn.train import folds, teachers
 from eipnn.train.choice import CHANCE, PREFERRED, RECIPES, choose, sentence
 from eipnn.train.command import children_name
-from eipnn.train.folds import make_folds, parents_of, with_pool
+from eipnn.train.folds import generate_pool, make_folds, parents_of, with_pool
 from eipnn.train.outcome import Left, errors_on_test, errors_table, leave_potential, next_steps
 from eipnn.train.settings import (
     PRESETS,
@@ -255,14 +255,20 @@ def test_steps_and_settings_of_the_stages(trained):
     assert fine == [4, 4]
 
 
-def test_what_no_frame_has_is_told(capfd):
-    frames = [Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]], info={"config_id": name}) for name in "abcd"]
-    for atoms in frames:
-        atoms.calc = SinglePointCalculator(atoms, energy=1.0)
-    store = StructureStore.of(frames)
-    assert properties(store, [Split(("a", "b"), ("c", "d"), (), ())]) == ["energy"]
+def test_what_is_learned_is_told(capfd):
+    frames = copper(4, 0)
+    for atoms, name in zip(frames, "abcd", strict=True):
+        atoms.info["config_id"] = name
+        del atoms.calc.results["stress"]
+    for atoms in frames[1:]:
+        del atoms.calc.results["forces"]
+    folds = [Split(("a", "b"), ("c", "d"), (), ()), Split(("c", "d"), ("a", "b"), (), ())]
+    assert properties(StructureStore.of(frames), folds) == ["energy"]
     said = " ".join(capfd.readouterr().out.split())
-    assert said == "learned of 4 DFT frames: energy (4); no forces, no stress (under another key? --forces-key)"
+    assert said == (
+        "learned of 4 DFT frames: energy (4); not forces (1), as a fold has none to train on; "
+        "no frame has stress (under another key? --stress-key)"
+    )
 
 
 def test_a_dry_run_tells_and_trains_nothing(place, tmp_path, capfd):
@@ -430,6 +436,16 @@ def test_the_generated_pool_has_a_name_of_its_own(tmp_path):
     assert children_name([str(file)]) == "children_.extxyz"
 
 
+def test_a_pool_of_other_frames_is_named_with_its_mend(tmp_path):
+    file, frames = tmp_path / "children.extxyz", StructureStore.of(copper(4, 2))
+    assert generate_pool(frames, 4, 0, file, 1) == 4
+    assert generate_pool(frames, 4, 0, file, 1) == 0
+    with pytest.raises(
+        InputError, match=r"a pool of other DFT frames or options.*\nremove it and .*labels, or .*--pool"
+    ):
+        generate_pool(frames.take(np.arange(3)), 4, 0, file, 1)
+
+
 def test_the_closest_teachers_are_kept(tmp_path, monkeypatch, capfd):
     structures = copper(6, 2)
     for number, atoms in enumerate(structures):
@@ -439,15 +455,15 @@ def test_the_closest_teachers_are_kept(tmp_path, monkeypatch, capfd):
     emt, again = ({"name": name, "ase": "ase.calculators.emt.EMT"} for name in ("emt", "again"))
     monkeypatch.setattr(teachers, "KEPT", 2)
     found = teachers.closest([*TEACHERS, emt, again], frames, tmp_path, 1)
-    assert [entry["name"] for entry in found] == ["emt", "emt-asap"]
+    assert [entry["name"] for entry in found] == ["emt-asap", "emt"]  # in their order, whatever their scores
     said = capfd.readouterr().out
     assert "emt: 0.00 meV/atom, 0.000 eV/Å" in said
     assert "left out, as one of these says nearly the same: 1 more" in said
     fewer = teachers.closest([*TEACHERS, emt], frames.take(np.arange(4)), tmp_path, 1)
-    assert [entry["name"] for entry in fewer] == ["emt", "emt-asap"]
+    assert [entry["name"] for entry in fewer] == ["emt-asap", "emt"]
 
 
-def test_teachers_are_found_again_for_other_dft_frames(tmp_path, monkeypatch):
+def test_teachers_are_found_again_for_other_dft_frames(tmp_path, monkeypatch, capfd):
     calls = []
     monkeypatch.setattr(train_command, "found_teachers", lambda *given: calls.append(given) or TEACHERS[:1])
     frames = StructureStore.of(copper(4, 2))
@@ -461,8 +477,12 @@ def test_teachers_are_found_again_for_other_dft_frames(tmp_path, monkeypatch):
     found.write_text(yaml.safe_dump(["Cu"]))  # as before 0.3
     train_command.gather_teachers(None, frames, tmp_path, 1)
     assert len(calls) == 2
-    train_command.gather_teachers(None, frames.take(np.arange(3)), tmp_path, 1)
+    found.write_text(yaml.safe_dump({"elements": ["Cu"], "judged_by": "other"}))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "index.json").touch()
+    train_command.gather_teachers(None, frames, tmp_path, 1)
     assert len(calls) == 2
+    assert "which stay, as their labels are there" in " ".join(capfd.readouterr().out.split())
 
 
 @pytest.mark.parametrize(("forces", "expected"), [(True, (0.0, 0.5)), (False, (0.0, np.nan))])

@@ -77,6 +77,8 @@ def check(
     console = Console()
     settings = {"temperature": temperature, "time": time, "seed": seed}
     try:
+        if not reference and (energy_key or forces_key):
+            raise UsageError("--energy-key and --forces-key are about the frames of --reference; give those")
         frames = open_structures(reference, energy_key=energy_key, forces_key=forces_key) if reference else None
         case, others = _cases(potential, crystal, frames, eip, {"device": device, "dtype": dtype}, settings)
         given = read_numbers(numbers, list(dict.fromkeys([*case.wanted, *case.crystals])))

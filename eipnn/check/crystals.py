@@ -89,7 +89,7 @@ def relaxed_all(crystals: Mapping[str, Crystal], calculator: Calculator) -> tupl
         except InputError as error:
             problems[name] = str(error)
         except Exception as error:  # each potential has its own kinds
-            problems[name] = f"{crystal.structure}: {type(error).__name__}: {error}"
+            problems[name] = f"{crystal.structure}: {type(error).__name__}: {' '.join(str(error).split())}"
     return found, problems
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from itertools import cycle
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +72,10 @@ def followed(
 
     `temperature` gives what is set (K) by the share of the run that is done.
     """
-    rows = [(0.0, atoms.get_potential_energy(), atoms.get_kinetic_energy())]
+    try:
+        rows = [(0.0, atoms.get_potential_energy(), atoms.get_kinetic_energy())]
+    except Exception as error:  # each potential has its own kinds
+        return np.array([[0.0], [nan], [nan]]), f"{type(error).__name__}: {error}"
     problem, good = "", 1
     while len(rows) <= steps and not problem:
         aim = temperature((len(rows) - 1) / steps)

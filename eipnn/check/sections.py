@@ -202,7 +202,7 @@ def run(section: Section, case: Case, others: Mapping[str, Case]) -> Outcome:
     notes = []
     for name, other in others.items() if section.beside else ():
         if section.measure is crystals_found:
-            notes += [f"{name}: {problem}" for problem in other.problems.values()]
+            notes += [f"{name}: {crystal}: {problem}" for crystal, problem in other.problems.items()]
         try:
             founds[name] = section.measure(other)
         except Exception as error:  # as above

@@ -18,8 +18,8 @@ COORDINATION = {"fcc": 12, "bcc": 8, "hcp": 12, "sc": 6, "diamond": 4}
 PAULING = 0.6
 """A: bonds grow by this times the logarithm (base 10) of the coordination (Pauling, J. Am. Chem. Soc. 69, 542
 (1947)). It gives 2.68 A for simple cubic aluminium from 2.86 A in fcc."""
-VACUUM = 6
-"""Covalent radii that a layer without atoms is wide at least, where it is vacuum: three bonds."""
+VACUUM = 4.0, 8.0
+"""A: a layer without atoms that is wider than three bonds is vacuum; between crystals of hydrogen and of caesium."""
 
 
 def digest(checksum: int) -> str:
@@ -37,7 +37,8 @@ class Frame:
     @cached_property
     def dense(self) -> bool:
         """Whether its volume per atom is that of matter: periodic along all axes, and without a layer of vacuum."""
-        return bool(self.atoms.pbc.all()) and widest_gap(self.atoms) < VACUUM * covalent_radii[self.atoms.numbers].max()
+        bonds = 6 * covalent_radii[self.atoms.numbers].max()
+        return bool(self.atoms.pbc.all()) and widest_gap(self.atoms) < np.clip(bonds, *VACUUM)
 
     def draw(self, rng: np.random.Generator) -> Atoms:
         """A copy; nothing is drawn."""

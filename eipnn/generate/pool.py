@@ -32,7 +32,7 @@ def make_pool(recipe: Recipe, counts: Mapping[str, int], file: Path, workers: in
     """Write the first `counts[kind]` structures of each kind to `file` (extended XYZ).
 
     Structures that are in `file` already, or in what a killed run left beside it, are not made again. So a file grows
-    when more are asked for, and the result is the same, byte for byte, as if it had been made at once.
+    when more are asked for, and the result is the same, byte for byte, as if it had been made at once by one version.
 
     Returns:
         how many structures were made now.

@@ -28,7 +28,7 @@ multiples, so that they stay the same for many steps and the neighbour list with
 MASSES = dict(zip(chemical_symbols, atomic_masses, strict=True))
 """amu"""
 SAME_MASS = 0.05
-"""Up to so far apart, relative to each other, masses are of one element: isotopes of all but hydrogen are nearer."""
+"""How far the mass of an atom type may be off that of its element, as a share, to be taken for it."""
 
 LINE = "fix eipnn all external pf/callback 1 1"
 """Of an input script, where the potential begins; the id may be another."""
@@ -69,7 +69,7 @@ def attach(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str], fix: 
 
     Raises:
         InputError: units other than metal, several ranks, no box, another number of elements than of atom types, one
-            that the training data did not hold, or a type whose mass is that of another.
+            that the training data did not hold, or masses of the types in another order.
     """
     answer = Answer(lmp, calculator, elements, fix)
     if not lmp.has_id("fix", fix):
@@ -177,16 +177,18 @@ def _check(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str]) -> No
     if (types := lmp.extract_setting("ntypes")) != len(elements):
         raise InputError(f"{len(elements)} elements ({' '.join(elements)}) for {types} atom types: name one for each")
     calculator.potential.check_elements(elements)
-    _check_masses(lmp, elements, calculator.potential.elements)
+    _check_masses(lmp, elements)
 
 
-def _check_masses(lmp: Any, elements: Sequence[str], known: Sequence[str]) -> None:
-    """Raise `InputError` where the mass of an atom type (amu) is that of another known element, so of wrong order."""
-    given = lmp.numpy.extract_atom("mass")
-    for number, element in enumerate(elements, start=1):
-        near = [e for e in known if given is not None and abs(given[number] / MASSES[e] - 1) < SAME_MASS]
-        if near and element not in near:
-            raise InputError(
-                f"atom type {number} is {element} by the elements ({' '.join(elements)}), and {near[0]} by its mass "
-                f"({given[number]:g}): name the elements in the order of the types"
-            )
+def _check_masses(lmp: Any, elements: Sequence[str]) -> None:
+    """Raise `InputError` where the atom types have the masses (amu) of the elements in another order."""
+    masses = lmp.numpy.extract_atom("mass")
+    if masses is None:
+        return
+    nearest = [min(elements, key=lambda element: abs(mass - MASSES[element])) for mass in masses[1 : len(elements) + 1]]
+    near = all(abs(mass / MASSES[e] - 1) < SAME_MASS for mass, e in zip(masses[1:], nearest, strict=False))
+    if near and nearest != list(elements) and sorted(nearest) == sorted(elements):
+        raise InputError(
+            f"elements {' '.join(elements)}: the masses of the atom types are those of {' '.join(nearest)}; name them "
+            "in the order of the types"
+        )

@@ -31,13 +31,16 @@ def predictions(training: Training) -> pd.DataFrame:
 
 def check_tested(trainings: Iterable[Training]) -> None:
     """Raise `ReportError` where two trainings of a split were tested on other frames, or other DFT energies of them."""
-    first: dict[int, tuple[Training, pd.Series]] = {}
+    first: dict[Any, tuple[Training, pd.Series]] = {}
     for training in trainings:
         found = predictions(training).set_index("config_id")["energy"]
-        kin, theirs = first.setdefault(training.fold.split, (training, found))
+        fold = training.fold
+        # fewer frames, drawn by the seed, are fewer for validation too
+        tested = fold.split if training.part == "test" else (fold.split, fold.frames, fold.frames and fold.seed)
+        kin, theirs = first.setdefault(tested, (training, found))
         if not (found.index.equals(theirs.index) and np.allclose(found, theirs, rtol=0, atol=1e-6)):
             raise ReportError(
-                f"{kin.folder} and {training.folder}: split {training.fold.split} of both, and tested on other frames "
+                f"{kin.folder} and {training.folder}: split {fold.split} of both, and tested on other frames "
                 f"or other DFT energies, so that they cannot be compared; {AGAIN} with one experiment, or report the "
                 "runs apart"
             )

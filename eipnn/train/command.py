@@ -1,6 +1,6 @@
 """The command `eipnn train`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from eipnn.eips import load_eips
 from eipnn.errors import InputError
 from eipnn.files import read_yaml, write_atomically
 from eipnn.labels.command import read_isolated
+from eipnn.labels.layout import INDEX
 from eipnn.run.command import carry_out, check_rows, make_rows
 from eipnn.run.dry_run import labels_to_make
 from eipnn.run.execute import console, say
@@ -266,12 +267,25 @@ def gather_teachers(named: list[str] | None, frames: StructureStore, output: Pat
         entries = named_teachers(named, elements)
         found.unlink(missing_ok=True)
         write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
+    elif labels_stay(file, found, judges, output):
+        say(
+            "The DFT frames have changed since the teachers were found, which stay, as their labels are there already; "
+            f"to find them again, remove {output / 'labels'} and {found.parent}"
+        )
     elif not (file.exists() and found.exists() and read_yaml(found) in (judges, elements)):  # the latter before 0.3
         entries = found_teachers(frames, output / "candidates", workers)
         write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
         write_atomically(found, yaml.safe_dump(judges))
     say(f"Teachers ({file}): {', '.join(eip.name for eip in load_eips(file))}")
     return file
+
+
+def labels_stay(file: Path, found: Path, judges: Mapping[str, Any], output: Path) -> bool:
+    """Whether teachers that other DFT frames of the same elements found have labelled already."""
+    if not (file.exists() and found.exists() and (output / "labels" / INDEX).exists()):
+        return False
+    known = read_yaml(found)
+    return isinstance(known, dict) and known != judges and known["elements"] == judges["elements"]
 
 
 def children_name(dft: list[str]) -> str:

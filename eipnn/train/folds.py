@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eipnn.errors import InputError
+from eipnn.files import DiskFullError
 from eipnn.generate import Recipe, make_pool
 from eipnn.generate.distance import parents_rule
 from eipnn.generate.parents import Frame, digest
@@ -110,9 +111,17 @@ def generate_pool(frames: StructureStore, size: int | None, seed: int, file: Pat
     counts = {kind: round(share * size) for kind, share in shares.items()}
     rule = parents_rule([parent.atoms for parent in parents])
     recipe = Recipe(parents, (), rule, seed, max_atoms=max(SMALL, int(frames.sizes.max())))
+    there = file.exists()
     try:
         return make_pool(recipe, counts, file, workers, shown=True)
+    except DiskFullError:
+        raise
     except InputError as error:
+        if there:
+            raise InputError(
+                f"{file}: a pool of other DFT frames or options, or of an earlier eipnn ({error});\nremove it and "
+                f"{file.parent / 'labels'}, or go on with it: --pool {file}"
+            ) from None
         raise InputError(f"{error}\n(`eipnn generate` has these options; give what it makes as --pool)") from None
 
 

@@ -143,10 +143,13 @@ def properties(frames: StructureStore, folds: Sequence[Split]) -> list[str]:
     """Energy, forces and stress, as far as some training frame of each fold has them; says how many frames do."""
     labelled = dict(zip(("energy", "forces", "stress"), frames.labelled().values(), strict=True))
     learned = [name for name in labelled if all(labelled[name][frames.rows(fold.train)].any() for fold in folds)]
-    told = ", ".join(f"{name} ({labelled[name].sum()})" for name in learned)
-    if unknown := [name for name in labelled if name not in learned]:
-        told += f"; no {', no '.join(unknown)} (under another key? --{unknown[0]}-key)"
-    say(f"learned of {len(frames)} DFT frames: {told}")
+    told = [", ".join(f"{name} ({labelled[name].sum()})" for name in learned)]
+    for name in [name for name in labelled if name not in learned]:
+        if labelled[name].any():
+            told.append(f"not {name} ({labelled[name].sum()}), as a fold has none to train on")
+        elif name != "stress" or frames.pbc.all(axis=1).any():
+            told.append(f"no frame has {name} (under another key? --{name}-key)")
+    say(f"learned of {len(frames)} DFT frames: {'; '.join(told)}")
     return learned
 
 

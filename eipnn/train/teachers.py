@@ -163,7 +163,7 @@ def closest(
         say(f"  {entries[k]['name']}: {', '.join(found)}")
     if repeating:
         say(f"  left out, as one of these says nearly the same: {repeating} more")
-    return [entries[k] for k in best]
+    return [entries[k] for k in sorted(best)]  # so that the order of a label store is not of scores
 
 
 def labels_of(eip: EIP, frames: StructureStore, folder: Path, workers: int) -> Labels | None:
