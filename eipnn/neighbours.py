@@ -64,6 +64,11 @@ def pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return finder.compute(atoms.positions, complete_cell(atoms), atoms.pbc, quantities="ijdD")
 
 
+def heights(atoms: Atoms) -> np.ndarray:
+    """Distances (3,), A, of opposite faces of the cell."""
+    return 1 / np.linalg.norm(atoms.cell.reciprocal(), axis=1)
+
+
 def complete_cell(atoms: Atoms) -> np.ndarray:
     """The cell (3, 3) in A, with lattice vectors of open axes set to zero: they carry no meaning."""
     return np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)

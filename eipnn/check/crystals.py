@@ -16,6 +16,7 @@ from ase.io import read
 from ase.optimize import BFGS
 
 from eipnn.errors import InputError, UsageError
+from eipnn.neighbours import heights
 
 SIMPLE: Mapping[str, Callable[[list[str], float], Atoms]] = {
     "fcc": lambda s, d: bulk(s[0], "fcc", a=d * 2**0.5, cubic=True),
@@ -161,8 +162,7 @@ def energy_per_atom(atoms: Atoms, calculator: Calculator) -> float:
 
 def supercell(atoms: Atoms, least: float) -> Atoms:
     """Repeated until its faces are this far apart (A) in each direction."""
-    heights = atoms.get_volume() / np.linalg.norm(np.cross(atoms.cell[[1, 2, 0]], atoms.cell[[2, 0, 1]]), axis=1)
-    return atoms.repeat([ceil(least / height - 1e-6) for height in heights])
+    return atoms.repeat([ceil(least / height - 1e-6) for height in heights(atoms)])
 
 
 def _layered(symbols: list[str], spacing: float) -> Atoms:

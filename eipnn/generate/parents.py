@@ -11,6 +11,7 @@ from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii, reference_states
 
 from eipnn.errors import InputError
+from eipnn.neighbours import heights
 from eipnn.structures import Split, StructureStore, open_structures, random_split, read_split, without_isolated_atoms
 from eipnn.structures.store import checksum
 
@@ -59,7 +60,7 @@ def widest_gap(atoms: Atoms) -> float:
     """The widest layer (A) along a lattice plane of a periodic cell that holds the centre of no atom."""
     sites = np.sort(atoms.get_scaled_positions(), axis=0)  # within the cell
     gaps = np.diff(np.vstack([sites, sites[:1] + 1]), axis=0).max(axis=0)
-    return float((gaps / np.linalg.norm(atoms.cell.reciprocal(), axis=1)).max())
+    return float((gaps * heights(atoms)).max())
 
 
 @dataclass(frozen=True)

@@ -182,11 +182,12 @@ def _check(lmp: Any, calculator: EIPNNCalculator, elements: Sequence[str]) -> No
 
 def _check_masses(lmp: Any, elements: Sequence[str]) -> None:
     """Raise `InputError` where the atom types have the masses (amu) of the elements in another order."""
-    masses = lmp.numpy.extract_atom("mass")
-    if masses is None:
+    given = lmp.numpy.extract_atom("mass")
+    if given is None:
         return
-    nearest = [min(elements, key=lambda element: abs(mass - MASSES[element])) for mass in masses[1 : len(elements) + 1]]
-    near = all(abs(mass / MASSES[e] - 1) < SAME_MASS for mass, e in zip(masses[1:], nearest, strict=False))
+    masses = given[1 : len(elements) + 1]  # types count from 1
+    nearest = [min(elements, key=lambda element: abs(mass - MASSES[element])) for mass in masses]
+    near = all(abs(mass / MASSES[element] - 1) < SAME_MASS for mass, element in zip(masses, nearest, strict=True))
     if near and nearest != list(elements) and sorted(nearest) == sorted(elements):
         raise InputError(
             f"elements {' '.join(elements)}: the masses of the atom types are those of {' '.join(nearest)}; name them "

@@ -1,6 +1,6 @@
 """The command `eipnn train`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -263,29 +263,24 @@ def gather_teachers(named: list[str] | None, frames: StructureStore, output: Pat
     """The EIP set of those that are named or, once for a folder and its DFT frames, of those that are found."""
     file, elements = output / "teachers.yaml", list(frames.elements())
     found, judges = output / "candidates" / "found.yaml", judges_of(frames)
+    known = read_yaml(found) if file.exists() and found.exists() else None
     if named:
         entries = named_teachers(named, elements)
         found.unlink(missing_ok=True)
         write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
-    elif labels_stay(file, found, judges, output):
+    elif known in (judges, elements):  # the latter before 0.3
+        pass
+    elif isinstance(known, dict) and known["elements"] == elements and (output / "labels" / INDEX).exists():
         say(
             "The DFT frames have changed since the teachers were found, which stay, as their labels are there already; "
             f"to find them again, remove {output / 'labels'} and {found.parent}"
         )
-    elif not (file.exists() and found.exists() and read_yaml(found) in (judges, elements)):  # the latter before 0.3
+    else:
         entries = found_teachers(frames, output / "candidates", workers)
         write_atomically(file, yaml.safe_dump(entries, sort_keys=False))
         write_atomically(found, yaml.safe_dump(judges))
     say(f"Teachers ({file}): {', '.join(eip.name for eip in load_eips(file))}")
     return file
-
-
-def labels_stay(file: Path, found: Path, judges: Mapping[str, Any], output: Path) -> bool:
-    """Whether teachers that other DFT frames of the same elements found have labelled already."""
-    if not (file.exists() and found.exists() and (output / "labels" / INDEX).exists()):
-        return False
-    known = read_yaml(found)
-    return isinstance(known, dict) and known != judges and known["elements"] == judges["elements"]
 
 
 def children_name(dft: list[str]) -> str:

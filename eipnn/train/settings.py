@@ -141,12 +141,15 @@ def takes_gpu(trainer: Mapping[str, Any]) -> bool:
 
 def properties(frames: StructureStore, folds: Sequence[Split]) -> list[str]:
     """Energy, forces and stress, as far as some training frame of each fold has them; says how many frames do."""
-    labelled = dict(zip(("energy", "forces", "stress"), frames.labelled().values(), strict=True))
+    of = frames.labelled()
+    labelled = {"energy": of["energies"], "forces": of["forces"], "stress": of["stress"]}
     learned = [name for name in labelled if all(labelled[name][frames.rows(fold.train)].any() for fold in folds)]
     told = [", ".join(f"{name} ({labelled[name].sum()})" for name in learned)]
-    for name in [name for name in labelled if name not in learned]:
-        if labelled[name].any():
-            told.append(f"not {name} ({labelled[name].sum()}), as a fold has none to train on")
+    for name, known in labelled.items():
+        if name in learned:
+            continue
+        if known.any():
+            told.append(f"not {name} ({known.sum()}), as a fold has none to train on")
         elif name != "stress" or frames.pbc.all(axis=1).any():
             told.append(f"no frame has {name} (under another key? --{name}-key)")
     say(f"learned of {len(frames)} DFT frames: {'; '.join(told)}")
